@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds CPrune's C++ functions: in libtvm (an in-tree build) or in the plug-in, which is then loaded once."""
+
+import ctypes
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tvm
+
+LIBRARY = "libtvm_cprune.so"
+
+
+def _load() -> None:
+    if tvm.get_global_func("cprune.FindSubgraphs", allow_missing=True) is not None:
+        return
+    folders = [os.environ.get("CPRUNE_LIBRARY_PATH"), *tvm.contrib.cprune.__path__]
+    for folder in folders:
+        if folder and Path(folder, LIBRARY).exists():
+            ctypes.CDLL(str(Path(folder, LIBRARY)))
+            return
+    raise ImportError(
+        f"{LIBRARY} is in none of {[f for f in folders if f]}, and this libtvm was built without USE_CPRUNE: "
+        "install CPrune with `pip install .`, or name the folder of the library in CPRUNE_LIBRARY_PATH"
+    )
+
+
+_load()
+_find_subgraphs = tvm.get_global_func("cprune.FindSubgraphs")
+_collect_vars = tvm.get_global_func("cprune.CollectVars")
+_axis_classes = tvm.get_global_func("cprune.AxisClasses")
+_fit_lengths = tvm.get_global_func("cprune.FitLengths")
+_next_fitting_width = tvm.get_global_func("cprune.NextFittingWidth")
+
+
+def find_subgraphs(expr: Any, anchors: Sequence[str]) -> list[list[Any]]:
+    """Return ``[call, anchor calls...]`` of every primitive function's call below ``expr``, in post order."""
+    return [list(each) for each in _find_subgraphs(expr, *anchors)]
+
+
+def collect_vars(expr: Any) -> list[Any]:
+    """Return the variables below a Relay expression, each once."""
+    return list(_collect_vars(expr))
+
+
+def axis_classes(operations: Sequence[Any]) -> list[int]:
+    """Return a class number for each axis of each TE operation in turn (see ``src/cprune/program_structure.cc``)."""
+    return [int(each) for each in _axis_classes(list(operations))]
+
+
+def fit_lengths(extent: int, lengths: Sequence[int], limit: int) -> list[tuple[int, ...]]:
+    """Return at most ``limit`` lists of inner lengths that divide ``extent``, those closest to ``lengths`` first.
+
+    Where ``lengths`` fit they are the only result.
+    """
+    return [tuple(int(n) for n in each) for each in _fit_lengths(extent, limit, *lengths)]
+
+
+def next_fitting_width(width: int, unit: int, constraints: Sequence[tuple[int, int, int]]) -> int:
+    """Return the largest multiple of ``unit`` below ``width`` at which every constraint holds, or 0.
+
+    Parameters
+    ----------
+    constraints
+        ``(extent, scale, product)``: with ``k`` channels gone, ``extent - k * scale`` must be a positive multiple of
+        ``product``.
+    """
+    return int(_next_fitting_width(width, unit, *(number for each in constraints for number in each)))

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Targets: this machine's, and the key that keeps direct convolutions direct."""
+
+import os
+from pathlib import Path
+
+import tvm
+from tvm.relay.op import OpStrategy
+from tvm.relay.op.strategy.generic import conv2d_strategy
+
+from tvm.contrib.cprune.types import CPruneError
+
+KEY = "cprune"
+
+
+@conv2d_strategy.register(KEY)
+def _direct_conv2d(attrs, inputs, out_type, target):  # type: ignore[no-untyped-def]
+    """The target's own strategy without Winograd: a Winograd convolution is pinned, and then another operator."""
+    with _without_key(target) as plain:
+        strategy = conv2d_strategy(attrs, inputs, out_type, plain)
+    direct = OpStrategy()
+    for specialization in strategy.specializations:
+        for impl in specialization.implementations:
+            if "winograd" not in impl.name:
+                direct.add_implementation(impl.compute, impl.schedule, name=impl.name, plevel=impl.plevel)
+    return direct
+
+
+def _without_key(target: tvm.target.Target) -> tvm.target.Target:
+    config = dict(target.export())
+    config["keys"] = [key for key in target.keys if key != KEY]
+    return tvm.target.Target(config)
+
+
+def pinned_target(target: tvm.target.Target | str) -> tvm.target.Target:
+    """Return ``target`` with the key under which CPrune, not TOPI, chooses between direct and Winograd convolution.
+
+    Raises
+    ------
+    CPruneError
+        If ``target`` is not one that TVM understands.
+    """
+    try:
+        plain = tvm.target.Target(target)
+    except (tvm.error.TVMError, ValueError, TypeError) as error:
+        reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
+        raise CPruneError(f"target {str(target)!r} is not one of TVM's: {reason}") from error
+    if KEY in plain.keys:
+        return plain
+    config = dict(plain.export())
+    config["keys"] = [KEY, *plain.keys]
+    return tvm.target.Target(config)
+
+
+# The widest instruction sets first: LLVM 10, which TVM's wheel holds, does not know newer processors by name.
+_CPUS = (
+    ({"avx512f", "avx512dq", "avx512bw", "avx512vl"}, "skylake-avx512"),
+    ({"avx2", "fma"}, "core-avx2"),
+)
+
+
+def host_target() -> str:
+    """Return the target string for this machine."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        flags = set()
+    cpu = next((f" -mcpu={name}" for needed, name in _CPUS if needed <= flags), "")
+    return f"llvm{cpu} -num-cores {host_threads()}"
+
+
+def host_threads() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

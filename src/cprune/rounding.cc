@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Arithmetic on tile factors: does an extent fit a split, and how must the split change where it does not.
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <utility>
+
+#include "object.h"
+
+namespace cprune {
+namespace {
+
+using Lengths = std::vector<int64_t>;
+
+int64_t Product(const Lengths& lengths) {
+  return std::accumulate(lengths.begin(), lengths.end(), int64_t{1}, std::multiplies<int64_t>());
+}
+
+// How far `changed` is from `lengths`: the innermost factor, which is mostly the vector, counts most.
+double Distance(const Lengths& lengths, const Lengths& changed) {
+  double distance = 0;
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    const double ratio = std::fabs(std::log2(static_cast<double>(changed[i]) / static_cast<double>(lengths[i])));
+    distance += ratio * (i + 1 == lengths.size() ? 4 : 1);
+  }
+  return distance;
+}
+
+// Every list of divisors of `extent`, none above `cap` times the old factor, whose product divides `extent`.
+void Enumerate(const Lengths& lengths, int64_t rest, Lengths* prefix, std::vector<Lengths>* out) {
+  const size_t depth = prefix->size();
+  if (depth == lengths.size()) {
+    out->push_back(*prefix);
+    return;
+  }
+  const int64_t cap = std::min(rest, 2 * lengths[depth]);
+  for (int64_t factor = 1; factor <= cap; ++factor) {
+    if (rest % factor) continue;
+    prefix->push_back(factor);
+    Enumerate(lengths, rest / factor, prefix, out);
+    prefix->pop_back();
+  }
+}
+
+// (extent, limit, inner lengths...) -> Array of at most `limit` ShapeTuples, closest to the given lengths first, whose
+// products divide `extent`. The lengths themselves come first where they fit, and then alone.
+Value FitLengths(const std::vector<Value>& args) {
+  if (args.size() < 3) throw Error("cprune.FitLengths(extent, limit, length, ...): got " + std::to_string(args.size()));
+  const int64_t extent = args[0].AsInt();
+  const int64_t limit = args[1].AsInt();
+  Lengths lengths;
+  for (size_t i = 2; i < args.size(); ++i) lengths.push_back(args[i].AsInt());
+  if (extent < 1 || limit < 1 || *std::min_element(lengths.begin(), lengths.end()) < 1) {
+    throw Error("cprune.FitLengths: the extent, the limit and every length must be at least 1");
+  }
+  if (extent % Product(lengths) == 0) return MakeArray({MakeShapeTuple(lengths)});
+
+  std::vector<Lengths> found;
+  Lengths prefix;
+  Enumerate(lengths, extent, &prefix, &found);
+  std::stable_sort(found.begin(), found.end(), [&](const Lengths& a, const Lengths& b) {
+    return Distance(lengths, a) < Distance(lengths, b);
+  });
+  found.resize(std::min<size_t>(found.size(), limit));
+  std::vector<Value> result;
+  for (const Lengths& each : found) result.push_back(MakeShapeTuple(each));
+  return MakeArray(result);
+}
+
+// (width, unit, [extent, scale, product]...) -> the largest width below `width`, a multiple of `unit`, at which every
+// constraint holds, or 0. Each channel that goes takes `scale` from a constraint's `extent`; it holds while what is left
+// is a positive multiple of `product`.
+Value NextFittingWidth(const std::vector<Value>& args) {
+  if (args.size() < 2 || args.size() % 3 != 2) {
+    throw Error("cprune.NextFittingWidth(width, unit, [extent, scale, product]...): got " + std::to_string(args.size()));
+  }
+  std::vector<int64_t> numbers;
+  for (const Value& arg : args) numbers.push_back(arg.AsInt());
+  const int64_t width = numbers[0];
+  const int64_t unit = numbers[1];
+  if (width < 1 || unit < 1) throw Error("cprune.NextFittingWidth: width and unit must be at least 1");
+  for (size_t i = 4; i < numbers.size(); i += 3) {
+    if (numbers[i] < 1) throw Error("cprune.NextFittingWidth: every product must be at least 1");
+  }
+  for (int64_t next = (width - 1) / unit * unit; next > 0; next -= unit) {
+    bool fits = true;
+    for (size_t i = 2; i < numbers.size() && fits; i += 3) {
+      const int64_t left = numbers[i] - (width - next) * numbers[i + 1];
+      fits = left > 0 && left % numbers[i + 2] == 0;
+    }
+    if (fits) return next;
+  }
+  return int64_t{0};
+}
+
+const Registration fit_lengths("cprune.FitLengths", FitLengths);
+const Registration next_fitting_width("cprune.NextFittingWidth", NextFittingWidth);
+
+}  // namespace
+}  // namespace cprune
