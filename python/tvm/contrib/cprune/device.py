@@ -1,35 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Targets: this machine's, and the key that keeps direct convolutions direct."""
+"""Targets: this machine's, and the key that pins the algorithms of operators."""
 
 import os
 from pathlib import Path
 
 import tvm
-from tvm.relay.op import OpStrategy
-from tvm.relay.op.strategy.generic import conv2d_strategy
 
+from tvm.contrib.cprune.strategy import KEY
 from tvm.contrib.cprune.types import CPruneError
-
-KEY = "cprune"
-
-
-@conv2d_strategy.register(KEY)
-def _direct_conv2d(attrs, inputs, out_type, target):  # type: ignore[no-untyped-def]
-    """The target's own strategy without Winograd: a Winograd convolution is pinned, and then another operator."""
-    with _without_key(target) as plain:
-        strategy = conv2d_strategy(attrs, inputs, out_type, plain)
-    direct = OpStrategy()
-    for specialization in strategy.specializations:
-        for impl in specialization.implementations:
-            if "winograd" not in impl.name:
-                direct.add_implementation(impl.compute, impl.schedule, name=impl.name, plevel=impl.plevel)
-    return direct
-
-
-def _without_key(target: tvm.target.Target) -> tvm.target.Target:
-    config = dict(target.export())
-    config["keys"] = [key for key in target.keys if key != KEY]
-    return tvm.target.Target(config)
 
 
 def pinned_target(target: tvm.target.Target | str) -> tvm.target.Target:

@@ -44,7 +44,9 @@ def from_torch(model: torch.nn.Module, input_shape: tuple[int, ...], layout: str
     mod = tvm.IRModule({"main": mod["main"]})
     if layout != "NCHW":
         with tvm.transform.PassContext(opt_level=3):
-            mod = relay_transform.InferType()(mod)
-            mod = relay_transform.ConvertLayout({"nn.conv2d": [layout, "default"]})(mod)
+            # A bias_add would end the new layout; an add of the same bias takes it on.
+            biases, layouts = relay_transform.CanonicalizeOps(), {"nn.conv2d": [layout, "default"]}
+            passes = [relay_transform.InferType(), biases, relay_transform.ConvertLayout(layouts)]
+            mod = tvm.transform.Sequential(passes)(mod)
     mod = prepare(mod, params)
     return RelayModel(mod, tuple(input_shape), anchor_layers(mod))

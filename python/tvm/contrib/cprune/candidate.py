@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a model to a compiled one with its task table: by search for the first, by transplanting for all others."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tvm.contrib.cprune import measure, transform
+from tvm.contrib.cprune.config import PruneConfig
+from tvm.contrib.cprune.device import host_target, pinned_target
+from tvm.contrib.cprune.extract import LoweringCache, extract_from_program
+from tvm.contrib.cprune.frontend import from_torch
+from tvm.contrib.cprune.table import Row, TaskTable, make_table
+from tvm.contrib.cprune.tuning.records import Measured, RecordLog, dump, faster
+from tvm.contrib.cprune.tuning.search import Progress, search
+from tvm.contrib.cprune.tuning.transplant import TransplantError, transplant
+from tvm.contrib.cprune.tuning.workers import MeasuringPool
+from tvm.contrib.cprune.types import Algorithm, CPruneError, Latency, RelayModel, Task
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model, the programs of its tasks, and the library compiled from both."""
+
+    model: torch.nn.Module
+    relay: RelayModel
+    table: TaskTable
+    library: Path
+
+
+def rivals(direct: tuple[Task, ...], winograd: tuple[Task, ...]) -> dict[str, str]:
+    """Return, in both directions, the workload keys of tasks that are the same layers by the two algorithms."""
+    others = {task.layers: task.workload_key for task in winograd if task.layers}
+    pairs = [(task.workload_key, others[task.layers]) for task in direct if task.layers in others]
+    return {a: b for one, two in pairs if one != two for a, b in ((one, two), (two, one))}
+
+
+class Compiler:
+    """Tunes, transplants, builds and times models for one target. Use it as a context manager.
+
+    Parameters
+    ----------
+    run_dir
+        Records go to ``records/`` there, libraries to ``build/``.
+    report
+        Is told the progress of searches as ``{"event": "progress", ...}``.
+    """
+
+    def __init__(
+        self,
+        config: PruneConfig,
+        input_shape: tuple[int, ...],
+        run_dir: Path,
+        target: str | None = None,
+        report: Callable[[dict[str, Any]], None] = lambda _: None,
+    ) -> None:
+        self.config, self.input_shape, self.run_dir, self.report = config, input_shape, Path(run_dir), report
+        self.target = pinned_target(target or host_target())
+        self.algorithms: dict[str, Algorithm] = {}
+        self._cache = LoweringCache()
+        self._built = 0
+        self._seconds: Counter[str] = Counter()
+
+    def __enter__(self) -> "Compiler":
+        self.pool = MeasuringPool(self.config.tune)
+        self.searched = RecordLog(self.run_dir / "records" / "search.json")
+        self.transplanted = RecordLog(self.run_dir / "records" / "transplant.json")
+        (self.run_dir / "build").mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.close()
+
+    def best(self, workload_key: str) -> Measured | None:
+        """Return the fastest program that was measured for a workload."""
+        return faster(self.searched.best(workload_key), self.transplanted.best(workload_key))
+
+    def trials(self) -> dict[str, int]:
+        """Return how many programs were measured so far, by how they came about."""
+        return {"search": len(self.searched.measured), "transplant": len(self.transplanted.measured)}
+
+    def seconds(self) -> dict[str, float]:
+        """Return how long each kind of work took in this process."""
+        return {name: round(value, 2) for name, value in self._seconds.items()}
+
+    @contextmanager
+    def _clock(self, name: str) -> Iterator[None]:
+        started = time.time()
+        try:
+            yield
+        finally:
+            self._seconds[name] += time.time() - started
+
+    def tune(self, model: torch.nn.Module, algorithms: Mapping[str, Algorithm] | None = None) -> Candidate:
+        """Search programs for every task of a model, and choose each convolution's algorithm by measurement.
+
+        Parameters
+        ----------
+        algorithms
+            What an earlier run chose; None to choose.
+        """
+        relay_model = from_torch(model, self.input_shape)
+        with self._clock("search"):
+            if algorithms is None:
+                algorithms = self._search_both(relay_model)
+            self.algorithms = dict(algorithms)
+        tasks = self._extract(relay_model)
+        table = self._table(tasks)
+        self.baseline = Candidate(model, relay_model, table, self._build(relay_model, table, "unpruned"))
+        return self.baseline
+
+    def _search_both(self, relay_model: RelayModel) -> dict[str, Algorithm]:
+        direct = self._extract(relay_model)
+        every: dict[str, Algorithm] = dict.fromkeys(transform.winograd_layers(relay_model.mod), "winograd")
+        winograd = extract_from_program(relay_model.mod, None, self.target, every, self._cache)
+        tasks = list({task.workload_key: task for task in (*direct, *winograd)}.values())
+        self._search(tasks, self.config.tune, rivals(direct, winograd))
+        by_layer = {layer: task for task in direct for layer in task.layers}
+        chosen: dict[str, Algorithm] = {}
+        for task in winograd:
+            for layer in task.layers:
+                a, b = self.best(by_layer[layer].workload_key), self.best(task.workload_key)
+                if layer in every and faster(a, b) is b and a is not b:
+                    chosen[layer] = "winograd"
+        return chosen
+
+    def search_more(self, candidate: Candidate, trials: int) -> Candidate:
+        """Spend up to ``trials`` further search trials on a model, where most time might be saved; build it anew."""
+        rows = candidate.table.by_impact()
+        count = max(1, trials // self.config.tune.batch)
+        tasks = [row.task for row in rows[:count]]
+        budget = max(1, trials // len(tasks))
+        with self._clock("search"):
+            self._search(tasks, replace(self.config.tune, trials=budget))
+        return self.rebuild(candidate, "tuned")
+
+    def rebuild(self, candidate: Candidate, name: str) -> Candidate:
+        """Compile a candidate again, with its model's present weights and the fastest programs known."""
+        relay_model = from_torch(candidate.model, self.input_shape)
+        table = self._table(self._extract(relay_model))
+        return Candidate(candidate.model, relay_model, table, self._build(relay_model, table, name))
+
+    def move(self, current: Candidate, model: torch.nn.Module) -> Candidate:
+        """Compile a pruned ``model`` with the programs of ``current``, moved to its widths.
+
+        Only tasks that changed are measured; a search happens only where no transplant is legal.
+
+        Raises
+        ------
+        CPruneError
+            If a task has no valid program at the new width.
+        """
+        with self._clock("import"):
+            relay_model = from_torch(model, self.input_shape)
+            tasks = self._extract(relay_model)
+        orphans = [task for task in tasks if self.best(task.workload_key) is None]
+        with self._clock("transplant"):
+            orphans = [task for task in orphans if not self._transplant(task, current.table)]
+        if orphans:
+            with self._clock("search"):
+                self._search(orphans, replace(self.config.tune, trials=self.config.tune.batch))
+        table = self._table(tasks)
+        self._built += 1
+        return Candidate(model, relay_model, table, self._build(relay_model, table, f"candidate-{self._built % 2}"))
+
+    def _transplant(self, task: Task, table: TaskTable) -> bool:
+        """Measure the programs that may move to ``task``; return whether one was valid."""
+        inputs = []
+        for row in donors(task, table):
+            try:
+                inputs += transplant(row.program.record, row.task, task, self.config.variants)
+            except TransplantError:
+                continue
+        results = self.pool.measure(inputs)
+        measured = [dump(i, r) for i, r in zip(inputs, results, strict=True)]
+        self.transplanted.append(measured)
+        return any(each.latency is not None for each in measured)
+
+    def time(self, candidates: Mapping[str, Candidate]) -> dict[str, Latency]:
+        """Time candidates side by side."""
+        libraries = {name: candidate.library for name, candidate in candidates.items()}
+        with self._clock("measure"):
+            return measure.time_side_by_side(self.pool, libraries, self.input_shape, self.config.measure_repeats)
+
+    def _extract(self, relay_model: RelayModel) -> tuple[Task, ...]:
+        return extract_from_program(relay_model.mod, None, self.target, self.algorithms, self._cache)
+
+    def _table(self, tasks: tuple[Task, ...]) -> TaskTable:
+        tune = self.config.tune
+        return make_table(tasks, self.best, str(self.target), self.pool.threads, tune.cold_weights)
+
+    def _build(self, relay_model: RelayModel, table: TaskTable, name: str) -> Path:
+        with self._clock("build"):
+            return measure.build_to(relay_model, table, self.run_dir / "build" / f"{name}-{time.time_ns()}.so")
+
+    def _search(self, tasks: list[Task], tune: Any, known_rivals: Mapping[str, str] | None = None) -> None:
+        def tell(progress: Progress) -> None:
+            self.report({"event": "progress", "progress": progress})
+
+        if not tasks:
+            raise CPruneError("the model has no task to tune: expected convolutions or dense layers")
+        search(tasks, tune, self.pool, self.searched, self.config.seed, known_rivals, tell)
+
+
+def donors(task: Task, table: TaskTable) -> list[Row]:
+    """Return the rows whose programs may move to a task: those of its own layers, joined by name and nothing else.
+
+    A subgraph without a layer, such as a pooling, takes those with the same operators.
+    """
+    if task.layers:
+        rows = [row for layer in task.layers for row in table.of_layer(layer)]
+    else:
+        ops = {subgraph.op for subgraph in task.subgraphs}
+        rows = [row for row in table.rows if not row.task.layers and row.task.subgraphs[0].op in ops]
+    return list({row.task.workload_key: row for row in rows}.values())

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which channels must be removed together, from Torch-Pruning's dependency graph (Fang et al., CVPR 2023)."""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch_pruning as tp
+
+from tvm.contrib.cprune.types import ChannelGroup, CPruneError, GroupMember
+
+_LAYERS = (torch.nn.Conv2d, torch.nn.Linear)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The channel groups of a model, and the reason for each layer whose outputs are not pruned."""
+
+    groups: tuple[ChannelGroup, ...]
+    unprunable: dict[str, str]
+
+    def of_layer(self, layer: str) -> ChannelGroup | None:
+        """Return the group that holds a layer's output channels."""
+        for group in self.groups:
+            if any(member.layer == layer and member.side == "out" for member in group.members):
+                return group
+        return None
+
+
+def dependency_graph(model: torch.nn.Module, input_shape: tuple[int, ...]) -> tp.DependencyGraph:
+    """Trace a model's dependency graph.
+
+    Raises
+    ------
+    CPruneError
+        If Torch-Pruning cannot trace the model.
+    """
+    device = next(model.parameters()).device
+    was_training = model.training
+    try:
+        return tp.DependencyGraph().build_dependency(model.eval(), torch.zeros(input_shape, device=device))
+    except (RuntimeError, ValueError, KeyError, AttributeError) as error:
+        raise CPruneError(f"cannot trace the channels of {type(model).__name__}: {error}") from error
+    finally:
+        model.train(was_training)
+
+
+def _is_depthwise(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.Conv2d) and module.groups == module.out_channels == module.in_channels > 1
+
+
+def _member(item: Any, names: dict[torch.nn.Module, str], graph: Any, channels: int) -> list[GroupMember]:
+    module = item.dep.target.module
+    if not isinstance(module, _LAYERS):
+        return []
+    scale = len(item.idxs) // channels
+    name = names[module]
+    if _is_depthwise(module):
+        return [GroupMember(name, "out", module.out_channels, scale)]
+    grouped = getattr(module, "groups", 1)
+    if graph.is_out_channel_pruning_fn(item.dep.handler):
+        width = module.out_channels if isinstance(module, torch.nn.Conv2d) else module.out_features
+        return [GroupMember(name, "out", width, scale, grouped)]
+    width = module.in_channels if isinstance(module, torch.nn.Conv2d) else module.in_features
+    return [GroupMember(name, "in", width, scale, grouped)]
+
+
+def find_groups(
+    model: torch.nn.Module,
+    input_shape: tuple[int, ...],
+    include: Collection[str] = (),
+    exclude: Collection[str] = (),
+) -> Groups:
+    """Return a model's channel groups.
+
+    Parameters
+    ----------
+    include
+        Layers to prune; empty for all.
+    exclude
+        Layers whose output channels stay as they are, and with them all that are coupled to them.
+
+    Raises
+    ------
+    CPruneError
+        If a name in ``include`` or ``exclude`` is none of the model's convolutions and linear layers.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    layers = [name for module, name in names.items() if isinstance(module, _LAYERS)]
+    unknown = sorted((set(include) | set(exclude)) - set(layers))
+    if unknown:
+        raise CPruneError(f"{', '.join(unknown)}: no such layer; the model has {', '.join(layers)}")
+    graph = dependency_graph(model, input_shape)
+    found, reasons = [], {}
+    for group in graph.get_all_groups(root_module_types=list(_LAYERS)):
+        root = group[0].dep.target.module
+        channels = len(group[0].idxs)
+        members = tuple(m for item in group for m in _member(item, names, graph, channels))
+        outs = [m for m in members if m.side == "out"]
+        reason = _refusal(members, include, exclude)
+        if reason:
+            reasons.update({m.layer: reason for m in outs})
+        else:
+            unit = math.lcm(*(m.groups for m in members))
+            found.append(ChannelGroup(names[root], channels, unit, members))
+    covered = {m.layer for group in found for m in group.members if m.side == "out"} | set(reasons)
+    reasons.update({name: "it is not in the traced graph" for name in layers if name not in covered})
+    return Groups(tuple(found), reasons)
+
+
+def _refusal(members: tuple[GroupMember, ...], include: Collection[str], exclude: Collection[str]) -> str:
+    """Return why a group is not pruned, or ""."""
+    outs = [m.layer for m in members if m.side == "out"]
+    if not any(m.side == "in" for m in members) :
+        return "its outputs are the model's"
+    blocked = [layer for layer in outs if layer in exclude]
+    if blocked:
+        return f"{blocked[0]} is excluded" if blocked[0] in outs[:1] else f"it is coupled to {blocked[0]}, which is excluded"
+    if include and not any(layer in include for layer in outs):
+        return "it is not among the included layers"
+    return ""

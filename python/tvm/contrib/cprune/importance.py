@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which channels of a group matter least: Torch-Pruning's scores under the names that papers use."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch_pruning as tp
+
+from tvm.contrib.cprune.config import IMPORTANCES
+from tvm.contrib.cprune.types import CPruneError
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def _random(group: Any, seed: int) -> torch.Tensor:
+    return torch.rand(len(group[0].idxs), generator=torch.Generator().manual_seed(seed))
+
+
+def score(group: Any, importance: str, seed: int) -> torch.Tensor:
+    """Return one score a channel of a Torch-Pruning group, low where the channel matters least.
+
+    Raises
+    ------
+    CPruneError
+        If the name is unknown, or the group has nothing of what it looks at.
+    """
+    if importance == "random":
+        return _random(group, seed)
+    scorers = {
+        "l1": lambda: tp.importance.GroupMagnitudeImportance(p=1),
+        "l2": lambda: tp.importance.GroupMagnitudeImportance(p=2),
+        "fpgm": lambda: tp.importance.FPGMImportance(),
+        "taylor": lambda: tp.importance.GroupTaylorImportance(),
+        "bn-scale": lambda: tp.importance.BNScaleImportance(),
+    }
+    if importance not in scorers:
+        raise CPruneError(f"importance {importance!r}, expected one of {', '.join(IMPORTANCES)}")
+    scores = scorers[importance]()(group)
+    if scores is None:
+        scores = tp.importance.GroupMagnitudeImportance(p=1)(group)
+    return scores.detach().cpu()
+
+
+def accumulate_gradients(
+    model: torch.nn.Module, batches: Iterable[Batch], criterion: torch.nn.Module, limit: int = 8
+) -> None:
+    """Leave the loss's gradient over a few batches in the parameters, as the Taylor score reads it."""
+    model.zero_grad()
+    model.eval()
+    for _, (inputs, targets) in zip(range(limit), batches, strict=False):
+        criterion(model(inputs), targets).backward()

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Building a model with the programs of its task table, and timing models side by side."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relay
+from tvm.auto_scheduler.dispatcher import DispatchContext
+
+from tvm.contrib.cprune import transform
+from tvm.contrib.cprune.device import pinned_target
+from tvm.contrib.cprune.extract import pass_context
+from tvm.contrib.cprune.table import TaskTable
+from tvm.contrib.cprune.tuning import worker
+from tvm.contrib.cprune.tuning.records import state_of
+from tvm.contrib.cprune.tuning.workers import MeasuringPool
+from tvm.contrib.cprune.types import Algorithm, CPruneError, Latency, RelayModel
+
+
+class _Programs(DispatchContext):
+    """Hands the table's programs to a build, and remembers which were asked for and which were missing."""
+
+    def __init__(self, table: TaskTable) -> None:
+        super().__init__()
+        self._states = {row.task.workload_key: state_of(row.program.record) for row in table.rows}
+        self.used: set[str] = set()
+        self.missing: list[str] = []
+
+    def query(self, target: Any, workload_key: str, has_complex_op: bool, dag: Any, func_name: str) -> Any:
+        state = self._states.get(str(workload_key))
+        if state is not None:
+            self.used.add(str(workload_key))
+        elif has_complex_op:
+            self.missing.append(str(func_name))
+        return state
+
+    def update(self, target: Any, workload_key: str, state: Any) -> None:
+        """Take on the key that a task has after its weight's layout was rewritten."""
+        self._states[str(workload_key)] = state
+
+
+def algorithms_of(table: TaskTable) -> dict[str, Algorithm]:
+    """Return the algorithm of each layer whose algorithm is not the direct one."""
+    subgraphs = (subgraph for row in table.rows for subgraph in row.task.subgraphs)
+    return {layer: "winograd" for each in subgraphs if each.algorithm == "winograd" for layer in each.layers}
+
+
+def build(model: RelayModel, table: TaskTable) -> Any:
+    """Compile a model with the programs of its table.
+
+    Raises
+    ------
+    CPruneError
+        If a task did not run with its program; the message names it.
+    """
+    target = pinned_target(table.target)
+    mod = transform.pin_algorithms(model.mod, algorithms_of(table))
+    programs = _Programs(table)
+    silent, tvm.autotvm.GLOBAL_SCOPE.silent = tvm.autotvm.GLOBAL_SCOPE.silent, True
+    try:
+        with programs, pass_context():
+            library = relay.build(mod, target)
+    finally:
+        tvm.autotvm.GLOBAL_SCOPE.silent = silent
+    unused = [row.task.title for row in table.rows if row.task.workload_key not in programs.used]
+    if unused or programs.missing:
+        ran = len(table.rows) - len(unused)
+        names = "; ".join([*unused, *programs.missing])
+        raise CPruneError(f"{ran} of {len(table.rows)} tasks ran with their program; without one: {names}")
+    return library
+
+
+def build_to(model: RelayModel, table: TaskTable, path: Path) -> Path:
+    """Compile a model into the shared library ``path``; it appears whole or not at all."""
+    library = build(model, table)
+    aside = path.with_name(f"part-{path.name}")
+    library.export_library(str(aside))
+    aside.replace(path)
+    return path
+
+
+def sample_input(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """Return a random input of ``shape``."""
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+def time_side_by_side(
+    pool: MeasuringPool, libraries: Mapping[str, Path], input_shape: tuple[int, ...], repeats: int
+) -> dict[str, Latency]:
+    """Time compiled models interleaved in one process, so that whatever disturbs one disturbs all."""
+    data = sample_input(input_shape)
+    paths = [str(path) for path in libraries.values()]
+    samples = pool.call(worker.time_models, paths, ["data"], data, repeats)
+    return {name: Latency(times) for name, times in zip(libraries, samples, strict=True)}

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end of a run: long training, final tuning, both models side by side, everything exported."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tvm.contrib.cprune.candidate import Candidate
+from tvm.contrib.cprune.checkpoint import load_checkpoint, save_checkpoint
+from tvm.contrib.cprune.files import write_text
+from tvm.contrib.cprune.report import write_html
+from tvm.contrib.cprune.surgery import macs_and_params, widths
+from tvm.contrib.cprune.training import Run
+from tvm.contrib.cprune.types import Latency
+
+FINAL = "final"
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One of the two models that a result compares."""
+
+    candidate: Candidate
+    latency: Latency
+    accuracy_val: float
+    accuracy_test: float | None
+
+    def to_json(self, input_shape: tuple[int, ...]) -> dict[str, Any]:
+        macs, params = macs_and_params(self.candidate.model, input_shape)
+        return {
+            "latency_ms": {"median": self.latency.median * 1e3, "spread": self.latency.spread * 1e3},
+            "predicted_ms": self.candidate.table.predicted * 1e3,
+            "accuracy_val": self.accuracy_val,
+            "accuracy_test": self.accuracy_test,
+            "macs": macs,
+            "params": params,
+            "widths": widths(self.candidate.model),
+        }
+
+
+def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[str, Any]:
+    """Train and tune the last accepted model, compare it with the unpruned one, write ``result.json`` and the exports.
+
+    The test split is read here, once for each of the two models. Training that makes the model worse on the validation
+    split is taken back.
+    """
+    journal, training, config = run.journal, run.training, run.config
+    trained = journal.find("final_training")
+    if trained is None:
+        started = time.time()
+        save_checkpoint(run.folder, "last", last.model)
+        before = training.evaluate(last.model)
+        model = load_checkpoint(run.folder, "last", run.model)
+        if training.long_term is not None:
+            torch.manual_seed(config.seed)
+            training.long_term(model)
+        after = training.evaluate(model)
+        name = save_checkpoint(run.folder, FINAL, model if after >= before else last.model)
+        event = {"event": "final_training", "checkpoint": name, "accuracy_val": max(before, after)}
+        trained = journal.append({**event, "seconds": round(time.time() - started, 2)})
+    run.report(trained)
+    model = load_checkpoint(run.folder, trained["checkpoint"], run.model)
+    candidate = Candidate(model, last.relay, last.table, last.library)
+    compiler = run.compiler
+    if config.final_trials and journal.find("final_tuning") is None:
+        candidate = compiler.search_more(candidate, config.final_trials)
+        journal.append({"event": "final_tuning", "trials": compiler.trials()})
+    else:
+        candidate = compiler.rebuild(candidate, FINAL)
+
+    latencies = compiler.time({"baseline": baseline, "pruned": candidate})
+    first = journal.find("baseline")
+    assert first is not None
+    test = training.test or (lambda _: None)
+    sides = {
+        "baseline": _Side(baseline, latencies["baseline"], first["accuracy_val"], test(run.model)),
+        "pruned": _Side(candidate, latencies["pruned"], trained["accuracy_val"], test(model)),
+    }
+    result = {
+        **run.labels,
+        "target": str(compiler.target),
+        "device_key": "local",
+        "threads": compiler.pool.threads,
+        **{name: side.to_json(run.input_shape) for name, side in sides.items()},
+        "speedup": latencies["baseline"].median / latencies["pruned"].median,
+        "accuracy_requirement": config.accuracy_requirement,
+        "stopped_because": stop,
+        "iterations": [_iteration(e) for e in journal.events if e["event"] == "candidate"],
+        "accepted": sum(1 for e in journal.events if e["event"] == "candidate" and e["accepted"]),
+        "trials": _trials(first["trials"], compiler.trials()),
+        "seconds": compiler.seconds(),
+        "unprunable": first["unprunable"],
+    }
+    _export(run, candidate, result)
+    journal.append({"event": "result", "speedup": result["speedup"]})
+    return result
+
+
+def _iteration(event: dict[str, Any]) -> dict[str, Any]:
+    latency = Latency(tuple(event["latency_s"])).median * 1e3 if "latency_s" in event else None
+    kept = ("iteration", "task", "layers", "widths", "accepted", "verdict", "reason", "seconds")
+    return {**{k: event[k] for k in kept}, "latency_ms": latency, "accuracy_val": event.get("accuracy_val")}
+
+
+def _trials(first: dict[str, int], total: dict[str, int]) -> dict[str, Any]:
+    """Return measured programs by phase, and the share of transplants in those after the first tuning."""
+    search = total["search"] - first["search"]
+    later = search + total["transplant"]
+    share = total["transplant"] / later if later else None
+    return {
+        "first_tuning": {"search": first["search"], "transplant": 0},
+        "pruning_and_final_tuning": {"search": search, "transplant": total["transplant"]},
+        "transplant_share_after_first_tuning": share,
+    }
+
+
+def _export(run: Run, candidate: Candidate, result: dict[str, Any]) -> None:
+    """Write the pruned model in every form a user may want, and the reports."""
+    folder = run.folder
+    model = candidate.model.cpu().eval()
+    example = torch.zeros(run.input_shape)
+    with torch.no_grad():
+        _replace(folder / "model.pt", lambda path: torch.jit.trace(model, example).save(str(path)))
+    _replace(folder / "net.so", lambda path: path.write_bytes(candidate.library.read_bytes()))
+    problem = _export_onnx(model, example, folder / "model.onnx")
+    if problem:
+        result["onnx"] = f"not exported: {problem}"
+    candidate.table.save(folder / "table.json")
+    write_text(folder / "result.json", json.dumps(result, indent=1))
+    write_html(folder)
+
+
+def _replace(path: Path, write: Any) -> None:
+    aside = path.with_name(f"part-{path.name}")
+    write(aside)
+    aside.replace(path)
+
+
+def _export_onnx(model: torch.nn.Module, example: torch.Tensor, path: Path) -> str:
+    """Write the model as ONNX; return "" or why that was not possible."""
+    try:
+        _replace(path, lambda aside: torch.onnx.export(model, (example,), str(aside), dynamo=False, verbose=False))
+    except (ImportError, RuntimeError, TypeError) as error:
+        return str(error).splitlines()[0]
+    return ""

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far one step prunes a channel group: to the next width that keeps the structure of the programs it touches.
+
+A program keeps its inner loops at a width that the product of a split's inner lengths divides; only the outermost loop
+gets shorter.
+"""
+
+import math
+from collections.abc import Iterable
+
+from tvm.contrib.cprune._plugin import next_fitting_width
+from tvm.contrib.cprune.config import PruneConfig
+from tvm.contrib.cprune.table import TaskTable
+from tvm.contrib.cprune.types import ChannelGroup, ChannelStep, GroupMember, Split
+
+Constraint = tuple[int, int, int]
+
+
+def _splits(member: GroupMember, table: TaskTable) -> list[Split]:
+    rows = table.of_layer(member.layer)
+    return [s for row in rows for s in (row.program.out_splits if member.side == "out" else row.program.in_splits)]
+
+
+def _relaxed(split: Split) -> int:
+    """Return the split's product with its largest non-innermost length free to shrink."""
+    return split.product // max(split.lengths[:-1], default=1)
+
+
+def constraints(group: ChannelGroup, table: TaskTable, relax: bool = False) -> tuple[Constraint, ...]:
+    """Return what a width must fulfil to fit every program that sees the group's channels.
+
+    Producers see them along their output axes, consumers along their reduction axes; a grouped convolution's reduction
+    axis runs over one of its groups.
+    """
+    found = {
+        (member.width, member.scale, (_relaxed(s) if relax else s.product) * (member.groups if member.side == "in" else 1))
+        for member in group.members
+        for s in _splits(member, table)
+    }
+    return tuple(sorted(each for each in found if each[2] > 1))
+
+
+def floor_width(original_width: int, unit: int, config: PruneConfig) -> int:
+    """Return the smallest width that a group of ``original_width`` channels may be pruned to."""
+    kept = math.ceil(original_width * (1 - config.max_sparsity) - 1e-9)
+    return math.ceil(max(kept, config.min_width) / unit) * unit
+
+
+def joint_step(group: ChannelGroup, table: TaskTable, start: int | None = None) -> ChannelStep | None:
+    """Return the step to the widest width below ``start`` that fits producers and consumers alike, or None.
+
+    Where that would take more than half of the layer, one inner length of each split may shrink: the transplant then
+    measures variants.
+    """
+    width = start or group.width
+    exact = _next(group, width, constraints(group, table))
+    if exact >= width / 2:
+        return ChannelStep(group, exact, "fits every program")
+    relaxed = _next(group, width, constraints(group, table, relax=True))
+    best = max(exact, relaxed)
+    if not best:
+        return None
+    return ChannelStep(group, best, "fits every program" if best == exact else "fits with one inner length changed")
+
+
+def paper_step(group: ChannelGroup, table: TaskTable, layers: Iterable[str], start: int | None = None) -> ChannelStep | None:
+    """Return the step of the paper's rule (section 3.3): for each stage over the output channels of ``layers``, drop the
+    largest split factor and multiply the others; the largest product is the number of channels to prune."""
+    width = start or group.width
+    members = [m for m in group.members if m.side == "out" and m.layer in set(layers)]
+    sizes = [1]
+    for split in (s for member in members for s in _splits(member, table)):
+        factors = sorted([max(1, split.extent // split.product), *split.lengths])
+        sizes.append(math.prod(factors[:-1]))
+    step = math.ceil(max(sizes) / group.unit) * group.unit
+    return ChannelStep(group, width - step, f"the paper's step of {step}") if step < width else None
+
+
+def _next(group: ChannelGroup, width: int, every: tuple[Constraint, ...]) -> int:
+    gone = group.width - width
+    shifted = [(extent - gone * scale, scale, product) for extent, scale, product in every]
+    return next_fitting_width(width, group.unit, shifted)
+
+
+def plan_step(
+    group: ChannelGroup,
+    table: TaskTable,
+    layers: Iterable[str],
+    original_width: int,
+    config: PruneConfig,
+    start: int | None = None,
+) -> ChannelStep | None:
+    """Return the next step of a group by the configured rule, or None where no further step is allowed.
+
+    Parameters
+    ----------
+    start
+        A width to step down from that the group was tried at already; by default its present one.
+    """
+    if config.step_rule == "paper":
+        step = paper_step(group, table, layers, start)
+    else:
+        step = joint_step(group, table, start)
+    if step is None or step.next_width < floor_width(original_width, group.unit, config):
+        return None
+    return step

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How operators compute on a pinned target (one with the key ``cprune``), where TVM's own choice does not serve.
+
+Registered with TVM's own mechanism, so that no file of TVM changes and other targets are as they were.
+"""
+
+from typing import Any
+
+import tvm
+from tvm import auto_scheduler, te
+from tvm.relay.op import OpStrategy
+from tvm.relay.op.strategy import generic
+
+KEY = "cprune"
+
+
+def _without_key(target: tvm.target.Target) -> tvm.target.Target:
+    config = dict(target.export())
+    config["keys"] = [key for key in target.keys if key != KEY]
+    return tvm.target.Target(config)
+
+
+def _without(strategy: OpStrategy, word: str) -> OpStrategy:
+    """Return ``strategy`` without the implementations that have ``word`` in their names."""
+    kept = OpStrategy()
+    for specialization in strategy.specializations:
+        for impl in specialization.implementations:
+            if word not in impl.name:
+                kept.add_implementation(impl.compute, impl.schedule, name=impl.name, plevel=impl.plevel)
+    return kept
+
+
+@generic.conv2d_strategy.register(KEY)
+def _direct_conv2d(attrs: Any, inputs: Any, out_type: Any, target: Any) -> OpStrategy:
+    """The target's own strategy without Winograd: a Winograd convolution is pinned, and then another operator."""
+    with _without_key(target) as plain:
+        return _without(generic.conv2d_strategy(attrs, inputs, out_type, plain), "winograd")
+
+
+def _dense(data: te.Tensor, weight: te.Tensor, _: Any, out_dtype: str, layout: str = "") -> te.Tensor:
+    """A dense layer with named axes. TOPI's are called i0 and i1, and auto_scheduler writes a weight's layout as extents
+    followed by names: "1000i1512k" cannot be read back, and every program of TVM 0.17's dense fails to build."""
+    rows, depth = data.shape
+    columns = weight.shape[0]
+    if layout:
+        columns, depth = auto_scheduler.get_shape_from_rewritten_layout(layout, ["j", "k"])
+        auto_scheduler.remove_index_check(weight)
+    k = te.reduce_axis((0, depth), name="k")
+    result = te.compute(
+        (rows, columns),
+        lambda i, j: te.sum(data[i, k].astype(out_dtype) * weight[j, k].astype(out_dtype), axis=k),
+        name="T_dense",
+        tag="dense",
+        attrs={"layout_free_placeholders": [weight]},
+    )
+    return auto_scheduler.rewrite_compute_body(result, layout) if layout else result
+
+
+@generic.dense_strategy.register(KEY)
+def _named_dense(attrs: Any, inputs: Any, out_type: Any, target: Any) -> OpStrategy:
+    strategy = OpStrategy()
+    strategy.add_implementation(
+        generic.wrap_compute_dense(_dense, need_auto_scheduler_layout=True), generic.naive_schedule, name="dense.cprune"
+    )
+    return strategy

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A smaller copy of a model, its least important channels gone."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from tvm.contrib.cprune.groups import dependency_graph
+from tvm.contrib.cprune.types import ChannelStep, CPruneError
+
+
+def channels_to_drop(scores: torch.Tensor, step: ChannelStep) -> list[int]:
+    """Return the channels that a step removes: those of the lowest score.
+
+    A grouped convolution loses the same positions in each of its groups, so that its groups stay alike.
+    """
+    unit = step.group.unit
+    per_block = (step.width - step.next_width) // unit
+    by_position = scores.reshape(unit, -1).sum(0)
+    positions = torch.argsort(by_position, stable=True)[:per_block].tolist()
+    block = step.width // unit
+    return sorted(block * i + position for i in range(unit) for position in positions)
+
+
+def shrink(
+    model: torch.nn.Module,
+    input_shape: tuple[int, ...],
+    steps: Sequence[ChannelStep],
+    scorer: Callable[[Any], torch.Tensor],
+) -> torch.nn.Module:
+    """Return a copy of ``model`` pruned by ``steps``; the model itself stays as it is.
+
+    Parameters
+    ----------
+    scorer
+        Scores the channels of a Torch-Pruning group (see ``importance.score``).
+
+    Raises
+    ------
+    CPruneError
+        If pruning would change the shape of the model's outputs.
+    """
+    small = copy.deepcopy(model)
+    for name, parameter in model.named_parameters():  # deepcopy leaves gradients behind
+        small.get_parameter(name).grad = None if parameter.grad is None else parameter.grad.clone()
+    graph = dependency_graph(small, input_shape)
+    modules = dict(small.named_modules())
+    for step in steps:
+        root = modules[step.group.root]
+        prune = graph.get_pruner_of_module(root).prune_out_channels
+        whole = graph.get_pruning_group(root, prune, list(range(step.width)))
+        drop = channels_to_drop(scorer(whole), step)
+        graph.get_pruning_group(root, prune, drop).prune()
+    small.zero_grad(set_to_none=True)
+    if output_shapes(small, input_shape) != output_shapes(model, input_shape):
+        roots = ", ".join(step.group.root for step in steps)
+        raise CPruneError(f"the channels of {roots} reach the model's outputs and cannot be pruned")
+    return small
+
+
+def output_shapes(model: torch.nn.Module, input_shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Return the shapes of a model's outputs for an input of ``input_shape``."""
+    device = next(model.parameters()).device
+    training = model.training
+    with torch.no_grad():
+        outputs = model.eval()(torch.zeros(input_shape, device=device))
+    model.train(training)
+    return [tuple(out.shape) for out in (outputs if isinstance(outputs, tuple | list) else [outputs])]
+
+
+def widths(model: torch.nn.Module) -> dict[str, int]:
+    """Return the output channels of each convolution and linear layer."""
+    return {
+        name: module.out_channels if isinstance(module, torch.nn.Conv2d) else module.out_features
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)
+    }
+
+
+def macs_and_params(model: torch.nn.Module, input_shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the multiply-accumulates of one inference in convolutions and linear layers, and the parameters."""
+    total = 0
+
+    def count(module: torch.nn.Module, _: Any, output: torch.Tensor) -> None:
+        nonlocal total
+        weight = module.weight
+        total += output.numel() * weight.numel() // weight.shape[0]
+
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    try:
+        output_shapes(model, input_shape)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total, sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tuning logs in TVM's own format, one record a line, that survive a process killed while it wrote."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tvm import auto_scheduler
+from tvm.auto_scheduler.measure_record import dump_record_to_string, load_record_from_string
+
+from tvm.contrib.cprune.files import append_lines, read_lines
+from tvm.contrib.cprune.types import CPruneError, Latency
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One line of a log. ``latency`` is None where the program failed."""
+
+    workload_key: str
+    line: str
+    latency: Latency | None
+    error: str = ""
+
+
+def faster(a: Measured | None, b: Measured | None) -> Measured | None:
+    """Return the faster one of two records, the first where they are equal; a failed one is None."""
+    if b is None or b.latency is None:
+        return a
+    return b if a is None or a.latency is None or b.latency.median < a.latency.median else a
+
+
+def parse(line: str) -> Measured:
+    """Read one line of an auto_scheduler log.
+
+    Raises
+    ------
+    CPruneError
+        If it is not one.
+    """
+    try:
+        record = json.loads(line)
+        key = record["i"][0][0]
+        costs, error = record["r"][0], record["r"][1]
+    except (ValueError, KeyError, IndexError, TypeError):
+        raise CPruneError(f"not a record of auto_scheduler: {line[:80]!r}") from None
+    latency = Latency(tuple(float(cost) for cost in costs)) if error == 0 else None
+    return Measured(key, line, latency, "" if error == 0 else f"error {error}")
+
+
+def dump(measure_input: Any, result: Any) -> Measured:
+    """Return the line for a measured program."""
+    line = dump_record_to_string(measure_input, result).strip()
+    return Measured(measure_input.task.workload_key, line, parse(line).latency, str(result.error_msg or ""))
+
+
+def state_of(line: str) -> Any:
+    """Return the state that a record describes, its steps alone."""
+    measure_input, _ = load_record_from_string(line)
+    return measure_input.state
+
+
+def to_input(line: str, search_task: Any) -> auto_scheduler.MeasureInput:
+    """Return what measures the record's program for ``search_task``."""
+    return auto_scheduler.MeasureInput(search_task, state_of(line))
+
+
+class RecordLog:
+    """A log of measured programs: appended to durably, a torn last line cut off when it is opened.
+
+    Parameters
+    ----------
+    path
+        The file; None keeps records in memory only.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.measured: list[Measured] = []
+        self._best: dict[str, Measured | None] = {}
+        if path is not None:
+            for line in read_lines(path):
+                self._add(parse(line))
+
+    def _add(self, measured: Measured) -> None:
+        self.measured.append(measured)
+        self._best[measured.workload_key] = faster(self._best.get(measured.workload_key), measured)
+
+    def append(self, measured: Iterable[Measured]) -> None:
+        """Add records and flush them to the disk."""
+        new = list(measured)
+        if self.path is not None:
+            append_lines(self.path, [each.line for each in new])
+        for each in new:
+            self._add(each)
+
+    def best(self, workload_key: str) -> Measured | None:
+        """Return the fastest valid record of a workload."""
+        return self._best.get(workload_key)
+
+    def of(self, workload_key: str) -> list[Measured]:
+        """Return every record of a workload."""
+        return [each for each in self.measured if each.workload_key == workload_key]

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Moving a program to the same operator at another width, instead of searching for a new one.
+
+The state of a program is a list of steps on stages and loops; on the compute DAG of another width the same steps are
+the same program with other extents. Where an extent is no longer a multiple of a split's inner lengths, the lengths are
+rewritten: the innermost one, the vector, goes last.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import tvm
+
+from tvm.contrib.cprune import _plugin
+from tvm.contrib.cprune.axes import axes_of
+from tvm.contrib.cprune.structure import Step, splits_of, steps_of
+from tvm.contrib.cprune.tuning.records import state_of
+from tvm.contrib.cprune.types import CPruneError, Task
+
+
+class TransplantError(CPruneError):
+    """The program cannot move to that task; the message says why."""
+
+
+def _check_same_structure(old: list[tuple[str, str, int]], new: list[tuple[str, str, int]]) -> None:
+    if [axis[:2] for axis in old] != [axis[:2] for axis in new]:
+        ops = [list(dict.fromkeys(op for op, _, _ in axes)) for axes in (old, new)]
+        raise TransplantError(f"the programs compute differently: {', '.join(ops[0])} and {', '.join(ops[1])}")
+
+
+def _combinations(options: dict[int, list[tuple[int, ...]]], limit: int) -> list[dict[int, tuple[int, ...]]]:
+    """Return at most ``limit`` choices of lengths by step: the closest for each split, then one changed at a time."""
+    first = {step: choices[0] for step, choices in options.items()}
+    chosen = [first]
+    for rank in range(1, limit):
+        for step, choices in options.items():
+            if rank < len(choices) and len(chosen) < limit:
+                chosen.append({**first, step: choices[rank]})
+    return chosen
+
+
+def rewrite_steps(record: str, old: Task, new: Task, limit: int) -> list[list[Step]]:
+    """Return at most ``limit`` lists of steps that make ``record``'s program of ``old`` one of ``new``, closest first.
+
+    Raises
+    ------
+    TransplantError
+        If the tasks compute differently, or no lengths fit.
+    """
+    old_axes, new_axes = axes_of(old.search_task.compute_dag), axes_of(new.search_task.compute_dag)
+    _check_same_structure(old_axes, new_axes)
+    steps = steps_of(record)
+    extents, options = {}, {}
+    for split in splits_of(old.search_task.compute_dag, steps):
+        if all(old_axes[axis][2] == new_axes[axis][2] for axis in split.axes):
+            continue
+        if len(split.axes) != 1 or split.extent != old_axes[split.axes[0]][2]:
+            raise TransplantError(f"{split.stage} splits a loop that is only a part of a channel axis")
+        extent = new_axes[split.axes[0]][2]
+        choices = _plugin.fit_lengths(extent, split.lengths, limit)
+        if not choices:
+            raise TransplantError(f"no inner lengths like {list(split.lengths)} divide {extent}")
+        extents[split.step], options[split.step] = extent, choices
+    rewritten = []
+    for choice in _combinations(options, limit) if options else [{}]:
+        moved = [list(step) for step in steps]
+        for index, lengths in choice.items():
+            moved[index][3], moved[index][4] = extents[index], list(lengths)
+        rewritten.append(moved)
+    return rewritten
+
+
+def transplant(record: str, old: Task, new: Task, limit: int = 3) -> list[Any]:
+    """Return ``MeasureInput`` of the program of ``record`` moved from ``old`` to ``new``: one where the width fits.
+
+    Parameters
+    ----------
+    record
+        A line of an auto_scheduler log, measured for ``old``.
+    limit
+        Variants to make where lengths must be rewritten.
+
+    Raises
+    ------
+    TransplantError
+        If no legal variant exists.
+    """
+    inputs, cause = [], ""
+    for steps in rewrite_steps(record, old, new, limit):
+        line = json.loads(record)
+        line["i"][0][0] = new.workload_key
+        line["i"][1][1] = steps
+        state = state_of(json.dumps(line))
+        try:
+            new.search_task.compute_dag.infer_bound_from_state(state)
+        except tvm.error.TVMError as error:
+            cause = str(error).strip().splitlines()[-1]
+            continue
+        inputs.append(tvm.auto_scheduler.MeasureInput(new.search_task, state))
+    if not inputs:
+        raise TransplantError(f"TVM refuses the moved program: {cause}")
+    return inputs
+
+
+def fits(record: str, old: Task, new: Task) -> bool:
+    """Whether the program keeps all its inner lengths in ``new``."""
+    changed: Sequence[list[Step]] = rewrite_steps(record, old, new, 1)
+    pairs = zip(steps_of(record), changed[0], strict=True)
+    return all(a[4] == b[4] for a, b in pairs if a[0] == "SP")

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What runs inside a measuring process: it builds programs, keeps them, and times them when it is told to.
+
+Programs stay in the process that compiled them, so nothing is written to disk, linked or loaded again.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import auto_scheduler
+from tvm.auto_scheduler.measure import MeasureErrorNo
+from tvm.contrib import graph_executor
+
+# Number of the program -> (compiled module, shapes and types of its arguments).
+_programs: dict[int, tuple[Any, list[tuple[tuple[int, ...], str]]]] = {}
+_models: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a program was not built or did not run; ``number`` is TVM's ``MeasureErrorNo``."""
+
+    number: int
+    message: str
+
+
+def start(threads: int) -> None:
+    """Fix the thread count before TVM's thread pool starts."""
+    os.environ["TVM_NUM_THREADS"] = str(threads)
+    os.environ["TVM_BIND_THREADS"] = "0"
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def build(number: int, serialized: Any) -> Failure | None:
+    """Compile a serialized ``MeasureInput`` and keep it under ``number``."""
+    measure_input = auto_scheduler.MeasureInput.deserialize(serialized)
+    task = measure_input.task
+    try:
+        schedule, args = task.compute_dag.apply_steps_from_state(
+            measure_input.state, layout_rewrite=task.layout_rewrite_option
+        )
+    except tvm.error.TVMError as error:
+        return Failure(MeasureErrorNo.INSTANTIATION_ERROR, _last_line(error))
+    try:
+        module = tvm.build(schedule, args, target=task.target)
+        module.get_function(module.entry_name, query_imports=True)
+    except (tvm.error.TVMError, ValueError) as error:
+        return Failure(MeasureErrorNo.COMPILE_HOST, _last_line(error))
+    _programs[number] = (module, [(tuple(int(size) for size in arg.shape), str(arg.dtype)) for arg in args])
+    return None
+
+
+def run(number: int, repeats: int, cold_weights: bool) -> tuple[float, ...] | Failure:
+    """Time a program that ``build`` kept: seconds of each of ``repeats`` runs, after one that is not counted."""
+    module, specs = _programs.pop(number)
+    device = tvm.cpu()
+    try:
+        fill = tvm.get_global_func("tvm.contrib.random.random_fill")
+        args = [tvm.nd.empty(shape, dtype, device) for shape, dtype in specs]
+        for arg in args:
+            fill(arg)
+        flush = "cache_flush_cpu_non_first_arg" if cold_weights else ""
+        timer = module.time_evaluator(module.entry_name, device, number=1, repeat=repeats, f_preproc=flush)
+        return tuple(float(cost) for cost in timer(*args).results)
+    except tvm.error.TVMError as error:
+        return Failure(MeasureErrorNo.RUNTIME_DEVICE, _last_line(error))
+
+
+def drop(numbers: list[int]) -> None:
+    """Forget programs that will not be timed."""
+    for number in numbers:
+        _programs.pop(number, None)
+
+
+def outputs(number: int, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    """Run a program that ``build`` kept once on ``inputs``; return every argument's value afterwards."""
+    module, specs = _programs.pop(number)
+    args = [tvm.nd.array(value) for value in inputs]
+    args += [tvm.nd.array(np.zeros(shape, dtype)) for shape, dtype in specs[len(inputs) :]]
+    module(*args)
+    return [arg.numpy() for arg in args]
+
+
+def time_models(libraries: list[str], names: list[str], data: np.ndarray, repeats: int) -> list[tuple[float, ...]]:
+    """Time compiled models in turn: one run of each, ``repeats`` times over, so that drift meets all of them alike.
+
+    Returns
+    -------
+    For each model the seconds of each run.
+    """
+    models = [_load_model(path) for path in libraries]
+    device = tvm.cpu()
+    samples: list[list[float]] = [[] for _ in models]
+    for model in models:
+        model.set_input(names[0], tvm.nd.array(data, device))
+        model.run()
+        model.run()
+    timers = [model.module.time_evaluator("run", device, number=1, repeat=1) for model in models]
+    for _ in range(repeats):
+        for timer, times in zip(timers, samples, strict=True):
+            times.append(float(timer().results[0]))
+    return [tuple(times) for times in samples]
+
+
+def run_model(library: str, name: str, data: np.ndarray) -> np.ndarray:
+    """Return a compiled model's first output."""
+    model = _load_model(library)
+    model.set_input(name, tvm.nd.array(data))
+    model.run()
+    return model.get_output(0).numpy()
+
+
+def _load_model(path: str) -> Any:
+    if path not in _models:
+        while len(_models) > 3:
+            _models.pop(next(iter(_models)))
+        _models[path] = graph_executor.GraphModule(tvm.runtime.load_module(path)["default"](tvm.cpu()))
+    return _models[path]

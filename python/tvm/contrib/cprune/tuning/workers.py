@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measuring processes that stay alive between programs.
+
+auto_scheduler's own builder and runner start Python and import TVM again for each batch and each program. Here as many
+processes as there are cores compile in parallel, each keeps what it compiled, and then one after the other times its
+programs while the others rest. A process that crashes or hangs is replaced, and loses only the program that it ran.
+"""
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import tvm
+from tvm import auto_scheduler
+from tvm.auto_scheduler.measure import MeasureErrorNo
+from tvm.contrib.popen_pool import PopenWorker
+
+from tvm.contrib.cprune.config import TuneConfig
+from tvm.contrib.cprune.device import host_threads
+from tvm.contrib.cprune.tuning import worker
+from tvm.contrib.cprune.tuning.worker import Failure
+
+logger = logging.getLogger(__name__)
+MAX_COST = 1e10
+
+
+@dataclass
+class _Process:
+    """One measuring process and the numbers of the programs that it holds."""
+
+    popen: PopenWorker
+    held: set[int] = field(default_factory=set)
+
+    def call(self, function: Callable[..., Any], *args: Any, timeout: float | None = None) -> Any:
+        """Run ``function`` there.
+
+        Raises
+        ------
+        TimeoutError
+            If it took too long; the process is replaced.
+        ChildProcessError
+            If the process died; it is replaced.
+        """
+        try:
+            self.popen.send(function, args, timeout=timeout)
+            return self.popen.recv()
+        except (TimeoutError, ChildProcessError):
+            self.held.clear()
+            raise
+
+
+class MeasuringPool:
+    """Processes that compile and time programs on this machine. Use it as a context manager."""
+
+    def __init__(self, config: TuneConfig) -> None:
+        self.config = config
+        self.threads = config.threads or host_threads()
+        count = host_threads()
+        self._processes = [_Process(PopenWorker(worker.start, (self.threads,))) for _ in range(count)]
+        self._numbers = itertools.count()
+        self._builders = ThreadPoolExecutor(count)
+
+    def __enter__(self) -> "MeasuringPool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes."""
+        self._builders.shutdown(wait=True, cancel_futures=True)
+        for process in self._processes:
+            process.popen.kill()
+
+    def build(self, serialized: Sequence[Any]) -> list[tuple[int, Failure | None, float]]:
+        """Compile serialized ``MeasureInput`` in parallel; return number, failure and seconds of each."""
+        queue = list(enumerate(serialized))
+        results: list[Any] = [None] * len(queue)
+
+        def drain(process: _Process) -> None:
+            while queue:
+                try:
+                    index, data = queue.pop(0)
+                except IndexError:
+                    return
+                started, number = time.time(), next(self._numbers)
+                failure = self._build(process, number, data)
+                results[index] = (number, failure, time.time() - started)
+
+        list(self._builders.map(drain, self._processes))
+        return results
+
+    def _build(self, process: _Process, number: int, data: Any) -> Failure | None:
+        try:
+            failure = process.call(worker.build, number, data, timeout=self.config.build_timeout)
+        except TimeoutError:
+            seconds = self.config.build_timeout
+            return Failure(MeasureErrorNo.BUILD_TIMEOUT, f"compiling took longer than {seconds:.0f} s")
+        except ChildProcessError:
+            return Failure(MeasureErrorNo.COMPILE_HOST, "the compiling process died")
+        if failure is None:
+            process.held.add(number)
+        return failure
+
+    def run(self, number: int, data: Any) -> tuple[float, ...] | Failure:
+        """Time program ``number``; ``data`` builds it again where its process died since."""
+        process = next((each for each in self._processes if number in each.held), None)
+        if process is None:
+            process = self._processes[0]
+            failure = self._build(process, number, data)
+            if failure is not None:
+                return failure
+        process.held.discard(number)
+        try:
+            arguments = (number, self.config.repeats, self.config.cold_weights)
+            return process.call(worker.run, *arguments, timeout=self.config.run_timeout)
+        except TimeoutError:
+            return Failure(MeasureErrorNo.RUN_TIMEOUT, f"running took longer than {self.config.run_timeout:.0f} s")
+        except ChildProcessError:
+            return Failure(MeasureErrorNo.RUNTIME_DEVICE, "the program crashed its process")
+
+    def measure(self, inputs: Sequence[auto_scheduler.MeasureInput]) -> list[auto_scheduler.MeasureResult]:
+        """Build and time programs; a failure is a result, too."""
+        serialized = [each.serialize() for each in inputs]
+        results = []
+        for data, (number, failure, seconds) in zip(serialized, self.build(serialized), strict=True):
+            outcome = failure if failure is not None else self.run(number, data)
+            results.append(_measure_result(outcome, seconds))
+        return results
+
+    def call(self, function: Callable[..., Any], *args: Any, timeout: float = 120) -> Any:
+        """Run a function of ``worker`` in one process while the others rest."""
+        return self._processes[0].call(function, *args, timeout=timeout)
+
+    @contextmanager
+    def serve_auto_scheduler(self) -> Iterator[None]:
+        """Let auto_scheduler's local builder and runner measure in this pool."""
+        names = ("auto_scheduler.local_builder.build", "auto_scheduler.local_runner.run")
+        stock = [tvm.get_global_func(name) for name in names]
+        serialized: dict[int, Any] = {}
+
+        def build(inputs: Any, *_: Any) -> list[auto_scheduler.measure.BuildResult]:
+            serialized.clear()
+            data = [each.serialize() for each in inputs]
+            results = []
+            for each, (number, failure, seconds) in zip(data, self.build(data), strict=True):
+                serialized[number] = each
+                code, message = (failure.number, failure.message) if failure else (0, None)
+                results.append(auto_scheduler.measure.BuildResult(str(number), [], code, message, seconds))
+            return results
+
+        def run(_: Any, builds: Any, *__: Any) -> list[auto_scheduler.MeasureResult]:
+            results = []
+            for built in builds:
+                if built.error_no:
+                    outcome: Any = Failure(int(built.error_no), str(built.error_msg))
+                else:
+                    number = int(built.filename)
+                    outcome = self.run(number, serialized[number])
+                results.append(_measure_result(outcome, float(built.time_cost)))
+            return results
+
+        for name, function in zip(names, (build, run), strict=True):
+            tvm.register_func(name, function, override=True)
+        try:
+            yield
+        finally:
+            for name, function in zip(names, stock, strict=True):
+                tvm.register_func(name, function, override=True)
+
+
+def _measure_result(outcome: tuple[float, ...] | Failure, seconds: float) -> auto_scheduler.MeasureResult:
+    if isinstance(outcome, Failure):
+        return auto_scheduler.MeasureResult([MAX_COST], outcome.number, outcome.message, seconds, time.time())
+    return auto_scheduler.MeasureResult(list(outcome), 0, None, seconds + sum(outcome), time.time())

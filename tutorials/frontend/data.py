@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tutorial's data sets, each in three splits: training, validation (decides), test (read once, at the end)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+
+from models.torchvision_models import import_torchvision
+from tvm.contrib.cprune.types import CPruneError
+
+# Share of the training images that is kept for validation, and at most how many.
+VALIDATION_SHARE, VALIDATION_MOST = 0.1, 10_000
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set, ready to train on; ``shape`` is that of one image, (C, H, W)."""
+
+    train: DataLoader
+    validation: DataLoader
+    test: DataLoader
+    shape: tuple[int, int, int]
+    classes: int
+
+
+def _loaders(
+    parts: tuple[Dataset, Dataset, Dataset], batch: int, test_batch: int, seed: int, workers: int = 0
+) -> list[DataLoader]:
+    order = torch.Generator().manual_seed(seed)
+    train = DataLoader(parts[0], batch, shuffle=True, generator=order, num_workers=workers)
+    return [train, *(DataLoader(part, test_batch, num_workers=workers) for part in parts[1:])]
+
+
+def _digits(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
+    """scikit-learn's 1,797 handwritten digits (UCI), 8x8 pixels made 16x16; three fifths train, a fifth each decides
+    and tests."""
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    images = torch.tensor(raw.images, dtype=torch.float32)[:, None] / 16
+    images = torch.nn.functional.interpolate(images, size=16, mode="bilinear", align_corners=False)
+    data = TensorDataset((images - images.mean()) / images.std(), torch.tensor(raw.target))
+    order = np.random.default_rng(seed).permutation(len(data))
+    ends = [0, len(order) * 3 // 5, len(order) * 4 // 5, len(order)]
+    parts = tuple(Subset(data, order[a:b].tolist()) for a, b in zip(ends, ends[1:], strict=False))
+    return Splits(*_loaders(parts, batch, test_batch, seed), (1, 16, 16), 10)
+
+
+def _hold_out(augmented: Dataset, plain: Dataset, seed: int) -> tuple[Subset, Subset]:
+    """Split one set of images in two: ``augmented`` for training, ``plain`` for validation."""
+    count = len(augmented)  # type: ignore[arg-type]
+    held = min(VALIDATION_MOST, max(1, int(count * VALIDATION_SHARE)))
+    order = np.random.default_rng(seed).permutation(count).tolist()
+    return Subset(augmented, order[held:]), Subset(plain, order[:held])
+
+
+def _cifar10(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
+    torchvision = import_torchvision()
+    transforms = torchvision.transforms
+    normalize = [transforms.ToTensor(), transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))]
+    augment = transforms.Compose([transforms.RandomCrop(32, 4), transforms.RandomHorizontalFlip(), *normalize])
+    plain = transforms.Compose(normalize)
+
+    def load(train: bool, transform: Any) -> Dataset:
+        try:
+            return torchvision.datasets.CIFAR10(str(data_dir), train=train, transform=transform)
+        except (RuntimeError, OSError, ValueError, KeyError, EOFError) as error:
+            raise CPruneError(
+                f"cifar10 in {data_dir} is missing or damaged ({error}); unpack cifar-10-python.tar.gz there, so that "
+                f"{data_dir / 'cifar-10-batches-py'} exists"
+            ) from None
+
+    train, validation = _hold_out(load(True, augment), load(True, plain), seed)
+    return Splits(*_loaders((train, validation, load(False, plain)), batch, test_batch, seed), (3, 32, 32), 10)
+
+
+def _imagenet(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
+    torchvision = import_torchvision()
+    transforms = torchvision.transforms
+    normalize = [transforms.ToTensor(), transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
+    augment = transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *normalize])
+    plain = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), *normalize])
+
+    def load(split: str, transform: Any) -> Any:
+        try:
+            return torchvision.datasets.ImageFolder(str(data_dir / split), transform)
+        except (OSError, RuntimeError) as error:
+            raise CPruneError(
+                f"imagenet in {data_dir} has no usable split {split!r} ({error}); expected "
+                f"{data_dir / split}/<class>/<image>.JPEG"
+            ) from None
+
+    augmented, test = load("train", augment), load("val", plain)
+    if augmented.classes != test.classes:
+        raise CPruneError(f"{data_dir / 'train'} and {data_dir / 'val'} hold different classes")
+    train, validation = _hold_out(augmented, load("train", plain), seed)
+    loaders = _loaders((train, validation, test), batch, test_batch, seed, workers=2)
+    return Splits(*loaders, (3, 224, 224), len(augmented.classes))
+
+
+DATASETS: dict[str, Callable[[Path, int, int, int], Splits]] = {
+    "digits": _digits,
+    "cifar10": _cifar10,
+    "imagenet": _imagenet,
+}
+
+
+def load_data(name: str, data_dir: Path, batch_size: int, test_batch_size: int, seed: int) -> Splits:
+    """Load a data set.
+
+    Raises
+    ------
+    CPruneError
+        If the name is unknown, or its files are missing or damaged.
+    """
+    if name not in DATASETS:
+        raise CPruneError(f"unknown data set {name!r}; expected one of {', '.join(DATASETS)}")
+    return DATASETS[name](data_dir, batch_size, test_batch_size, seed)

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train a network, tune it, prune it with CPrune, and measure both side by side.
+
+    python tutorials/frontend/main.py                                    # a small ResNet on digits, a few minutes
+    python tutorials/frontend/main.py --resume                           # go on where a killed run was
+    python tutorials/frontend/main.py --model mobilenetv2 --dataset cifar10 --data-dir ~/data --accuracy-requirement 0.92
+
+Everything is written into one folder (--experiment-data-dir): result.json, report.html, the pruned model as model.pt,
+model.onnx and net.so, the tuning records, and a journal from which a killed run goes on.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from data import DATASETS, load_data
+from models import MODELS, make_model
+from train import accuracy, train
+
+from tvm.contrib.cprune.checkpoint import load_checkpoint, save_checkpoint
+from tvm.contrib.cprune.config import IMPORTANCES, STEP_RULES, PruneConfig, TuneConfig
+from tvm.contrib.cprune.device import host_threads, pinned_target
+from tvm.contrib.cprune.pruner import CPruner
+from tvm.contrib.cprune.report import ConsoleReport, summary
+from tvm.contrib.cprune.training import Training
+from tvm.contrib.cprune.types import CPruneError
+
+PRUNE, TUNE = PruneConfig(), TuneConfig()
+# By data set: accuracy requirement, epochs of training from the start, short-term and long-term epochs (the paper's for
+# cifar10 and imagenet).
+PRESETS = {"digits": (0.97, 12, 2, 12), "cifar10": (0.92, 100, 5, 100), "imagenet": (0.69, 90, 1, 20)}
+START_LEARNING_RATE = 0.05
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_argument_group("model and data")
+    what.add_argument("--model", default="resnet8", help=f"{', '.join(MODELS)}, or one of torchvision's (%(default)s)")
+    what.add_argument("--dataset", default="digits", choices=DATASETS, help="data set (%(default)s)")
+    what.add_argument("--data-dir", type=Path, default=Path("data"), help="where cifar10 or imagenet lie (%(default)s)")
+    what.add_argument("--pretrained", type=Path, help="weights (a state dict) to start from, instead of training")
+    what.add_argument("--batch-size", type=int, default=32, help="images a training step (%(default)s)")
+    what.add_argument("--test-batch-size", type=int, default=200, help="images a step when judging (%(default)s)")
+    what.add_argument("--train-epochs", type=int, help="epochs of training from the start (by data set)")
+
+    prune = parser.add_argument_group("pruning")
+    prune.add_argument("--accuracy-requirement", type=float, help="least validation accuracy, 0 to 1 (by data set)")
+    prune.add_argument("--base-algo", default=PRUNE.importance, choices=IMPORTANCES, help="channel importance (%(default)s)")
+    prune.add_argument("--sparsity", type=float, default=PRUNE.max_sparsity, help="most of a layer to prune (%(default)s)")
+    prune.add_argument(
+        "--speed-up", type=float, default=PRUNE.speedup_goal, help="stop when this many times as fast (0: go on)"
+    )
+    prune.add_argument("--alpha", type=float, default=PRUNE.alpha, help="accuracy to keep in each step (%(default)s)")
+    prune.add_argument("--beta", type=float, default=PRUNE.beta, help="latency to reach in each step (%(default)s)")
+    prune.add_argument("--step-rule", default=PRUNE.step_rule, choices=STEP_RULES, help="width of a step (%(default)s)")
+    prune.add_argument("--max-iterations", type=int, default=PRUNE.max_iterations, help="candidates (%(default)s)")
+    prune.add_argument("--max-seconds", type=float, default=180, help="time for pruning; 0: no limit (%(default)s)")
+    prune.add_argument("--short-term-epochs", type=int, help="training after each step (by data set)")
+    prune.add_argument(
+        "--fine-tune", action=argparse.BooleanOptionalAction, default=True, help="train the pruned model at the end"
+    )
+    prune.add_argument("--fine-tune-epochs", type=int, help="training at the end (by data set)")
+
+    tune = parser.add_argument_group("tuning and measuring")
+    tune.add_argument("--target", help='what to compile for, such as "llvm -mcpu=core-avx2" (default: this machine)')
+    tune.add_argument("--trials", type=int, default=TUNE.trials, help="programs to measure a task (%(default)s)")
+    tune.add_argument("--final-trials", type=int, default=16, help="further ones at the end, in all (%(default)s)")
+    tune.add_argument("--threads", type=int, default=0, help=f"threads of the model (default: {host_threads()})")
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--experiment-data-dir", type=Path, default=Path("runs/digits"), help="run folder (%(default)s)")
+    run.add_argument("--resume", action="store_true", help="go on with the run in that folder")
+    run.add_argument("--log-interval", type=int, default=0, help="batches between two lines about the loss; 0: none")
+    run.add_argument("--seed", type=int, default=PRUNE.seed, help="seed of every random choice (%(default)s)")
+    return parser.parse_args(arguments)
+
+
+def make_config(options: argparse.Namespace) -> PruneConfig:
+    requirement = options.accuracy_requirement
+    return PruneConfig(
+        accuracy_requirement=PRESETS[options.dataset][0] if requirement is None else requirement,
+        alpha=options.alpha,
+        beta=options.beta,
+        importance=options.base_algo,
+        step_rule=options.step_rule,
+        max_iterations=options.max_iterations,
+        max_sparsity=options.sparsity,
+        speedup_goal=options.speed_up,
+        max_seconds=options.max_seconds,
+        seed=options.seed,
+        tune=TuneConfig(trials=options.trials, threads=options.threads),
+        final_trials=options.final_trials,
+    )
+
+
+def trained_model(options: argparse.Namespace, splits, say) -> torch.nn.Module:  # type: ignore[no-untyped-def]
+    """Return the network to prune: loaded where it was trained before, else trained now."""
+    torch.manual_seed(options.seed)
+    model = make_model(options.model, splits.shape[0], splits.classes)
+    if options.pretrained:
+        return load_checkpoint(options.pretrained.parent.parent, options.pretrained.stem, model)
+    epochs = PRESETS[options.dataset][1] if options.train_epochs is None else options.train_epochs
+    name = f"{options.model}-{options.dataset}-{epochs}-epochs-seed-{options.seed}"
+    if (options.experiment_data_dir / "checkpoints" / f"{name}.pt").exists():
+        return load_checkpoint(options.experiment_data_dir, name, model)
+    say(f"training {options.model} on {options.dataset} for {epochs} epochs")
+    train(model, splits.train, epochs, START_LEARNING_RATE, anneal=True, log_interval=options.log_interval, say=say)
+    save_checkpoint(options.experiment_data_dir, name, model)
+    return model
+
+
+def run(options: argparse.Namespace) -> None:
+    config = make_config(options)
+    pinned_target(options.target or "llvm")
+    splits = load_data(options.dataset, options.data_dir, options.batch_size, options.test_batch_size, options.seed)
+    with ConsoleReport() as report:
+        model = trained_model(options, splits, report.say)
+        _, _, short, long = PRESETS[options.dataset]
+        short = short if options.short_term_epochs is None else options.short_term_epochs
+        long = long if options.fine_tune_epochs is None else options.fine_tune_epochs
+        training = Training(
+            short_term=lambda m: train(m, splits.train, short, learning_rate=1e-2 if options.dataset == "digits" else 1e-4),
+            long_term=(lambda m: train(m, splits.train, long, 1e-2, anneal=True)) if options.fine_tune else None,
+            evaluate=lambda m: accuracy(m, splits.validation),
+            test=lambda m: accuracy(m, splits.test),
+            batches=lambda: splits.train,
+            criterion=torch.nn.CrossEntropyLoss(),
+        )
+        labels = {"model": options.model, "dataset": options.dataset}
+        folder = options.experiment_data_dir
+        pruner = CPruner(model, (1, *splits.shape), training, config, folder, options.target, labels, report)
+        result = pruner.run(resume=options.resume)
+        report.console.print(summary(result))
+        share = result["trials"]["transplant_share_after_first_tuning"]
+        transplants = "-" if share is None else f"{share:.0%}"
+        report.say(
+            f"{result['speedup']:.2f} times as fast, {result['accepted']} of {len(result['iterations'])} candidates "
+            f"accepted, {transplants} of the trials after the first tuning were transplants; ended because "
+            f"{result['stopped_because']}. See {folder / 'report.html'}"
+        )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    try:
+        run(options)
+    except CPruneError as error:
+        print(f"main.py: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"main.py: cannot write or read {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("main.py: stopped; --resume goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    # The measuring processes inherit this; TVM would take half of the cores.
+    os.environ.setdefault("TVM_NUM_THREADS", str(host_threads()))
+    sys.exit(main())
