@@ -12,6 +12,7 @@ model.onnx and net.so, the tuning records, and a journal from which a killed run
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,6 +34,7 @@ PRUNE, TUNE = PruneConfig(), TuneConfig()
 # cifar10 and imagenet).
 PRESETS = {"digits": (0.97, 12, 2, 12), "cifar10": (0.92, 100, 5, 100), "imagenet": (0.69, 90, 1, 20)}
 START_LEARNING_RATE = 0.05
+RUNS = Path("runs")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -76,11 +78,24 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     tune.add_argument("--threads", type=int, default=0, help=f"threads of the model (default: {host_threads()})")
 
     run = parser.add_argument_group("run")
-    run.add_argument("--experiment-data-dir", type=Path, default=Path("runs/digits"), help="run folder (%(default)s)")
-    run.add_argument("--resume", action="store_true", help="go on with the run in that folder")
+    run.add_argument("--experiment-data-dir", type=Path, help=f"run folder (default: a new one in {RUNS}/)")
+    run.add_argument("--resume", action="store_true", help="go on with the run in that folder (default: the newest one)")
     run.add_argument("--log-interval", type=int, default=0, help="batches between two lines about the loss; 0: none")
     run.add_argument("--seed", type=int, default=PRUNE.seed, help="seed of every random choice (%(default)s)")
     return parser.parse_args(arguments)
+
+
+def run_folder(options: argparse.Namespace) -> Path:
+    """Return the folder of the run: the one that was named, the newest one to resume, or a new one."""
+    if options.experiment_data_dir is not None:
+        return options.experiment_data_dir
+    name = f"{options.model}-{options.dataset}"
+    if not options.resume:
+        return RUNS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    found = sorted(RUNS.glob(f"{name}-*"))
+    if not found:
+        raise CPruneError(f"there is no run of {name} in {RUNS.resolve()} to resume")
+    return found[-1]
 
 
 def make_config(options: argparse.Namespace) -> PruneConfig:
@@ -101,7 +116,7 @@ def make_config(options: argparse.Namespace) -> PruneConfig:
     )
 
 
-def trained_model(options: argparse.Namespace, splits, say) -> torch.nn.Module:  # type: ignore[no-untyped-def]
+def trained_model(options: argparse.Namespace, splits, folder: Path, say) -> torch.nn.Module:  # type: ignore[no-untyped-def]
     """Return the network to prune: loaded where it was trained before, else trained now."""
     torch.manual_seed(options.seed)
     model = make_model(options.model, splits.shape[0], splits.classes)
@@ -109,11 +124,11 @@ def trained_model(options: argparse.Namespace, splits, say) -> torch.nn.Module: 
         return load_checkpoint(options.pretrained.parent.parent, options.pretrained.stem, model)
     epochs = PRESETS[options.dataset][1] if options.train_epochs is None else options.train_epochs
     name = f"{options.model}-{options.dataset}-{epochs}-epochs-seed-{options.seed}"
-    if (options.experiment_data_dir / "checkpoints" / f"{name}.pt").exists():
-        return load_checkpoint(options.experiment_data_dir, name, model)
+    if (folder / "checkpoints" / f"{name}.pt").exists():
+        return load_checkpoint(folder, name, model)
     say(f"training {options.model} on {options.dataset} for {epochs} epochs")
     train(model, splits.train, epochs, START_LEARNING_RATE, anneal=True, log_interval=options.log_interval, say=say)
-    save_checkpoint(options.experiment_data_dir, name, model)
+    save_checkpoint(folder, name, model)
     return model
 
 
@@ -122,7 +137,8 @@ def run(options: argparse.Namespace) -> None:
     pinned_target(options.target or "llvm")
     splits = load_data(options.dataset, options.data_dir, options.batch_size, options.test_batch_size, options.seed)
     with ConsoleReport() as report:
-        model = trained_model(options, splits, report.say)
+        folder = run_folder(options)
+        model = trained_model(options, splits, folder, report.say)
         _, _, short, long = PRESETS[options.dataset]
         short = short if options.short_term_epochs is None else options.short_term_epochs
         long = long if options.fine_tune_epochs is None else options.fine_tune_epochs
@@ -135,7 +151,6 @@ def run(options: argparse.Namespace) -> None:
             criterion=torch.nn.CrossEntropyLoss(),
         )
         labels = {"model": options.model, "dataset": options.dataset}
-        folder = options.experiment_data_dir
         pruner = CPruner(model, (1, *splits.shape), training, config, folder, options.target, labels, report)
         result = pruner.run(resume=options.resume)
         report.console.print(summary(result))

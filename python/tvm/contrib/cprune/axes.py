@@ -11,11 +11,13 @@ from tvm import te
 from tvm.tir import IntImm
 
 from tvm.contrib.cprune import _plugin
-from tvm.contrib.cprune.types import CPruneError
 
 
 def axes_of(dag: Any) -> list[tuple[str, str, int]]:
-    """Return ``(operation, axis, extent)`` of every axis of a compute DAG, in the order of their numbers."""
+    """Return ``(operation, axis, extent)`` of every axis of a compute DAG, in the order of their numbers.
+
+    The extent is 0 where it depends on other axes, as in an adaptive pooling.
+    """
     axes = []
     for op in dag.ops:
         if isinstance(op, te.PlaceholderOp):
@@ -23,14 +25,12 @@ def axes_of(dag: Any) -> list[tuple[str, str, int]]:
             axes += [(op.name, f"dim{i}", int(size)) for i, size in enumerate(shape)]
         else:
             every = [*op.axis, *op.reduce_axis]
-            axes += [(op.name, str(axis.var.name), _extent(op.name, axis)) for axis in every]
+            axes += [(op.name, str(axis.var.name), _extent(axis)) for axis in every]
     return axes
 
 
-def _extent(op: str, axis: Any) -> int:
-    if not isinstance(axis.dom.extent, IntImm | int):
-        raise CPruneError(f"axis {axis.var.name} of {op} has no constant extent")
-    return int(axis.dom.extent)
+def _extent(axis: Any) -> int:
+    return int(axis.dom.extent) if isinstance(axis.dom.extent, IntImm | int) else 0
 
 
 def channel_axes(dag: Any, anchor: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

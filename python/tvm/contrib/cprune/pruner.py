@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Algorithm 1 of CPrune (Kim et al., ECCV 2022), and nothing else."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,8 @@ class CPruner:
         groups = self._groups(self.model)
         settings = {**self.config.to_json(), **self.labels, "target": str(self.compiler.target)}
         self.journal = journals.open_run(self.run_dir, {**settings, "input_shape": self.input_shape}, resume)
+        if self.journal.find("result") is not None:
+            return json.loads((self.run_dir / "result.json").read_text())
         with self.compiler:
             baseline = self._baseline(unpruned_accuracy, groups)
             last, stop = self._prune()
@@ -133,14 +136,16 @@ class CPruner:
         current = self._current(standing)
         first = Latency(tuple(self._event("baseline")["latency_s"]))
         latency = self._last_latency()
-        started = time.time()
         while True:
-            stop = stop_reason(latency, first.median, standing.iteration, time.time() - started, self.config)
-            if stop:
-                return current, stop
-            choice = self._choose(current, standing)
+            stopped = self.journal.find("stopped")
+            if stopped is not None:
+                return current, stopped["reason"]
+            seconds = sum(event["seconds"] for event in self.journal.events if event["event"] == "candidate")
+            stop = stop_reason(latency, first.median, standing.iteration, seconds, self.config)
+            choice = None if stop else self._choose(current, standing)
             if choice is None:
-                return current, "no task is left that can be pruned"
+                self.journal.append({"event": "stopped", "reason": stop or "no task is left that can be pruned"})
+                continue
             candidate, event = self._try(current, standing, *choice)
             self.report(self.journal.append(event))
             standing = standing.after(event)

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which layer runs in which task: every layer once, and an oracle that knows nothing of names agrees."""
+
+import numpy as np
+import pytest
+import torch
+import tvm
+from torch import nn
+from tvm import auto_scheduler, relay
+
+from conftest import Branches, OneLayer, randomize_norms
+from models import make_model
+from models.torchvision_models import load_torchvision
+from tvm.contrib.cprune import transform
+from tvm.contrib.cprune.extract import LoweringCache, extract_from_program, pass_context
+from tvm.contrib.cprune.frontend import from_torch
+
+NETWORKS = {
+    "resnet18": 32,
+    "resnet50": 32,
+    "vgg16_bn": 32,
+    "mobilenet_v2": 32,
+    "mnasnet1_0": 32,
+    "squeezenet1_1": 32,
+    "densenet121": 32,
+    "efficientnet_b0": 32,
+    "inception_v3": 75,
+}
+
+
+def layers_of(model):
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+
+
+def mark(model):
+    """Fill each layer's weight with its own number: what the oracle tells layers apart by."""
+    numbers = {}
+    for number, name in enumerate(layers_of(model), 1):
+        numbers[number] = name
+        model.get_submodule(name).weight.data.fill_(float(number))
+    return numbers
+
+
+def partition(pairs):
+    """Return the sets of layers that share a key."""
+    groups = {}
+    for key, layer in pairs:
+        groups.setdefault(key, set()).add(layer)
+    return sorted(sorted(each) for each in groups.values())
+
+
+def alone(function, target, known):
+    """Return the workload key of a fused function that TVM's own extraction sees by itself."""
+    text = function.astext(show_meta_data=False)
+    if text not in known:
+        fresh = [relay.var(f"p{i}", v.checked_type) for i, v in enumerate(function.params)]
+        body = relay.bind(function.body, dict(zip(function.params, fresh, strict=True)))
+        mod = tvm.IRModule.from_expr(relay.Function(fresh, body))
+        with tvm.transform.PassContext(disabled_pass=["AlterOpLayout"]):
+            tasks, _ = auto_scheduler.extract_tasks(mod, {}, target)
+        (known[text],) = [task.workload_key for task in tasks]
+    return known[text]
+
+
+def oracle(relay_model, numbers, target):
+    """Yield (workload key, layer) by looking at nothing but the weights' values."""
+    with target, pass_context():
+        fused = transform.fuse(relay_model.mod)
+    known = {}
+    for call in transform.post_order(fused["main"].body):
+        if not isinstance(call, relay.Call) or not isinstance(call.op, relay.Function):
+            continue
+        inner = [n for n in transform.post_order(call.op.body) if isinstance(n, relay.Call)]
+        for anchor in inner:
+            if anchor.op.name in ("nn.conv2d", "nn.dense"):
+                position = list(call.op.params).index(anchor.args[1])
+                value = float(np.median(call.args[position].data.numpy()))
+                yield alone(call.op, target, known), numbers[round(value)]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_layer_is_in_exactly_one_subgraph(name, target):
+    model = load_torchvision(name, 10).eval()
+    numbers = mark(model)
+    relay_model = from_torch(model, (1, 3, NETWORKS[name], NETWORKS[name]))
+    tasks = extract_from_program(relay_model.mod, None, target)
+    mapped = [layer for task in tasks for layer in task.layers]
+    assert sorted(mapped) == sorted(layers_of(model))
+    ours = partition((task.workload_key, layer) for task in tasks for layer in task.layers)
+    assert ours == partition(oracle(relay_model, numbers, target))
+
+
+def test_the_originals_signature_takes_a_frontends_module(target):
+    """``extract_from_program(mod, params, target)`` on what TVM's own importer returns."""
+    model = randomize_norms(make_model("resnet8", 1, 10))
+    traced = torch.jit.trace(model, torch.zeros(1, 1, 16, 16))
+    mod, params = relay.frontend.from_pytorch(traced, [("x", (1, 1, 16, 16))], preserve_pytorch_scopes=True)
+    tasks = extract_from_program(mod, params, target)
+    assert sorted(layer for task in tasks for layer in task.layers) == sorted(layers_of(model))
+
+
+def test_a_pruned_model_lowers_only_what_changed(target):
+    cache = LoweringCache()
+    extract_from_program(from_torch(make_model("resnet18", 3, 10), (1, 3, 32, 32)).mod, None, target, cache=cache)
+    first = cache.lowered
+    model = make_model("resnet18", 3, 10)
+    block = model.stages[3][0]
+    block.conv1 = nn.Conv2d(256, 448, 3, 2, 1, bias=False)
+    block.bn1 = nn.BatchNorm2d(448)
+    block.conv2 = nn.Conv2d(448, 512, 3, 1, 1, bias=False)
+    extract_from_program(from_torch(model, (1, 3, 32, 32)).mod, None, target, cache=cache)
+    assert first > 15
+    assert cache.lowered == first + 2
+
+
+def test_axes_of_channels(target):
+    tasks = extract_from_program(from_torch(Branches(), (1, 3, 16, 16)).mod, None, target)
+    by_layer = {layer: task for task in tasks for layer in task.layers}
+
+    def extents(layer, axes):
+        from tvm.contrib.cprune.axes import axes_of
+
+        numbered = axes_of(by_layer[layer].search_task.compute_dag)
+        return {numbered[axis][2] for axis in axes}
+
+    for layer, out, inner in [("left", 16, 16), ("stem.0", 16, 3), ("grouped", 16, 8), ("fc", 10, 16)]:
+        assert extents(layer, by_layer[layer].out_axes) == {out}
+        assert extents(layer, by_layer[layer].in_axes) == {inner}
+    depthwise = by_layer["depthwise"]
+    assert depthwise.out_axes == depthwise.in_axes
+    assert extents("depthwise", depthwise.out_axes) == {32}
+
+
+def test_winograd_is_another_task_of_the_same_layers(target):
+    mod = from_torch(OneLayer(8, 16), (1, 8, 8, 8)).mod
+    direct = extract_from_program(mod, None, target)
+    winograd = extract_from_program(mod, None, target, {"conv": "winograd"})
+    pair = [next(t for t in tasks if "conv" in t.layers) for tasks in (direct, winograd)]
+    assert pair[0].workload_key != pair[1].workload_key
+    assert [task.subgraphs[0].algorithm for task in pair] == ["direct", "winograd"]

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Import and the passes behind it: names are right, and so are numbers."""
+
+import numpy as np
+import pytest
+import torch
+import tvm
+from torch import nn
+from tvm import relay
+from tvm.contrib import graph_executor
+
+from conftest import Branches, OneLayer, randomize_norms
+from models import make_model
+from tvm.contrib.cprune import transform
+from tvm.contrib.cprune.device import pinned_target
+from tvm.contrib.cprune.extract import pass_context
+from tvm.contrib.cprune.frontend import from_torch
+from tvm.contrib.cprune.types import CPruneError
+
+
+def layers_of(model):
+    return {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+
+
+def run(mod, data, target):
+    with pass_context():
+        library = relay.build(mod, target)
+    module = graph_executor.GraphModule(library["default"](tvm.cpu()))
+    module.set_input("data", data)
+    module.run()
+    return module.get_output(0).numpy()
+
+
+NETWORKS = {
+    "branches": (Branches, (1, 3, 16, 16)),
+    "bias": (lambda: OneLayer(8, 16), (1, 8, 8, 8)),
+    "batch of two": (lambda: OneLayer(8, 16), (2, 8, 8, 8)),
+    "resnet8": (lambda: make_model("resnet8", 1, 10), (1, 1, 16, 16)),
+    "mobilenetv1": (lambda: make_model("mobilenetv1", 3, 10), (1, 3, 16, 16)),
+    "lenet": (lambda: make_model("lenet", 1, 10), (1, 1, 16, 16)),
+}
+
+
+@pytest.mark.parametrize("winograd", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_numbers_and_names(name, winograd, target):
+    make, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    model = randomize_norms(make())
+    relay_model = from_torch(model, shape)
+    assert set(relay_model.layers) == layers_of(model)
+    algorithms = dict.fromkeys(transform.winograd_layers(relay_model.mod), "winograd") if winograd else {}
+    mod = transform.pin_algorithms(relay_model.mod, algorithms)
+    data = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    expected = model(torch.tensor(data)).detach().numpy()
+    np.testing.assert_allclose(run(mod, data, target), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def test_every_constant_is_folded():
+    """No operator on parameters alone is left to run time, nor to TVM's slow constant folding."""
+    mod = from_torch(randomize_norms(Branches()), (1, 3, 16, 16)).mod
+    calls = [node for node in transform.post_order(mod["main"].body) if isinstance(node, relay.Call)]
+    assert not [c.op.name for c in calls if all(isinstance(arg, relay.Constant) for arg in c.args)]
+
+
+def test_a_scale_that_depends_on_data_is_not_folded():
+    """Squeeze-and-excitation multiplies by what it computes: its consumer's weight must stay a constant."""
+    mod = from_torch(Branches(), (1, 3, 16, 16)).mod
+    anchors = [n for n in transform.post_order(mod["main"].body) if isinstance(n, relay.Call) and transform.layer_of(n)]
+    named = [call for call in anchors if call.op.name in transform.ANCHORS]
+    assert len(named) == 8
+    assert all(isinstance(call.args[1], relay.Constant) for call in named)
+
+
+def test_a_layer_used_twice_is_named_twice(target):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, x):
+            return self.conv(torch.relu(self.conv(x)))
+
+    mod = from_torch(Twice(), (1, 8, 8, 8)).mod
+    calls = [n for n in transform.post_order(mod["main"].body) if isinstance(n, relay.Call)]
+    assert [transform.layer_of(c) for c in calls if c.op.name == "nn.conv2d"] == ["conv", "conv"]
+
+
+def test_a_computed_weight_is_refused_by_name():
+    class Mixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Parameter(torch.randn(8, 8, 3, 3))
+            self.b = nn.Parameter(torch.randn(8, 8, 3, 3))
+
+        def forward(self, x):
+            return nn.functional.conv2d(x, self.a + self.b)
+
+    with pytest.raises(CPruneError, match=r"nn\.conv2d reads its weight from \['a', 'b'\]"):
+        from_torch(Mixed(), (1, 8, 8, 8))
+
+
+def test_an_untraceable_model_is_one_clear_error():
+    with pytest.raises(CPruneError, match=r"cannot import OneLayer for input \(1, 3, 8, 8\)"):
+        from_torch(OneLayer(8, 16), (1, 3, 8, 8))
+
+
+def test_preparing_twice_changes_nothing():
+    mod = from_torch(Branches(), (1, 3, 16, 16)).mod
+    assert transform.prepare(mod).same_as(mod)
+
+
+def test_an_unknown_target_is_named():
+    with pytest.raises(CPruneError, match="target 'nonsense' is not one of TVM's"):
+        pinned_target("nonsense")
+
+
+def test_the_module_keeps_torch_unchanged():
+    model = randomize_norms(Branches()).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    from_torch(model, (1, 3, 16, 16))
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

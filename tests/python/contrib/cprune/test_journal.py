@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is on the disk after a kill, and what the next process makes of it."""
+
+import json
+
+import pytest
+
+from tvm.contrib.cprune.files import append_lines, read_lines, write_text
+from tvm.contrib.cprune.journal import Journal, Standing, open_run
+from tvm.contrib.cprune.tuning.records import RecordLog, parse
+from tvm.contrib.cprune.types import CPruneError
+
+
+def candidate(verdict, accuracy=0.9, widths=None, checkpoint="c"):
+    event = {"event": "candidate", "accepted": verdict == "accepted", "verdict": verdict, "seconds": 1}
+    return {**event, "widths": widths or {"a": [64, 32]}, "accuracy_val": accuracy, "checkpoint": checkpoint}
+
+
+def test_a_standing_is_what_the_events_say():
+    events = [
+        {"event": "baseline", "accuracy_val": 0.95},
+        candidate("latency", widths={"a": [64, 48]}),
+        candidate("accuracy", widths={"b": [32, 16]}),
+    ]
+    standing = Standing()
+    for event in events:
+        standing = standing.after(event)
+    assert standing == Standing(2, 0.95, "", frozenset({"b"}), {"a": 48})
+    standing = standing.after(candidate("accepted", 0.94, checkpoint="x"))
+    assert standing == Standing(3, 0.94, "x", frozenset({"b"}), {})
+
+
+def test_a_torn_line_is_cut_off(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    append_lines(path, ['{"event": "a"}', '{"event": "b"}'])
+    with path.open("a") as file:
+        file.write('{"event": "c", "tor')
+    assert [event["event"] for event in Journal(path).events] == ["a", "b"]
+    Journal(path).append({"event": "d"})
+    assert [event["event"] for event in Journal(path).events] == ["a", "b", "d"]
+
+
+def test_a_damaged_line_is_an_error(tmp_path):
+    append_lines(tmp_path / "j", ["nonsense"])
+    with pytest.raises(CPruneError, match="is damaged"):
+        Journal(tmp_path / "j")
+
+
+def test_a_run_of_another_configuration_is_refused_and_untouched(tmp_path):
+    open_run(tmp_path, {"seed": 1, "pair": (1, 2)}, resume=False)
+    open_run(tmp_path, {"seed": 1, "pair": (1, 2)}, resume=True)
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(CPruneError, match=r"another configuration \(seed: 1 there, 2 now\)"):
+        open_run(tmp_path, {"seed": 2, "pair": (1, 2)}, resume=True)
+    with pytest.raises(CPruneError, match="continue it with --resume"):
+        open_run(tmp_path, {"seed": 1, "pair": (1, 2)}, resume=False)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_a_write_is_whole_or_nothing(tmp_path):
+    path = tmp_path / "x.json"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "new\ud800")
+    assert path.read_text() == "old"
+
+
+def test_read_lines_of_nothing(tmp_path):
+    assert read_lines(tmp_path / "none") == []
+
+
+def line(key, costs, error=0):
+    record = {"i": [[json.dumps([key]), "llvm", [], "", 2, []], [[], []]], "r": [costs, error, 1, 1], "v": "v0.6"}
+    return json.dumps(record)
+
+
+def test_a_record_log_finds_the_fastest_valid_record(tmp_path):
+    path = tmp_path / "log.json"
+    log = RecordLog(path)
+    log.append([parse(line("a", [3.0, 5.0, 4.0])), parse(line("a", [1e10], 1)), parse(line("a", [2.0, 2.0, 9.0]))])
+    log.append([parse(line("b", [1e10], 4))])
+    for each in (log, RecordLog(path)):
+        assert each.best('["a"]').latency.median == 2.0
+        assert each.best('["b"]') is None
+        assert each.best('["c"]') is None
+        assert len(each.of('["a"]')) == 3
+
+
+def test_a_foreign_log_is_refused(tmp_path):
+    path = tmp_path / "log.json"
+    path.write_text('{"not": "a record"}\n')
+    with pytest.raises(CPruneError, match="not a record of auto_scheduler"):
+        RecordLog(path)

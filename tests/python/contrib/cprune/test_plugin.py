@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C++ functions behind ``_plugin``."""
+
+import itertools
+import math
+
+import pytest
+import tvm
+from hypothesis import given
+from hypothesis import strategies as st
+from tvm import relay, te
+
+from tvm.contrib.cprune import _plugin
+
+
+def naive_next(width, unit, constraints):
+    for new in range(width - 1, 0, -1):
+        lefts = [(extent - (width - new) * scale, product) for extent, scale, product in constraints]
+        if new % unit == 0 and all(left > 0 and left % product == 0 for left, product in lefts):
+            return new
+    return 0
+
+
+numbers = st.integers(1, 64)
+
+
+@given(numbers, st.integers(1, 8), st.lists(st.tuples(st.integers(1, 256), st.integers(1, 4), numbers), max_size=4))
+def test_next_fitting_width_is_the_widest(width, unit, constraints):
+    assert _plugin.next_fitting_width(width, unit, constraints) == naive_next(width, unit, constraints)
+
+
+@given(st.integers(1, 96), st.lists(st.integers(1, 16), min_size=1, max_size=3), st.integers(1, 6))
+def test_fit_lengths_divide_and_come_closest_first(extent, lengths, limit):
+    found = _plugin.fit_lengths(extent, lengths, limit)
+    assert 1 <= len(found) <= limit
+    assert len(set(found)) == len(found)
+    assert all(extent % math.prod(each) == 0 and len(each) == len(lengths) for each in found)
+    if extent % math.prod(lengths) == 0:
+        assert found == [tuple(lengths)]
+    else:
+        every = itertools.product(*(range(1, 2 * n + 1) for n in lengths))
+        legal = [each for each in every if extent % math.prod(each) == 0]
+        assert len(found) == min(limit, len(legal))
+        assert distance(lengths, found[0]) == pytest.approx(min(distance(lengths, each) for each in legal))
+
+
+def distance(old, new):
+    steps = [abs(math.log2(b / a)) for a, b in zip(old, new, strict=True)]
+    return sum(steps[:-1]) + 4 * steps[-1]
+
+
+def test_axis_classes_of_a_convolution():
+    data = te.placeholder((1, 10, 10, 16), name="data")
+    weight = te.placeholder((3, 3, 16, 32), name="weight")
+    ry, rx, rc = te.reduce_axis((0, 3)), te.reduce_axis((0, 3)), te.reduce_axis((0, 16))
+    conv = te.compute(
+        (1, 8, 8, 32), lambda n, y, x, f: te.sum(data[n, y + ry, x + rx, rc] * weight[ry, rx, rc, f], [ry, rx, rc])
+    )
+    relu = te.compute(conv.shape, lambda *i: te.max(conv[i], 0.0))
+    classes = _plugin.axis_classes([data.op, weight.op, conv.op, relu.op])
+    d, w, c, r = classes[0:4], classes[4:8], classes[8:15], classes[15:19]
+    assert c[6] == d[3] == w[2]  # input channels: rc, data's and weight's
+    assert c[3] == w[3] == r[3]  # output channels
+    assert c[0] == d[0] == r[0]
+    assert len({c[1], c[2], c[4], c[5], d[1], d[2], w[0], w[1]}) == 6  # rows and columns stay apart from y + ry
+
+
+def test_find_subgraphs_in_post_order():
+    x, w = relay.var("x", shape=(1, 4)), relay.var("w", shape=(4, 4))
+    p, q = relay.var("p", shape=(1, 4)), relay.var("q", shape=(4, 4))
+    dense = relay.Function([p, q], relay.nn.relu(relay.nn.dense(p, q)))
+    y = relay.Call(dense, [x, w])
+    r = relay.var("r", shape=(1, 4))
+    z = relay.Call(relay.Function([r], relay.tanh(r)), [y])
+    found = _plugin.find_subgraphs(z, ["nn.dense"])
+    assert [each[0] for each in found] == [y, z]
+    assert [call.op.name for call in found[0][1:]] == ["nn.dense"]
+    assert found[1][1:] == []
+    assert {v.name_hint for v in _plugin.collect_vars(relay.nn.dense(x, w))} == {"x", "w"}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: _plugin.next_fitting_width(0, 1, []), "width and unit must be at least 1"),
+        (lambda: _plugin.fit_lengths(8, [0], 1), "must be at least 1"),
+        (lambda: _plugin.axis_classes([relay.var("x")]), "cannot read relay.Var"),
+        (lambda: _plugin.find_subgraphs(relay.const(1), []), "cprune.FindSubgraphs"),
+        (lambda: _plugin._axis_classes(1), "runtime.ArraySize"),
+    ],
+)
+def test_errors_become_exceptions_with_their_cause(call, message):
+    with pytest.raises(tvm.TVMError, match="(?s)" + message):
+        call()
+
+
+def test_references_are_counted():
+    """Objects that went through the plug-in die with their last reference in Python."""
+    import gc
+
+    before = _live_vars()
+    for _ in range(200):
+        _plugin.collect_vars(relay.add(relay.var("x", shape=(1,)), relay.var("y", shape=(1,))))
+    gc.collect()
+    assert _live_vars() - before < 1 << 20
+
+
+def _live_vars():
+    import psutil
+
+    return psutil.Process().memory_info().rss

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A moved program computes what the layer computes, at every width that fits and at many that do not."""
+
+import math
+
+import numpy as np
+import pytest
+import tvm
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conftest import KINDS, OneLayer, task_of
+from tvm.contrib.cprune.extract import extract_from_program
+from tvm.contrib.cprune.frontend import from_torch
+from tvm.contrib.cprune.structure import channel_splits
+from tvm.contrib.cprune.tuning import worker
+from tvm.contrib.cprune.tuning.transplant import TransplantError, fits, rewrite_steps, transplant
+
+
+def reference(task, inputs):
+    """Run a task's compute DAG as TVM lowers it without any schedule."""
+    from tvm import te
+
+    tensors = list(task.search_task.compute_dag.tensors)
+    schedule = te.create_schedule([t.op for t in tensors if isinstance(t.op, te.ComputeOp)][-1:])
+    function = tvm.build(schedule, tensors, "llvm")
+    args = [tvm.nd.array(value) for value in inputs]
+    args.append(tvm.nd.array(np.zeros([int(n) for n in tensors[-1].shape], "float32")))
+    function(*args)
+    return args[-1].numpy()
+
+
+def check(task, measure_input, pool):
+    """Compare the program, compiled without layout rewriting, with the reference."""
+    from tvm import auto_scheduler
+
+    state_input = auto_scheduler.MeasureInput(
+        auto_scheduler.SearchTask(workload_key=task.workload_key, target=task.search_task.target), measure_input.state
+    )
+    generator = np.random.default_rng(0)
+    tensors = list(task.search_task.compute_dag.tensors)
+    inputs = [generator.standard_normal([int(n) for n in t.shape]).astype("float32") for t in tensors[:-1]]
+    assert pool.call(worker.build, 10**9, state_input.serialize()) is None
+    found = pool.call(worker.outputs, 10**9, inputs)[-1]
+    expected = reference(task, inputs)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+def unit(kind):
+    return 4 if kind == "grouped" else 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_moved_programs_compute_the_right_numbers(kind, tuned, pool, target, data):
+    task, best = tuned(kind)
+    width = data.draw(st.integers(1, KINDS[kind][3] // unit(kind))) * unit(kind)
+    new = task_of(kind, width, target)
+    for moved in transplant(best.line, task, new, limit=2):
+        check(new, moved, pool)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_fitting_width_keeps_the_structure_and_builds_with_packed_weights(kind, tuned, pool, target):
+    task, best = tuned(kind)
+    side = 1 if kind in ("reduction", "dense") else 0
+    products = [split.product for split in channel_splits(task, best.line)[side]] or [1]
+    step = math.lcm(*products, unit(kind))
+    widths = list(range(step, KINDS[kind][3] + 1, step))[-4:]
+    assert widths
+    inputs = []
+    for width in widths:
+        new = task_of(kind, width, target)
+        assert fits(best.line, task, new)
+        (moved,) = transplant(best.line, task, new)
+        check(new, moved, pool)
+        inputs.append(moved)
+    assert [result.error_no for result in pool.measure(inputs)] == [0] * len(inputs)
+
+
+def test_a_width_off_the_grid_gets_variants_that_divide_it(tuned, target):
+    task, best = tuned("direct 3x3")
+    new = task_of("direct 3x3", 60, target)
+    for steps in rewrite_steps(best.line, task, new, limit=3):
+        for step in steps:
+            if step[0] == "SP":
+                assert step[3] % math.prod(step[4]) == 0
+
+
+def test_another_algorithm_is_refused(tuned, target):
+    task, best = tuned("direct 3x3")
+    with pytest.raises(TransplantError, match="compute differently"):
+        transplant(best.line, task, task_of("winograd 3x3", 32, target))
+
+
+def test_winograd_stays_winograd_where_topi_would_change_it(target):
+    """TOPI computes a 3x3 convolution as Winograd between 64 and 512 channels only; pinned, both go down to any width."""
+    for width in (8, 64, 128):
+        mod = from_torch(OneLayer(8, width), (1, 8, 8, 8)).mod
+        for algorithm in ("direct", "winograd"):
+            tasks = extract_from_program(mod, None, target, {"conv": algorithm})
+            (found,) = [t.subgraphs[0] for t in tasks if "conv" in t.layers]
+            assert found.algorithm == algorithm
+            assert ("winograd" in found.op) is (algorithm == "winograd")
