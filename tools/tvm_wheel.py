@@ -2,15 +2,14 @@
 
     python tools/tvm_wheel.py --out build/wheels
 
-PyPI's own ``apache-tvm`` no longer has Relay. The wheel of BitBLAS carries a complete TVM 0.17.dev0 (Apache-2.0);
-this tool takes TVM out of it, and nothing else: the Python package, ``libtvm.so``, the licence. It adds stubs of the
-three CUDA libraries which that ``libtvm.so`` names, so that it loads on a machine without a GPU, and compiles TVM's
-Cython FFI for the running interpreter where that can be done.
+PyPI's own ``apache-tvm`` no longer has Relay. The wheel of BitBLAS carries a complete TVM 0.17.dev0
+(Apache-2.0); this tool takes TVM out of it, and nothing else: the Python package, ``libtvm.so``, the licence.
+It adds stubs of the three CUDA libraries which that ``libtvm.so`` names, so that it loads on a machine
+without a GPU, and compiles TVM's Cython FFI for the running interpreter where that can be done.
 """
 
 import argparse
 import hashlib
-import os
 import platform
 import shutil
 import subprocess
@@ -26,8 +25,8 @@ SOURCE = "bitblas==0.1.0.post1"
 SOURCE_SHA256 = "5beaf38899671dc35da63ff31b8d7bea4d98a2c929a102fe40d2f3004cec391b"
 TVM = "bitblas/3rdparty/tvm/"
 VERSION = "0.17.dev0+cprune"
-# TVM's own "core" requirements (its python/gen_requirements.py); numpy is bounded because this Python code predates
-# numpy 2, and xgboost is what both tuners train their cost models with.
+# TVM's own "core" requirements (its python/gen_requirements.py); numpy is bounded because this Python code
+# predates numpy 2, and xgboost is what both tuners train their cost models with.
 REQUIRES = (
     "attrs",
     "cloudpickle",
@@ -58,7 +57,8 @@ CYTHON_HEADERS = {
 typedef struct { uint8_t code; uint8_t bits; uint16_t lanes; } DLDataType;
 typedef struct { int device_type; int device_id; } DLDevice;
 typedef struct {
-  void* data; DLDevice device; int32_t ndim; DLDataType dtype; int64_t* shape; int64_t* strides; uint64_t byte_offset;
+  void* data; DLDevice device; int32_t ndim; DLDataType dtype; int64_t* shape; int64_t* strides; uint64_t
+  byte_offset;
 } DLTensor;
 typedef struct DLManagedTensor {
   DLTensor dl_tensor; void* manager_ctx; void (*deleter)(struct DLManagedTensor* self);
@@ -112,7 +112,9 @@ def run(command: list[str], what: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise WheelError(f"{what}: {command[0]} is not installed; on Debian: apt-get install g++ binutils") from None
+        raise WheelError(
+            f"{what}: {command[0]} is not installed; on Debian: apt-get install g++ binutils"
+        ) from None
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
         errors = [line for line in lines if "error" in line.lower()] or lines
@@ -135,7 +137,10 @@ def check_machine() -> None:
 def download(into: Path) -> Path:
     """Fetch the pinned source wheel with pip and return its path, its hash checked."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    run([*command, "--dest", str(into), SOURCE], f"cannot download {SOURCE} (is there a network, and PyPI behind it?)")
+    run(
+        [*command, "--dest", str(into), SOURCE],
+        f"cannot download {SOURCE} (is there a network, and PyPI behind it?)",
+    )
     (wheel,) = into.glob("*.whl")
     return wheel
 
@@ -149,15 +154,20 @@ def check_hash(wheel: Path) -> None:
         raise WheelError(f"cannot read {wheel}: {error.strerror}") from None
     if found != SOURCE_SHA256:
         raise WheelError(
-            f"{wheel.name} has SHA-256 {found}, expected {SOURCE_SHA256}: not the pinned file; delete it and run again"
+            f"{wheel.name} has SHA-256 {found}, expected {SOURCE_SHA256}: not the pinned file; "
+            "delete it and run again"
         )
 
 
 def unpack(wheel: Path, root: Path) -> None:
     """Lay TVM's Python package, libtvm.so and licences out under ``root`` as a wheel has them."""
     info = f"apache_tvm-{VERSION}.dist-info/"
-    moves = ((f"{TVM}python/tvm/", "tvm/"), (f"{TVM}build/libtvm.so", "tvm/libtvm.so"))
-    moves += ((f"{TVM}LICENSE", f"{info}licenses/LICENSE"), (f"{TVM}licenses/", f"{info}licenses/third_party/"))
+    moves = (
+        (f"{TVM}python/tvm/", "tvm/"),
+        (f"{TVM}build/libtvm.so", "tvm/libtvm.so"),
+        (f"{TVM}LICENSE", f"{info}licenses/LICENSE"),
+        (f"{TVM}licenses/", f"{info}licenses/third_party/"),
+    )
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
             for old, new in moves:
@@ -170,7 +180,8 @@ def unpack(wheel: Path, root: Path) -> None:
 
 
 def add_cuda_stubs(package: Path) -> None:
-    """Put libraries beside libtvm.so that satisfy its CUDA symbols; each function returns 100, "no CUDA device"."""
+    """Put libraries beside libtvm.so that satisfy its CUDA symbols; each function returns 100, "no CUDA
+    device"."""
     library = package / "libtvm.so"
     listed = run(["nm", "-D", "--undefined-only", str(library)], "cannot list the symbols of libtvm.so")
     undefined = {line.split()[-1].split("@")[0] for line in listed.splitlines() if line.strip()}
@@ -189,7 +200,17 @@ def add_cuda_stubs(package: Path) -> None:
 
 def install_tool(requirement: str, into: Path) -> Path:
     """Install a build tool from PyPI into a folder of its own."""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(into), requirement]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--target",
+        str(into),
+        requirement,
+    ]
     run(command, f"cannot install {requirement}")
     return into
 
@@ -211,7 +232,14 @@ def compile_cython_ffi(package: Path) -> str:
             cython = install_tool(CYTHON, Path(folder, "cython"))
             source = package / "_ffi/_cython/core.pyx"
             generated = Path(folder, "core.cpp")
-            command = [sys.executable, str(cython / "cython.py"), "--cplus", "-3", "-X", "legacy_implicit_noexcept=True"]
+            command = [
+                sys.executable,
+                str(cython / "cython.py"),
+                "--cplus",
+                "-3",
+                "-X",
+                "legacy_implicit_noexcept=True",
+            ]
             command += ["--module-name", "tvm._ffi._cy3.core", "-o", str(generated), str(source)]
             run(command, "Cython")
             command = ["g++", "-O2", "-shared", "-fPIC", "-w", f"-I{include}", f"-I{folder}", str(generated)]
@@ -231,7 +259,9 @@ def write_metadata(root: Path, tag: str) -> None:
         f"Summary: Apache TVM 0.17 with Relay, repacked from {SOURCE}\nLicense: Apache-2.0\n"
         f"Requires-Python: >=3.8\n{requires}"
     )
-    (info / "WHEEL").write_text(f"Wheel-Version: 1.0\nGenerator: tvm_wheel\nRoot-Is-Purelib: false\nTag: {tag}\n")
+    (info / "WHEEL").write_text(
+        f"Wheel-Version: 1.0\nGenerator: tvm_wheel\nRoot-Is-Purelib: false\nTag: {tag}\n"
+    )
 
 
 def record_lines(root: Path) -> Iterator[tuple[Path, str]]:
@@ -250,7 +280,7 @@ def pack(root: Path, target: Path) -> None:
             archive.write(path, path.relative_to(root))
             lines.append(line)
         archive.writestr(record, "".join(lines) + f"{record},,\n")
-    os.replace(aside, target)
+    aside.replace(target)
 
 
 def make_wheel(out: Path, source: Path | None) -> Path:
@@ -276,8 +306,12 @@ def make_wheel(out: Path, source: Path | None) -> Path:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("build/wheels"), help="folder for the wheel (%(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/wheels"), help="folder for the wheel (%(default)s)"
+    )
     parser.add_argument("--source", type=Path, help=f"the wheel of {SOURCE}, if it was downloaded already")
     options = parser.parse_args()
     try:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The part of TVM's C API that CPrune uses (include/tvm/runtime/c_runtime_api.h, v0.13 to v0.19), declared here so
-// that the plug-in builds without TVM's headers and links to nothing.
+// The part of TVM's C API that CPrune uses (include/tvm/runtime/c_runtime_api.h, v0.13 to v0.19), declared
+// here so that the plug-in builds without TVM's headers and links to nothing.
 #ifndef CPRUNE_C_API_H_
 #define CPRUNE_C_API_H_
 

@@ -52,7 +52,8 @@ Value::Value(const Value& other) : value_(other.value_), code_(other.code_), tex
   if (code_ == kObject) TVMObjectRetain(value_.v_handle);
 }
 
-Value::Value(Value&& other) noexcept : value_(other.value_), code_(other.code_), text_(std::move(other.text_)) {
+Value::Value(Value&& other) noexcept
+    : value_(other.value_), code_(other.code_), text_(std::move(other.text_)) {
   other.code_ = kNull;
 }
 
@@ -85,7 +86,8 @@ Value Value::Borrow(TVMValue value, int code) {
 }
 
 std::string Value::TypeKey() const {
-  if (code_ != kObject) return code_ == kInt ? "int" : code_ == kStr ? "str" : "type code " + std::to_string(code_);
+  if (code_ != kObject)
+    return code_ == kInt ? "int" : code_ == kStr ? "str" : "type code " + std::to_string(code_);
   unsigned index = 0;
   char* key = nullptr;
   Check(TVMObjectGetTypeIndex(value_.v_handle, &index), "cannot tell an object's type");
@@ -161,7 +163,8 @@ Value Function::Call(const Value* args, size_t count) const {
   return Value::Take(result, code);
 }
 
-void WithCallback(const std::function<void(const Value&)>& visit, const std::function<void(const Value&)>& call) {
+void WithCallback(const std::function<void(const Value&)>& visit,
+                  const std::function<void(const Value&)>& call) {
   TVMHandle handle = nullptr;
   void* resource = const_cast<std::function<void(const Value&)>*>(&visit);
   Check(TVMFuncCreateFromCFunc(CallVisitor, resource, nullptr, &handle), "cannot make a callback");

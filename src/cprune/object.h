@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Values that cross TVM's C API: counted references to objects, reflection on their fields, calls of global functions.
+// Values that cross TVM's C API: counted references to objects, reflection on their fields, calls of global
+// functions.
 #ifndef CPRUNE_OBJECT_H_
 #define CPRUNE_OBJECT_H_
 
@@ -14,7 +15,8 @@
 
 namespace cprune {
 
-// Anything that goes wrong. At the boundary it becomes TVM's last error, and so a Python exception with this message.
+// Anything that goes wrong. At the boundary it becomes TVM's last error, and so a Python exception with this
+// message.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
@@ -24,8 +26,8 @@ class Error : public std::runtime_error {
 class Value {
  public:
   Value() = default;
-  Value(int64_t integer);             // NOLINT(runtime/explicit): arguments are written in place
-  Value(const char* text);            // NOLINT(runtime/explicit)
+  Value(int64_t integer);   // NOLINT(runtime/explicit): arguments are written in place
+  Value(const char* text);  // NOLINT(runtime/explicit)
   Value(const Value& other);
   Value(Value&& other) noexcept;
   Value& operator=(Value other) noexcept;
@@ -77,7 +79,8 @@ class Function {
 };
 
 // Calls `visit(node)` for each argument tuple that `call(callback)` passes to its callback.
-void WithCallback(const std::function<void(const Value&)>& visit, const std::function<void(const Value&)>& call);
+void WithCallback(const std::function<void(const Value&)>& visit,
+                  const std::function<void(const Value&)>& call);
 
 // Makes Array and ShapeTuple values.
 Value MakeArray(const std::vector<Value>& elements);

@@ -4,8 +4,8 @@
 //
 // Two axes are of one class when one indexes a tensor along the other with nothing but its own variable: in
 //   conv(n, y, x, f) = sum(ry, rx, c) pad(n, y + ry, x + rx, c) * weight(ry, rx, c, f)
-// the reduction axis c, the last axis of pad and the third of weight are one class, f and the last of weight another.
-// A class thus holds exactly the axes whose extents must change together when channels are pruned.
+// the reduction axis c, the last axis of pad and the third of weight are one class, f and the last of weight
+// another. A class thus holds exactly the axes whose extents must change together when channels are pruned.
 #include <numeric>
 #include <unordered_map>
 
@@ -64,10 +64,12 @@ class AxisClasses {
       for (int64_t i = 0; i < rank; ++i) axes_.Add();
     } else if (op.Is("ComputeOp")) {
       for (const char* field : {"axis", "reduce_axis"}) {
-        for (const Value& axis : op.Attr(field).Elements()) axis_of_var_[axis.Attr("var").Address()] = axes_.Add();
+        for (const Value& axis : op.Attr(field).Elements())
+          axis_of_var_[axis.Attr("var").Address()] = axes_.Add();
       }
     } else {
-      throw Error("cprune.AxisClasses: cannot read " + op.TypeKey() + "; expected te.compute and te.placeholder");
+      throw Error("cprune.AxisClasses: cannot read " + op.TypeKey() +
+                  "; expected te.compute and te.placeholder");
     }
   }
 
@@ -76,7 +78,8 @@ class AxisClasses {
       PostOrderVisit(expr, [&](const Value& node) {
         if (!node.Is("tir.ProducerLoad")) return;
         const auto producer = first_axis_.find(node.Attr("producer").Attr("op").Address());
-        if (producer == first_axis_.end()) throw Error("cprune.AxisClasses: an operation reads one that is not listed");
+        if (producer == first_axis_.end())
+          throw Error("cprune.AxisClasses: an operation reads one that is not listed");
         const std::vector<Value> indices = node.Attr("indices").Elements();
         for (size_t i = 0; i < indices.size(); ++i) {
           const auto axis = axis_of_var_.find(indices[i].Address());
@@ -91,8 +94,9 @@ class AxisClasses {
   std::unordered_map<const void*, int> axis_of_var_;
 };
 
-// (Array of te.Operation, producers or consumers first) -> ShapeTuple with a class number for each axis of each
-// operation in turn: a placeholder's dimensions, or a compute operation's spatial and then reduction axes.
+// (Array of te.Operation, producers or consumers first) -> ShapeTuple with a class number for each axis of
+// each operation in turn: a placeholder's dimensions, or a compute operation's spatial and then reduction
+// axes.
 Value GetAxisClasses(const std::vector<Value>& args) {
   CheckCount(args, 1, "cprune.AxisClasses(operations)");
   return MakeShapeTuple(AxisClasses(args[0].Elements()).Result());

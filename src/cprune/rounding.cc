@@ -21,7 +21,8 @@ int64_t Product(const Lengths& lengths) {
 double Distance(const Lengths& lengths, const Lengths& changed) {
   double distance = 0;
   for (size_t i = 0; i < lengths.size(); ++i) {
-    const double ratio = std::fabs(std::log2(static_cast<double>(changed[i]) / static_cast<double>(lengths[i])));
+    const double ratio =
+        std::fabs(std::log2(static_cast<double>(changed[i]) / static_cast<double>(lengths[i])));
     distance += ratio * (i + 1 == lengths.size() ? 4 : 1);
   }
   return distance;
@@ -43,10 +44,11 @@ void Enumerate(const Lengths& lengths, int64_t rest, Lengths* prefix, std::vecto
   }
 }
 
-// (extent, limit, inner lengths...) -> Array of at most `limit` ShapeTuples, closest to the given lengths first, whose
-// products divide `extent`. The lengths themselves come first where they fit, and then alone.
+// (extent, limit, inner lengths...) -> Array of at most `limit` ShapeTuples, closest to the given lengths
+// first, whose products divide `extent`. The lengths themselves come first where they fit, and then alone.
 Value FitLengths(const std::vector<Value>& args) {
-  if (args.size() < 3) throw Error("cprune.FitLengths(extent, limit, length, ...): got " + std::to_string(args.size()));
+  if (args.size() < 3)
+    throw Error("cprune.FitLengths(extent, limit, length, ...): got " + std::to_string(args.size()));
   const int64_t extent = args[0].AsInt();
   const int64_t limit = args[1].AsInt();
   Lengths lengths;
@@ -68,12 +70,13 @@ Value FitLengths(const std::vector<Value>& args) {
   return MakeArray(result);
 }
 
-// (width, unit, [extent, scale, product]...) -> the largest width below `width`, a multiple of `unit`, at which every
-// constraint holds, or 0. Each channel that goes takes `scale` from a constraint's `extent`; it holds while what is left
-// is a positive multiple of `product`.
+// (width, unit, [extent, scale, product]...) -> the largest width below `width`, a multiple of `unit`, at
+// which every constraint holds, or 0. Each channel that goes takes `scale` from a constraint's `extent`; it
+// holds while what is left is a positive multiple of `product`.
 Value NextFittingWidth(const std::vector<Value>& args) {
   if (args.size() < 2 || args.size() % 3 != 2) {
-    throw Error("cprune.NextFittingWidth(width, unit, [extent, scale, product]...): got " + std::to_string(args.size()));
+    throw Error("cprune.NextFittingWidth(width, unit, [extent, scale, product]...): got " +
+                std::to_string(args.size()));
   }
   std::vector<int64_t> numbers;
   for (const Value& arg : args) numbers.push_back(arg.AsInt());

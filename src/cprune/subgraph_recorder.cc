@@ -18,10 +18,12 @@ std::string OpName(const Value& call) {
   return op.Is("Op") ? op.Attr("name").AsString() : "";
 }
 
-// (body of a function after FuseOps, names of anchor operators...) -> Array of subgraphs in post order; each is an
-// Array [call, anchor, anchor, ...] of the primitive function's call and the anchor operators' calls inside it.
+// (body of a function after FuseOps, names of anchor operators...) -> Array of subgraphs in post order; each
+// is an Array [call, anchor, anchor, ...] of the primitive function's call and the anchor operators' calls
+// inside it.
 Value FindSubgraphs(const std::vector<Value>& args) {
-  if (args.size() < 2) throw Error("cprune.FindSubgraphs(expr, anchor, ...): got " + std::to_string(args.size()));
+  if (args.size() < 2)
+    throw Error("cprune.FindSubgraphs(expr, anchor, ...): got " + std::to_string(args.size()));
   std::unordered_set<std::string> names;
   for (size_t i = 1; i < args.size(); ++i) names.insert(args[i].AsString());
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tutorial's data sets, each in three splits: training, validation (decides), test (read once, at the end)."""
+"""The tutorial's data sets, each in three splits: training, validation (decides), test (read once, at the
+end)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,8 @@ def _loaders(
 
 
 def _digits(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
-    """scikit-learn's 1,797 handwritten digits (UCI), 8x8 pixels made 16x16; three fifths train, a fifth each decides
-    and tests."""
+    """scikit-learn's 1,797 handwritten digits (UCI), 8x8 pixels made 16x16; three fifths train, a fifth each
+    decides and tests."""
     from sklearn.datasets import load_digits
 
     raw = load_digits()
@@ -47,7 +49,7 @@ def _digits(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
     data = TensorDataset((images - images.mean()) / images.std(), torch.tensor(raw.target))
     order = np.random.default_rng(seed).permutation(len(data))
     ends = [0, len(order) * 3 // 5, len(order) * 4 // 5, len(order)]
-    parts = tuple(Subset(data, order[a:b].tolist()) for a, b in zip(ends, ends[1:], strict=False))
+    parts = tuple(Subset(data, order[a:b].tolist()) for a, b in pairwise(ends))
     return Splits(*_loaders(parts, batch, test_batch, seed), (1, 16, 16), 10)
 
 
@@ -62,8 +64,13 @@ def _hold_out(augmented: Dataset, plain: Dataset, seed: int) -> tuple[Subset, Su
 def _cifar10(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
     torchvision = import_torchvision()
     transforms = torchvision.transforms
-    normalize = [transforms.ToTensor(), transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))]
-    augment = transforms.Compose([transforms.RandomCrop(32, 4), transforms.RandomHorizontalFlip(), *normalize])
+    normalize = [
+        transforms.ToTensor(),
+        transforms.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    ]
+    augment = transforms.Compose(
+        [transforms.RandomCrop(32, 4), transforms.RandomHorizontalFlip(), *normalize]
+    )
     plain = transforms.Compose(normalize)
 
     def load(train: bool, transform: Any) -> Dataset:
@@ -71,19 +78,23 @@ def _cifar10(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
             return torchvision.datasets.CIFAR10(str(data_dir), train=train, transform=transform)
         except (RuntimeError, OSError, ValueError, KeyError, EOFError) as error:
             raise CPruneError(
-                f"cifar10 in {data_dir} is missing or damaged ({error}); unpack cifar-10-python.tar.gz there, so that "
-                f"{data_dir / 'cifar-10-batches-py'} exists"
+                f"cifar10 in {data_dir} is missing or damaged ({error}); unpack cifar-10-python.tar.gz "
+                f"there, so that {data_dir / 'cifar-10-batches-py'} exists"
             ) from None
 
     train, validation = _hold_out(load(True, augment), load(True, plain), seed)
-    return Splits(*_loaders((train, validation, load(False, plain)), batch, test_batch, seed), (3, 32, 32), 10)
+    return Splits(
+        *_loaders((train, validation, load(False, plain)), batch, test_batch, seed), (3, 32, 32), 10
+    )
 
 
 def _imagenet(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
     torchvision = import_torchvision()
     transforms = torchvision.transforms
     normalize = [transforms.ToTensor(), transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
-    augment = transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *normalize])
+    augment = transforms.Compose(
+        [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *normalize]
+    )
     plain = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), *normalize])
 
     def load(split: str, transform: Any) -> Any:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train a network, tune it, prune it with CPrune, and measure both side by side.
 
-    python tutorials/frontend/main.py                                    # a small ResNet on digits, a few minutes
-    python tutorials/frontend/main.py --resume                           # go on where a killed run was
-    python tutorials/frontend/main.py --model mobilenetv2 --dataset cifar10 --data-dir ~/data --accuracy-requirement 0.92
+    python tutorials/frontend/main.py                                    # a small ResNet on digits, a few
+    minutes python tutorials/frontend/main.py --resume                           # go on where a killed run
+    was python tutorials/frontend/main.py --model mobilenetv2 --dataset cifar10 --data-dir ~/data
+    --accuracy-requirement 0.92
 
-Everything is written into one folder (--experiment-data-dir): result.json, report.html, the pruned model as model.pt,
-model.onnx and net.so, the tuning records, and a journal from which a killed run goes on.
+Everything is written into one folder (--experiment-data-dir): result.json, report.html, the pruned model as
+model.pt, model.onnx and net.so, the tuning records, and a journal from which a killed run goes on.
 """
 
 import argparse
@@ -17,10 +18,10 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
+
 from data import DATASETS, load_data
 from models import MODELS, make_model
 from train import accuracy, train
-
 from tvm.contrib.cprune.checkpoint import load_checkpoint, save_checkpoint
 from tvm.contrib.cprune.config import IMPORTANCES, STEP_RULES, PruneConfig, TuneConfig
 from tvm.contrib.cprune.device import host_threads, pinned_target
@@ -30,8 +31,8 @@ from tvm.contrib.cprune.training import Training
 from tvm.contrib.cprune.types import CPruneError
 
 PRUNE, TUNE = PruneConfig(), TuneConfig()
-# By data set: accuracy requirement, epochs of training from the start, short-term and long-term epochs (the paper's for
-# cifar10 and imagenet).
+# By data set: accuracy requirement, epochs of training from the start, short-term and long-term epochs (the
+# paper's for cifar10 and imagenet).
 PRESETS = {"digits": (0.97, 12, 2, 12), "cifar10": (0.92, 100, 5, 100), "imagenet": (0.69, 90, 1, 20)}
 START_LEARNING_RATE = 0.05
 RUNS = Path("runs")
@@ -45,42 +46,84 @@ class _Parser(argparse.ArgumentParser):
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_argument_group("model and data")
-    what.add_argument("--model", default="resnet8", help=f"{', '.join(MODELS)}, or one of torchvision's (%(default)s)")
+    what.add_argument(
+        "--model", default="resnet8", help=f"{', '.join(MODELS)}, or one of torchvision's (%(default)s)"
+    )
     what.add_argument("--dataset", default="digits", choices=DATASETS, help="data set (%(default)s)")
-    what.add_argument("--data-dir", type=Path, default=Path("data"), help="where cifar10 or imagenet lie (%(default)s)")
-    what.add_argument("--pretrained", type=Path, help="weights (a state dict) to start from, instead of training")
+    what.add_argument(
+        "--data-dir", type=Path, default=Path("data"), help="where cifar10 or imagenet lie (%(default)s)"
+    )
+    what.add_argument(
+        "--pretrained", type=Path, help="weights (a state dict) to start from, instead of training"
+    )
     what.add_argument("--batch-size", type=int, default=32, help="images a training step (%(default)s)")
-    what.add_argument("--test-batch-size", type=int, default=200, help="images a step when judging (%(default)s)")
+    what.add_argument(
+        "--test-batch-size", type=int, default=200, help="images a step when judging (%(default)s)"
+    )
     what.add_argument("--train-epochs", type=int, help="epochs of training from the start (by data set)")
 
     prune = parser.add_argument_group("pruning")
-    prune.add_argument("--accuracy-requirement", type=float, help="least validation accuracy, 0 to 1 (by data set)")
-    prune.add_argument("--base-algo", default=PRUNE.importance, choices=IMPORTANCES, help="channel importance (%(default)s)")
-    prune.add_argument("--sparsity", type=float, default=PRUNE.max_sparsity, help="most of a layer to prune (%(default)s)")
     prune.add_argument(
-        "--speed-up", type=float, default=PRUNE.speedup_goal, help="stop when this many times as fast (0: go on)"
+        "--accuracy-requirement", type=float, help="least validation accuracy, 0 to 1 (by data set)"
     )
-    prune.add_argument("--alpha", type=float, default=PRUNE.alpha, help="accuracy to keep in each step (%(default)s)")
-    prune.add_argument("--beta", type=float, default=PRUNE.beta, help="latency to reach in each step (%(default)s)")
-    prune.add_argument("--step-rule", default=PRUNE.step_rule, choices=STEP_RULES, help="width of a step (%(default)s)")
-    prune.add_argument("--max-iterations", type=int, default=PRUNE.max_iterations, help="candidates (%(default)s)")
-    prune.add_argument("--max-seconds", type=float, default=180, help="time for pruning; 0: no limit (%(default)s)")
+    prune.add_argument(
+        "--base-algo", default=PRUNE.importance, choices=IMPORTANCES, help="channel importance (%(default)s)"
+    )
+    prune.add_argument(
+        "--sparsity", type=float, default=PRUNE.max_sparsity, help="most of a layer to prune (%(default)s)"
+    )
+    prune.add_argument(
+        "--speed-up",
+        type=float,
+        default=PRUNE.speedup_goal,
+        help="stop when this many times as fast (0: go on)",
+    )
+    prune.add_argument(
+        "--alpha", type=float, default=PRUNE.alpha, help="accuracy to keep in each step (%(default)s)"
+    )
+    prune.add_argument(
+        "--beta", type=float, default=PRUNE.beta, help="latency to reach in each step (%(default)s)"
+    )
+    prune.add_argument(
+        "--step-rule", default=PRUNE.step_rule, choices=STEP_RULES, help="width of a step (%(default)s)"
+    )
+    prune.add_argument(
+        "--max-iterations", type=int, default=PRUNE.max_iterations, help="candidates (%(default)s)"
+    )
+    prune.add_argument(
+        "--max-seconds", type=float, default=180, help="time for pruning; 0: no limit (%(default)s)"
+    )
     prune.add_argument("--short-term-epochs", type=int, help="training after each step (by data set)")
     prune.add_argument(
-        "--fine-tune", action=argparse.BooleanOptionalAction, default=True, help="train the pruned model at the end"
+        "--fine-tune",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="train the pruned model at the end",
     )
     prune.add_argument("--fine-tune-epochs", type=int, help="training at the end (by data set)")
 
     tune = parser.add_argument_group("tuning and measuring")
-    tune.add_argument("--target", help='what to compile for, such as "llvm -mcpu=core-avx2" (default: this machine)')
-    tune.add_argument("--trials", type=int, default=TUNE.trials, help="programs to measure a task (%(default)s)")
-    tune.add_argument("--final-trials", type=int, default=16, help="further ones at the end, in all (%(default)s)")
-    tune.add_argument("--threads", type=int, default=0, help=f"threads of the model (default: {host_threads()})")
+    tune.add_argument(
+        "--target", help='what to compile for, such as "llvm -mcpu=core-avx2" (default: this machine)'
+    )
+    tune.add_argument(
+        "--trials", type=int, default=TUNE.trials, help="programs to measure a task (%(default)s)"
+    )
+    tune.add_argument(
+        "--final-trials", type=int, default=8, help="further ones at the end, in all (%(default)s)"
+    )
+    tune.add_argument(
+        "--threads", type=int, default=0, help=f"threads of the model (default: {host_threads()})"
+    )
 
     run = parser.add_argument_group("run")
     run.add_argument("--experiment-data-dir", type=Path, help=f"run folder (default: a new one in {RUNS}/)")
-    run.add_argument("--resume", action="store_true", help="go on with the run in that folder (default: the newest one)")
-    run.add_argument("--log-interval", type=int, default=0, help="batches between two lines about the loss; 0: none")
+    run.add_argument(
+        "--resume", action="store_true", help="go on with the run in that folder (default: the newest one)"
+    )
+    run.add_argument(
+        "--log-interval", type=int, default=0, help="batches between two lines about the loss; 0: none"
+    )
     run.add_argument("--seed", type=int, default=PRUNE.seed, help="seed of every random choice (%(default)s)")
     return parser.parse_args(arguments)
 
@@ -127,7 +170,15 @@ def trained_model(options: argparse.Namespace, splits, folder: Path, say) -> tor
     if (folder / "checkpoints" / f"{name}.pt").exists():
         return load_checkpoint(folder, name, model)
     say(f"training {options.model} on {options.dataset} for {epochs} epochs")
-    train(model, splits.train, epochs, START_LEARNING_RATE, anneal=True, log_interval=options.log_interval, say=say)
+    train(
+        model,
+        splits.train,
+        epochs,
+        START_LEARNING_RATE,
+        anneal=True,
+        log_interval=options.log_interval,
+        say=say,
+    )
     save_checkpoint(folder, name, model)
     return model
 
@@ -135,7 +186,9 @@ def trained_model(options: argparse.Namespace, splits, folder: Path, say) -> tor
 def run(options: argparse.Namespace) -> None:
     config = make_config(options)
     pinned_target(options.target or "llvm")
-    splits = load_data(options.dataset, options.data_dir, options.batch_size, options.test_batch_size, options.seed)
+    splits = load_data(
+        options.dataset, options.data_dir, options.batch_size, options.test_batch_size, options.seed
+    )
     with ConsoleReport() as report:
         folder = run_folder(options)
         model = trained_model(options, splits, folder, report.say)
@@ -143,8 +196,12 @@ def run(options: argparse.Namespace) -> None:
         short = short if options.short_term_epochs is None else options.short_term_epochs
         long = long if options.fine_tune_epochs is None else options.fine_tune_epochs
         training = Training(
-            short_term=lambda m: train(m, splits.train, short, learning_rate=1e-2 if options.dataset == "digits" else 1e-4),
-            long_term=(lambda m: train(m, splits.train, long, 1e-2, anneal=True)) if options.fine_tune else None,
+            short_term=lambda m: train(
+                m, splits.train, short, learning_rate=1e-2 if options.dataset == "digits" else 1e-4
+            ),
+            long_term=(lambda m: train(m, splits.train, long, 1e-2, anneal=True))
+            if options.fine_tune
+            else None,
             evaluate=lambda m: accuracy(m, splits.validation),
             test=lambda m: accuracy(m, splits.test),
             batches=lambda: splits.train,
@@ -157,9 +214,9 @@ def run(options: argparse.Namespace) -> None:
         share = result["trials"]["transplant_share_after_first_tuning"]
         transplants = "-" if share is None else f"{share:.0%}"
         report.say(
-            f"{result['speedup']:.2f} times as fast, {result['accepted']} of {len(result['iterations'])} candidates "
-            f"accepted, {transplants} of the trials after the first tuning were transplants; ended because "
-            f"{result['stopped_because']}. See {folder / 'report.html'}"
+            f"{result['speedup']:.2f} times as fast, {result['accepted']} of {len(result['iterations'])} "
+            f"candidates accepted, {transplants} of the trials after the first tuning were transplants; "
+            f"ended because {result['stopped_because']}. See {folder / 'report.html'}"
         )
 
 
@@ -171,7 +228,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"main.py: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"main.py: cannot write or read {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+        print(
+            f"main.py: cannot write or read {error.filename or 'a file'}: {error.strerror}", file=sys.stderr
+        )
         return 1
     except KeyboardInterrupt:
         print("main.py: stopped; --resume goes on from here", file=sys.stderr)

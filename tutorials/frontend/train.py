@@ -36,9 +36,15 @@ def train(
     CPruneError
         If the loss is not finite, or an image cannot be read.
     """
-    optimizer = torch.optim.SGD(model.parameters(), learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.SGD(
+        model.parameters(), learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+    )
     steps = max(1, epochs * len(loader))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1) if anneal else None
+    schedule = (
+        torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1)
+        if anneal
+        else None
+    )
     criterion = torch.nn.CrossEntropyLoss()
     model.train()
     for epoch in range(epochs):
@@ -46,7 +52,9 @@ def train(
             optimizer.zero_grad()
             loss = criterion(model(inputs), targets)
             if not math.isfinite(loss.item()):
-                raise CPruneError(f"the loss became {loss.item()} in epoch {epoch + 1}: lower the learning rate")
+                raise CPruneError(
+                    f"the loss became {loss.item()} in epoch {epoch + 1}: lower the learning rate"
+                )
             loss.backward()
             optimizer.step()
             if schedule:

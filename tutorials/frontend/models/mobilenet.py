@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 
-def _conv(inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1, relu: bool = True) -> list[nn.Module]:
+def _conv(
+    inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1, relu: bool = True
+) -> list[nn.Module]:
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     return [conv, nn.BatchNorm2d(outputs), *([nn.ReLU6(True)] if relu else [])]
 
@@ -27,7 +29,17 @@ class MobileNetV1(_Classifier):
     """Depthwise 3x3 and pointwise convolutions in turn."""
 
     # Output channels and stride of each pair; the strides are for 32x32 images.
-    _PAIRS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
+    _PAIRS = (
+        (64, 1),
+        (128, 2),
+        (128, 1),
+        (256, 2),
+        (256, 1),
+        (512, 2),
+        *((512, 1),) * 5,
+        (1024, 2),
+        (1024, 1),
+    )
 
     def __init__(self, channels: int, classes: int) -> None:
         layers, inputs = _conv(channels, 32, 3, 1), 32
@@ -46,7 +58,9 @@ class InvertedResidual(nn.Module):
         self.shortcut = stride == 1 and inputs == outputs
         expand = _conv(inputs, hidden, 1, 1) if expansion != 1 else []
         self.body = nn.Sequential(
-            *expand, *_conv(hidden, hidden, 3, stride, groups=hidden), *_conv(hidden, outputs, 1, 1, relu=False)
+            *expand,
+            *_conv(hidden, hidden, 3, stride, groups=hidden),
+            *_conv(hidden, outputs, 1, 1, relu=False),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -57,7 +71,15 @@ class MobileNetV2(_Classifier):
     """Inverted residual blocks."""
 
     # Expansion, output channels, blocks and stride of each stage; the strides are for 32x32 images.
-    _STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    _STAGES = (
+        (1, 16, 1, 1),
+        (6, 24, 2, 1),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )
 
     def __init__(self, channels: int, classes: int) -> None:
         layers, inputs = _conv(channels, 32, 3, 1), 32

@@ -9,8 +9,8 @@ import torch
 def import_torchvision() -> ModuleType:
     """Import torchvision, whose wheel is made for the CUDA build of torch.
 
-    On another build its import stops at operators that only its own C++ library would define. Declaring their schemas
-    is enough: classification models and data sets never call them.
+    On another build its import stops at operators that only its own C++ library would define. Declaring their
+    schemas is enough: classification models and data sets never call them.
     """
     try:
         import torchvision

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPrune: compiler-informed model pruning (Kim et al., ECCV 2022) as an extension of TVM.
 
-The names below are loaded when they are first used, so that a process that only measures programs never imports torch.
+The names below are loaded when they are first used, so that a process that only measures programs never
+imports torch.
 """
 
 import os
@@ -18,8 +19,9 @@ except ImportError as error:
     import tvm as _tvm
 
     raise ImportError(
-        f"CPrune needs a TVM with Relay and auto_scheduler (v0.13 to v0.19); this is TVM {_tvm.__version__} without "
-        "them. Run `make tvm` in CPrune's repository for a wheel of TVM 0.17, or build TVM v0.19 from source."
+        f"CPrune needs a TVM with Relay and auto_scheduler (v0.13 to v0.19); this is TVM "
+        f"{_tvm.__version__} without them. Run `make tvm` in CPrune's repository for a wheel of TVM 0.17, "
+        "or build TVM v0.19 from source."
     ) from error
 
 _HOME = {

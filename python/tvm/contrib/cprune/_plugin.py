@@ -45,12 +45,14 @@ def collect_vars(expr: Any) -> list[Any]:
 
 
 def axis_classes(operations: Sequence[Any]) -> list[int]:
-    """Return a class number for each axis of each TE operation in turn (see ``src/cprune/program_structure.cc``)."""
+    """Return a class number for each axis of each TE operation in turn (see
+    ``src/cprune/program_structure.cc``)."""
     return [int(each) for each in _axis_classes(list(operations))]
 
 
 def fit_lengths(extent: int, lengths: Sequence[int], limit: int) -> list[tuple[int, ...]]:
-    """Return at most ``limit`` lists of inner lengths that divide ``extent``, those closest to ``lengths`` first.
+    """Return at most ``limit`` lists of inner lengths that divide ``extent``, those closest to ``lengths``
+    first.
 
     Where ``lengths`` fit they are the only result.
     """
@@ -63,7 +65,7 @@ def next_fitting_width(width: int, unit: int, constraints: Sequence[tuple[int, i
     Parameters
     ----------
     constraints
-        ``(extent, scale, product)``: with ``k`` channels gone, ``extent - k * scale`` must be a positive multiple of
-        ``product``.
+        ``(extent, scale, product)``: with ``k`` channels gone, ``extent - k * scale`` must be a positive
+        multiple of ``product``.
     """
     return int(_next_fitting_width(width, unit, *(number for each in constraints for number in each)))

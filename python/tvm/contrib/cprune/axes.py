@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The axes of a compute DAG, numbered, and which of them run over an anchor's channels.
 
-Axes are numbered through ``dag.ops`` in turn: a placeholder's dimensions, a compute operation's spatial and then its
-reduction axes, as ``cprune.AxisClasses`` numbers them.
+Axes are numbered through ``dag.ops`` in turn: a placeholder's dimensions, a compute operation's spatial and
+then its reduction axes, as ``cprune.AxisClasses`` numbers them.
 """
 
 from typing import Any
 
-from tvm import te
 from tvm.tir import IntImm
 
+from tvm import te
 from tvm.contrib.cprune import _plugin
 
 
@@ -45,15 +45,19 @@ def channel_axes(dag: Any, anchor: Any) -> tuple[tuple[int, ...], tuple[int, ...
 
     Notes
     -----
-    The output's last (NHWC, dense) or second (NCHW) dimension is the output channel's. A reduction axis of the anchor is
-    an input channel's where its class reaches the "I" dimension of the weight. In a depthwise convolution the output
-    channel's class reaches the data as well: one axis is both.
+    The output's last (NHWC, dense) or second (NCHW) dimension is the output channel's. A reduction axis of
+    the anchor is an input channel's where its class reaches the "I" dimension of the weight. In a depthwise
+    convolution the output channel's class reaches the data as well: one axis is both.
     """
     classes = _plugin.axis_classes(list(dag.ops))
     first, numbers = {}, 0
     for op in dag.ops:
         first[op] = numbers
-        numbers += len(op.output(0).shape) if isinstance(op, te.PlaceholderOp) else len(op.axis) + len(op.reduce_axis)
+        numbers += (
+            len(op.output(0).shape)
+            if isinstance(op, te.PlaceholderOp)
+            else len(op.axis) + len(op.reduce_axis)
+        )
 
     output = next(op for op in reversed(list(dag.ops)) if isinstance(op, te.ComputeOp))
     out_class = classes[first[output] + _channel_dim(anchor, len(output.axis))]
@@ -88,7 +92,8 @@ def _channel_dim(anchor: Any, rank: int) -> int:
 
 
 def _input_dim(anchor: Any, tensor: Any) -> int | None:
-    """Return which dimension of ``tensor`` holds input channels, if its shape is that of the anchor's weight."""
+    """Return which dimension of ``tensor`` holds input channels, if its shape is that of the anchor's
+    weight."""
     shape = [int(size) for size in anchor.args[1].checked_type.shape]
     if [int(size) for size in tensor.shape] != shape:
         return None

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a model to a compiled one with its task table: by search for the first, by transplanting for all others."""
+"""From a model to a compiled one with its task table: by search for the first, by transplanting for all
+others."""
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,7 +36,8 @@ class Candidate:
 
 
 def rivals(direct: tuple[Task, ...], winograd: tuple[Task, ...]) -> dict[str, str]:
-    """Return, in both directions, the workload keys of tasks that are the same layers by the two algorithms."""
+    """Return, in both directions, the workload keys of tasks that are the same layers by the two
+    algorithms."""
     others = {task.layers: task.workload_key for task in winograd if task.layers}
     pairs = [(task.workload_key, others[task.layers]) for task in direct if task.layers in others]
     return {a: b for one, two in pairs if one != two for a, b in ((one, two), (two, one))}
@@ -64,8 +66,7 @@ class Compiler:
         self.target = pinned_target(target or host_target())
         self.algorithms: dict[str, Algorithm] = {}
         self._cache = LoweringCache()
-        self._built = 0
-        self._seconds: Counter[str] = Counter()
+        self._seconds: dict[str, float] = defaultdict(float)
 
     def __enter__(self) -> "Compiler":
         self.pool = MeasuringPool(self.config.tune)
@@ -131,7 +132,8 @@ class Compiler:
         return chosen
 
     def search_more(self, candidate: Candidate, trials: int) -> Candidate:
-        """Spend up to ``trials`` further search trials on a model, where most time might be saved; build it anew."""
+        """Spend up to ``trials`` further search trials on a model, where most time might be saved; build it
+        anew."""
         rows = candidate.table.by_impact()
         count = max(1, trials // self.config.tune.batch)
         tasks = [row.task for row in rows[:count]]
@@ -166,8 +168,13 @@ class Compiler:
             with self._clock("search"):
                 self._search(orphans, replace(self.config.tune, trials=self.config.tune.batch))
         table = self._table(tasks)
-        self._built += 1
-        return Candidate(model, relay_model, table, self._build(relay_model, table, f"candidate-{self._built % 2}"))
+        return Candidate(model, relay_model, table, self._build(relay_model, table, "candidate"))
+
+    def discard(self, candidate: Candidate) -> None:
+        """Delete the library of a model that is not needed any more; the unpruned one stays, for the
+        comparison."""
+        if candidate.library != self.baseline.library:
+            candidate.library.unlink(missing_ok=True)
 
     def _transplant(self, task: Task, table: TaskTable) -> bool:
         """Measure the programs that may move to ``task``; return whether one was valid."""
@@ -186,7 +193,9 @@ class Compiler:
         """Time candidates side by side."""
         libraries = {name: candidate.library for name, candidate in candidates.items()}
         with self._clock("measure"):
-            return measure.time_side_by_side(self.pool, libraries, self.input_shape, self.config.measure_repeats)
+            return measure.time_side_by_side(
+                self.pool, libraries, self.input_shape, self.config.measure_repeats
+            )
 
     def _extract(self, relay_model: RelayModel) -> tuple[Task, ...]:
         return extract_from_program(relay_model.mod, None, self.target, self.algorithms, self._cache)
@@ -197,7 +206,10 @@ class Compiler:
 
     def _build(self, relay_model: RelayModel, table: TaskTable, name: str) -> Path:
         with self._clock("build"):
-            return measure.build_to(relay_model, table, self.run_dir / "build" / f"{name}-{time.time_ns()}.so")
+            # A name of its own: a process that has loaded a library keeps seeing the old file under a name.
+            return measure.build_to(
+                relay_model, table, self.run_dir / "build" / f"{name}-{time.time_ns()}.so"
+            )
 
     def _search(self, tasks: list[Task], tune: Any, known_rivals: Mapping[str, str] | None = None) -> None:
         def tell(progress: Progress) -> None:
@@ -209,7 +221,8 @@ class Compiler:
 
 
 def donors(task: Task, table: TaskTable) -> list[Row]:
-    """Return the rows whose programs may move to a task: those of its own layers, joined by name and nothing else.
+    """Return the rows whose programs may move to a task: those of its own layers, joined by name and nothing
+    else.
 
     A subgraph without a layer, such as a pooling, takes those with the same operators.
     """

@@ -40,7 +40,8 @@ def load_checkpoint(run_dir: Path, name: str, architecture: torch.nn.Module) -> 
 
 
 def with_weights(architecture: torch.nn.Module, state: dict[str, Any]) -> torch.nn.Module:
-    """Return a copy of ``architecture`` whose layers are as wide as the weights in ``state``, and hold them."""
+    """Return a copy of ``architecture`` whose layers are as wide as the weights in ``state``, and hold
+    them."""
     model = copy.deepcopy(architecture)
     if model.state_dict().keys() != state.keys():
         odd = sorted(model.state_dict().keys() ^ state.keys())
@@ -50,7 +51,11 @@ def with_weights(architecture: torch.nn.Module, state: dict[str, Any]) -> torch.
             new = state[f"{name}.{key}" if name else key]
             if tensor.shape != new.shape:
                 empty = torch.empty_like(new)
-                setattr(module, key, torch.nn.Parameter(empty) if isinstance(tensor, torch.nn.Parameter) else empty)
+                setattr(
+                    module,
+                    key,
+                    torch.nn.Parameter(empty) if isinstance(tensor, torch.nn.Parameter) else empty,
+                )
         _set_widths(module)
     model.load_state_dict(state)
     return model

@@ -22,7 +22,8 @@ class TuneConfig:
     Attributes
     ----------
     trials
-        Programs to measure for each task, on average: tasks that cost more get more.
+        Programs to measure for each task, on average: tasks that cost more get more. A convolution that could
+        be direct or Winograd counts once.
     early_stopping
         Stop a task after this many trials without a better program.
     max_seconds
@@ -45,7 +46,7 @@ class TuneConfig:
     early_stopping: int = 64
     max_seconds: float = 0
     batch: int = 8
-    population: int = 256
+    population: int = 128
     threads: int = 0
     cold_weights: bool = True
     repeats: int = 9
@@ -61,7 +62,8 @@ class TuneConfig:
 
 @dataclass(frozen=True)
 class PruneConfig:
-    """What Algorithm 1 is asked for. ``alpha``, ``beta``, the cap and the limits default to the paper's values.
+    """What Algorithm 1 is asked for. ``alpha``, ``beta``, the cap and the limits default to the paper's
+    values.
 
     Attributes
     ----------
@@ -87,6 +89,12 @@ class PruneConfig:
         Programs to try where a transplanted one must change its tile factors.
     measure_repeats
         Timed runs of a whole model for one decision.
+    seed
+        Where every random choice comes from.
+    tune
+        How programs are searched and timed.
+    final_trials
+        Search trials for the final model, in all.
     """
 
     accuracy_requirement: float = 0.0
@@ -109,10 +117,14 @@ class PruneConfig:
     final_trials: int = 0
 
     def __post_init__(self) -> None:
-        _check(0 <= self.accuracy_requirement <= 1, "accuracy_requirement", self.accuracy_requirement, "0 to 1")
+        _check(
+            0 <= self.accuracy_requirement <= 1, "accuracy_requirement", self.accuracy_requirement, "0 to 1"
+        )
         _check(0 < self.alpha <= 1, "alpha", self.alpha, "above 0, at most 1")
         _check(0 < self.beta <= 1, "beta", self.beta, "above 0, at most 1")
-        _check(self.importance in IMPORTANCES, "importance", self.importance, f"one of {', '.join(IMPORTANCES)}")
+        _check(
+            self.importance in IMPORTANCES, "importance", self.importance, f"one of {', '.join(IMPORTANCES)}"
+        )
         _check(self.step_rule in STEP_RULES, "step_rule", self.step_rule, f"one of {', '.join(STEP_RULES)}")
         _check(0 < self.max_sparsity < 1, "max_sparsity", self.max_sparsity, "between 0 and 1")
         for name in ("max_iterations", "min_width", "variants", "measure_repeats"):

@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 
 import tvm
-
 from tvm.contrib.cprune.strategy import KEY
 from tvm.contrib.cprune.types import CPruneError
 
 
 def pinned_target(target: tvm.target.Target | str) -> tvm.target.Target:
-    """Return ``target`` with the key under which CPrune, not TOPI, chooses between direct and Winograd convolution.
+    """Return ``target`` with the key under which CPrune, not TOPI, chooses between direct and Winograd
+    convolution.
 
     Raises
     ------

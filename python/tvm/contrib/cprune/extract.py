@@ -2,20 +2,20 @@
 """From a Relay module to its tasks and subgraphs: which layer runs in which tuning task, exactly.
 
 A layer's name travels in the span of its call into the fused functions
-(``transform.LabelLayers``); the workload key of a fused function is what TVM itself looks schedules up by. Nothing is
-joined by order, by name or by time.
+(``transform.LabelLayers``); the workload key of a fused function is what TVM itself looks schedules up by.
+Nothing is joined by order, by name or by time.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import tvm
-from tvm import auto_scheduler, relay
 from tvm.auto_scheduler import LayoutRewriteOption, SearchTask
 from tvm.auto_scheduler.dispatcher import DispatchContext
 from tvm.relay.backend import te_compiler
 
+import tvm
+from tvm import auto_scheduler, relay
 from tvm.contrib.cprune import transform
 from tvm.contrib.cprune.axes import channel_axes
 from tvm.contrib.cprune.device import pinned_target
@@ -35,7 +35,8 @@ class _Lowered:
 
 @dataclass
 class LoweringCache:
-    """Primitive functions that were lowered already, by structural hash; ``lowered`` counts those that were not here."""
+    """Primitive functions that were lowered already, by structural hash; ``lowered`` counts those that were
+    not here."""
 
     entries: dict[tuple[str, int], _Lowered] = field(default_factory=dict)
     lowered: int = 0
@@ -100,7 +101,8 @@ def extract_from_program(
     Parameters
     ----------
     mod, params
-        A module as a frontend returns it, its weights named ``<layer>.weight``, or one that ``prepare`` returned.
+        A module as a frontend returns it, its weights named ``<layer>.weight``, or one that ``prepare``
+        returned.
     target
         What to compile for.
     algorithms
@@ -117,7 +119,7 @@ def extract_from_program(
     target = pinned_target(target)
     algorithms = algorithms or {}
     prepared = transform.pin_algorithms(transform.prepare(mod, params), algorithms)
-    record = transform.RecordSubgraphs()
+    record: Any = transform.RecordSubgraphs()
     with target, pass_context():
         record(transform.fuse(prepared))
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What operators on parameters compute, in NumPy: enough to fold batch norms and move weights between layouts."""
+"""What operators on parameters compute, in NumPy: enough to fold batch norms and move weights between
+layouts."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 import tvm
 from tvm import relay
 
@@ -84,6 +86,7 @@ _FUNCTIONS: dict[str, Callable[..., Array | None]] = {
 
 
 def evaluate(op: str, attrs: Any, args: Sequence[Array]) -> Array | None:
-    """Return the value of ``op`` on constants, or None where it is not one of those that parameters go through."""
+    """Return the value of ``op`` on constants, or None where it is not one of those that parameters go
+    through."""
     function = _FUNCTIONS.get(op)
     return None if function is None else function(attrs, *args)

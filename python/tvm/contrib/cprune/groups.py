@@ -48,23 +48,24 @@ def dependency_graph(model: torch.nn.Module, input_shape: tuple[int, ...]) -> tp
 
 
 def _is_depthwise(module: torch.nn.Module) -> bool:
-    return isinstance(module, torch.nn.Conv2d) and module.groups == module.out_channels == module.in_channels > 1
+    return (
+        isinstance(module, torch.nn.Conv2d) and module.groups == module.out_channels == module.in_channels > 1
+    )
 
 
 def _member(item: Any, names: dict[torch.nn.Module, str], graph: Any, channels: int) -> list[GroupMember]:
     module = item.dep.target.module
-    if not isinstance(module, _LAYERS):
+    if not isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
         return []
     scale = len(item.idxs) // channels
     name = names[module]
+    outputs, inputs = module.weight.shape[:2]
     if _is_depthwise(module):
-        return [GroupMember(name, "out", module.out_channels, scale)]
-    grouped = getattr(module, "groups", 1)
+        return [GroupMember(name, "out", outputs, scale)]
+    grouped = module.groups if isinstance(module, torch.nn.Conv2d) else 1
     if graph.is_out_channel_pruning_fn(item.dep.handler):
-        width = module.out_channels if isinstance(module, torch.nn.Conv2d) else module.out_features
-        return [GroupMember(name, "out", width, scale, grouped)]
-    width = module.in_channels if isinstance(module, torch.nn.Conv2d) else module.in_features
-    return [GroupMember(name, "in", width, scale, grouped)]
+        return [GroupMember(name, "out", outputs, scale, grouped)]
+    return [GroupMember(name, "in", inputs * grouped, scale, grouped)]
 
 
 def find_groups(
@@ -113,11 +114,15 @@ def find_groups(
 def _refusal(members: tuple[GroupMember, ...], include: Collection[str], exclude: Collection[str]) -> str:
     """Return why a group is not pruned, or ""."""
     outs = [m.layer for m in members if m.side == "out"]
-    if not any(m.side == "in" for m in members) :
+    if not any(m.side == "in" for m in members):
         return "its outputs are the model's"
     blocked = [layer for layer in outs if layer in exclude]
     if blocked:
-        return f"{blocked[0]} is excluded" if blocked[0] in outs[:1] else f"it is coupled to {blocked[0]}, which is excluded"
+        return (
+            f"{blocked[0]} is excluded"
+            if blocked[0] in outs[:1]
+            else f"it is coupled to {blocked[0]}, which is excluded"
+        )
     if include and not any(layer in include for layer in outs):
         return "it is not among the included layers"
     return ""

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tvm.contrib.cprune.files import append_lines, read_lines, write_text
@@ -23,6 +24,11 @@ class Standing:
         Candidates that were decided.
     accuracy
         Validation accuracy of the last accepted model.
+    speedup
+        How many times as fast as the unpruned model it is: the product of what each acceptance gained, for
+        only latencies of one session compare.
+    seconds
+        What deciding on the candidates took.
     checkpoint
         Name of its checkpoint; "" before the first acceptance.
     dropped
@@ -33,6 +39,8 @@ class Standing:
 
     iteration: int = 0
     accuracy: float = 0.0
+    speedup: float = 1.0
+    seconds: float = 0.0
     checkpoint: str = ""
     dropped: frozenset[str] = frozenset()
     reached: Mapping[str, int] = field(default_factory=dict)
@@ -43,9 +51,13 @@ class Standing:
             return replace(self, accuracy=event["accuracy_val"])
         if event["event"] != "candidate":
             return self
-        now = replace(self, iteration=self.iteration + 1)
+        now = replace(self, iteration=self.iteration + 1, seconds=self.seconds + event["seconds"])
         if event["accepted"]:
-            return replace(now, accuracy=event["accuracy_val"], checkpoint=event["checkpoint"], reached={})
+            gained = median(event["old_latency_s"]) / median(event["latency_s"])
+            accepted = replace(
+                now, accuracy=event["accuracy_val"], checkpoint=event["checkpoint"], reached={}
+            )
+            return replace(accepted, speedup=self.speedup * gained)
         if event["verdict"] == "latency":
             widths = {root: width[1] for root, width in event["widths"].items()}
             return replace(now, reached={**self.reached, **widths})
@@ -84,7 +96,8 @@ def open_run(folder: Path, config: Mapping[str, Any], resume: bool) -> Journal:
     Raises
     ------
     CPruneError
-        If the folder holds a run and ``resume`` is not set, or a run of another configuration; nothing is changed.
+        If the folder holds a run and ``resume`` is not set, or a run of another configuration; nothing is
+        changed.
     """
     path = folder / "config.json"
     wanted = json.loads(json.dumps(config))

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tvm
-from tvm import relay
 from tvm.auto_scheduler.dispatcher import DispatchContext
 
+import tvm
+from tvm import relay
 from tvm.contrib.cprune import transform
 from tvm.contrib.cprune.device import pinned_target
 from tvm.contrib.cprune.extract import pass_context

@@ -21,7 +21,7 @@ from tvm.contrib.cprune.step import plan_step
 from tvm.contrib.cprune.surgery import shrink, widths
 from tvm.contrib.cprune.table import Row
 from tvm.contrib.cprune.training import Report, Run, Training
-from tvm.contrib.cprune.types import ChannelStep, CPruneError, Decision, Latency
+from tvm.contrib.cprune.types import ChannelStep, CPruneError, Decision
 
 
 class CPruner:
@@ -42,7 +42,8 @@ class CPruner:
     run_dir
         Folder of the run: everything that is written goes there.
     labels
-        What to say in the result about ``model`` and ``dataset``; part of the configuration that a resumed run must share.
+        What to say in the result about ``model`` and ``dataset``; part of the configuration that a resumed
+        run must share.
     report
         Is told every event of the journal, and the progress of the searches.
     """
@@ -70,15 +71,15 @@ class CPruner:
         Raises
         ------
         CPruneError
-            If the model's accuracy is below the requirement, there is nothing to prune, the run folder belongs to
-            another configuration, or a part of the way fails.
+            If the model's accuracy is below the requirement, there is nothing to prune, the run folder
+            belongs to another configuration, or a part of the way fails.
         """
         unpruned_accuracy = self.training.evaluate(self.model)
         required = self.config.accuracy_requirement
         if unpruned_accuracy < required:
             raise CPruneError(
-                f"the unpruned model's validation accuracy is {unpruned_accuracy:.4f}, below the requirement of "
-                f"{required:.4f}: train it further or ask for less"
+                f"the unpruned model's validation accuracy is {unpruned_accuracy:.4f}, "
+                f"below the requirement of {required:.4f}: train it further or ask for less"
             )
         groups = self._groups(self.model)
         settings = {**self.config.to_json(), **self.labels, "target": str(self.compiler.target)}
@@ -105,7 +106,9 @@ class CPruner:
         groups = find_groups(model, self.input_shape, self.config.include, self.config.exclude)
         if not groups.groups:
             reasons = "; ".join(f"{layer}: {reason}" for layer, reason in groups.unprunable.items())
-            raise CPruneError(f"the model has nothing to prune ({reasons or 'no convolution or linear layer'})")
+            raise CPruneError(
+                f"the model has nothing to prune ({reasons or 'no convolution or linear layer'})"
+            )
         return groups
 
     def _baseline(self, accuracy: float, groups: Groups) -> Candidate:
@@ -131,26 +134,27 @@ class CPruner:
         return baseline
 
     def _prune(self) -> tuple[Candidate, str]:
-        """Prune step by step (Algorithm 1, lines 4 to 18); return the last accepted model and why the loop ended."""
+        """Prune step by step (Algorithm 1, lines 4 to 18); return the last accepted model and why the loop
+        ended."""
         standing = self.journal.standing()
         current = self._current(standing)
-        first = Latency(tuple(self._event("baseline")["latency_s"]))
-        latency = self._last_latency()
         while True:
             stopped = self.journal.find("stopped")
             if stopped is not None:
                 return current, stopped["reason"]
-            seconds = sum(event["seconds"] for event in self.journal.events if event["event"] == "candidate")
-            stop = stop_reason(latency, first.median, standing.iteration, seconds, self.config)
+            stop = stop_reason(standing.speedup, standing.iteration, standing.seconds, self.config)
             choice = None if stop else self._choose(current, standing)
             if choice is None:
-                self.journal.append({"event": "stopped", "reason": stop or "no task is left that can be pruned"})
+                self.journal.append(
+                    {"event": "stopped", "reason": stop or "no task is left that can be pruned"}
+                )
                 continue
             candidate, event = self._try(current, standing, *choice)
             self.report(self.journal.append(event))
             standing = standing.after(event)
             if candidate is not None:
-                current, latency = candidate, Latency(tuple(event["latency_s"])).median
+                self.compiler.discard(current)
+                current = candidate
 
     def _choose(self, current: Candidate, standing: Standing) -> tuple[Row, list[ChannelStep]] | None:
         """Return the task of highest impact that can still be pruned, and the step of each of its groups."""
@@ -186,7 +190,12 @@ class CPruner:
 
         def ended(verdict: str, decision: Decision) -> Event:
             seconds = round(time.time() - started, 2)
-            said = {"accepted": decision.accepted, "verdict": verdict, "reason": decision.reason, "seconds": seconds}
+            said = {
+                "accepted": decision.accepted,
+                "verdict": verdict,
+                "reason": decision.reason,
+                "seconds": seconds,
+            }
             return {**event, **said, "trials": self.compiler.trials()}
 
         try:
@@ -197,6 +206,7 @@ class CPruner:
         event["latency_s"], event["old_latency_s"] = latencies["new"].samples, latencies["old"].samples
         fast = decide_latency(latencies["old"], latencies["new"], self.config.beta * latencies["old"].median)
         if not fast.accepted:
+            self.compiler.discard(candidate)
             return None, ended("latency", fast)
 
         torch.manual_seed(self.config.seed + number)
@@ -204,6 +214,7 @@ class CPruner:
         event["accuracy_val"] = self.training.evaluate(candidate.model)
         good = decide_accuracy(standing.accuracy, event["accuracy_val"], self.config)
         if not good.accepted:
+            self.compiler.discard(candidate)
             return None, ended("accuracy", good)
         event["checkpoint"] = save_checkpoint(self.run_dir, f"iteration-{number:03}", candidate.model)
         return candidate, ended("accepted", Decision(True, f"{fast.reason}, {good.reason}"))
@@ -214,7 +225,9 @@ class CPruner:
                 raise CPruneError("importance 'taylor' needs training batches and a criterion")
             accumulate_gradients(model, self.training.batches(), self.training.criterion)
         seed = self.config.seed + number
-        return shrink(model, self.input_shape, steps, lambda group: score(group, self.config.importance, seed))
+        return shrink(
+            model, self.input_shape, steps, lambda group: score(group, self.config.importance, seed)
+        )
 
     def _current(self, standing: Standing) -> Candidate:
         """Return the model that the journal's last acceptance left, compiled."""
@@ -222,12 +235,3 @@ class CPruner:
             return self.compiler.baseline
         model = load_checkpoint(self.run_dir, standing.checkpoint, self.model)
         return self.compiler.move(self.compiler.baseline, model)
-
-    def _event(self, kind: str) -> Event:
-        event = self.journal.find(kind)
-        assert event is not None, kind
-        return event
-
-    def _last_latency(self) -> float:
-        accepted = [e for e in self.journal.events if e["event"] == "candidate" and e["accepted"]]
-        return Latency(tuple((accepted or [self._event("baseline")])[-1]["latency_s"])).median

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person sees of a run: lines and a live table while it goes on, an HTML page from its folder afterwards."""
+"""What a person sees of a run: lines and a live table while it goes on, an HTML page from its folder
+afterwards."""
 
 import html
 import json
@@ -41,7 +42,8 @@ class ConsoleReport:
         if kind == "baseline":
             latency = Latency(tuple(event["latency_s"]))
             self.say(
-                f"unpruned: {latency.median * 1e3:.3f} ms (tasks sum to {event['predicted_s'] * 1e3:.3f} ms), "
+                f"unpruned: {latency.median * 1e3:.3f} ms "
+                f"(tasks sum to {event['predicted_s'] * 1e3:.3f} ms), "
                 f"validation accuracy {event['accuracy_val']:.4f}, {event['trials']['search']} trials"
             )
         elif kind == "candidate":
@@ -58,14 +60,19 @@ class ConsoleReport:
         latency = f"{Latency(tuple(event['latency_s'])).median * 1e3:.3f} ms" if "latency_s" in event else "-"
         accuracy = f"{event['accuracy_val']:.4f}" if "accuracy_val" in event else "-"
         verdict = "accepted" if event["accepted"] else "rejected"
-        self.say(f"[{event['iteration']:3}] {widths}: {latency}, accuracy {accuracy}, {verdict}: {event['reason']}")
+        self.say(
+            f"[{event['iteration']:3}] {widths}: {latency}, accuracy {accuracy}, {verdict}: {event['reason']}"
+        )
 
     def _progress(self, progress: Progress) -> None:
         self._tasks[progress.task.workload_key] = progress
         if not self.console.is_terminal:
-            best = "no valid program yet" if progress.best == float("inf") else f"{progress.best * 1e6:8.1f} us"
+            best = (
+                "no valid program yet" if progress.best == float("inf") else f"{progress.best * 1e6:8.1f} us"
+            )
             self.say(
-                f"tuning {progress.total_trials}/{progress.budget}: {progress.task.title}, {progress.trials} trials, "
+                f"tuning {progress.total_trials}/{progress.budget}: {progress.task.title}, "
+                f"{progress.trials} trials, "
                 f"{best}, {progress.gflops:.1f} GFLOP/s, {progress.seconds_left:.0f} s left"
             )
             return
@@ -103,14 +110,19 @@ def summary(result: dict[str, Any]) -> Table:
 
 
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;margin:1rem 0}td,th{border-bottom:1px solid #ccc;padding:.25rem .7rem;text-align:left}
+table{border-collapse:collapse;margin:1rem 0}td,th{border-bottom:1px solid #ccc;padding:.25rem
+.7rem;text-align:left}
 .accepted{background:#e8f5e9}svg text{font-size:11px}"""
 
 
 def write_html(folder: Path) -> Path:
     """Write ``report.html`` of a finished run from its ``result.json`` alone."""
     result = json.loads((folder / "result.json").read_text())
-    title = f"CPrune: {result['model']} on {result['dataset']}" if result["dataset"] else f"CPrune: {result['model']}"
+    title = (
+        f"CPrune: {result['model']} on {result['dataset']}"
+        if result["dataset"]
+        else f"CPrune: {result['model']}"
+    )
     sides = "".join(
         f"<tr><td>{name}</td><td>{result[name]['latency_ms']['median']:.3f} ms</td>"
         f"<td>{result[name]['accuracy_val']:.4f}</td><td>{_number(result[name]['accuracy_test'])}</td>"
@@ -128,7 +140,8 @@ def write_html(folder: Path) -> Path:
         f"<!doctype html><meta charset='utf-8'><title>{html.escape(title)}</title><style>{_STYLE}</style>"
         f"<h1>{html.escape(title)}</h1><p>{result['speedup']:.2f} times as fast on "
         f"<code>{html.escape(result['target'])}</code> with {result['threads']} threads; ended because "
-        f"{html.escape(result['stopped_because'])}.</p><table><tr><th></th><th>latency</th><th>validation accuracy</th>"
+        f"{html.escape(result['stopped_because'])}.</p>"
+        "<table><tr><th></th><th>latency</th><th>validation accuracy</th>"
         f"<th>test accuracy</th><th>MACs</th><th>parameters</th></tr>{sides}</table>{_plot(result)}"
         f"<table><tr><th></th><th>task</th><th>channels</th><th>ms</th><th>accuracy</th><th>decision</th></tr>{rows}"
         "</table>"
@@ -146,9 +159,15 @@ def _widths(widths: dict[str, list[int]]) -> str:
     return ", ".join(f"{root} {old} → {new}" for root, (old, new) in widths.items())
 
 
+def _dot(x: float, y: float, accepted: bool) -> str:
+    return f"<circle cx='{x:.1f}' cy='{y:.1f}' r='3.5' fill='{'#2e7d32' if accepted else '#bbb'}'/>"
+
+
 def _plot(result: dict[str, Any]) -> str:
     """Return the latency of every candidate as a picture; accepted ones are joined."""
-    points = [(it["iteration"], it["latency_ms"], it["accepted"]) for it in result["iterations"] if it["latency_ms"]]
+    points = [
+        (it["iteration"], it["latency_ms"], it["accepted"]) for it in result["iterations"] if it["latency_ms"]
+    ]
     if not points:
         return ""
     start = result["baseline"]["latency_ms"]["median"]
@@ -158,12 +177,14 @@ def _plot(result: dict[str, Any]) -> str:
     def place(x: float, y: float) -> tuple[float, float]:
         return 45 + (width - 60) * x / last, 10 + (height - 40) * (1 - y / top)
 
-    dots = "".join(
-        "<circle cx='{:.1f}' cy='{:.1f}' r='3.5' fill='{}'/>".format(*place(x, y), "#2e7d32" if ok else "#bbb")
-        for x, y, ok in points
+    dots = "".join(_dot(*place(x, y), ok) for x, y, ok in points)
+    line = " ".join(
+        "{:.1f},{:.1f}".format(*place(x, y)) for x, y in [(0, start), *((x, y) for x, y, ok in points if ok)]
     )
-    line = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in [(0, start), *((x, y) for x, y, ok in points if ok)])
-    axis = f"<text x='2' y='{place(0, top)[1] + 4:.0f}'>{top:.2f} ms</text><text x='2' y='{height - 26}'>0</text>"
+    axis = (
+        f"<text x='2' y='{place(0, top)[1] + 4:.0f}'>{top:.2f} ms</text>"
+        f"<text x='2' y='{height - 26}'>0</text>"
+    )
     return (
         f"<svg width='{width}' height='{height}' role='img' aria-label='latency of each candidate'>"
         f"<polyline points='{line}' fill='none' stroke='#2e7d32'/>{dots}{axis}"

@@ -43,10 +43,11 @@ class _Side:
 
 
 def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[str, Any]:
-    """Train and tune the last accepted model, compare it with the unpruned one, write ``result.json`` and the exports.
+    """Train and tune the last accepted model, compare it with the unpruned one, write ``result.json`` and the
+    exports.
 
-    The test split is read here, once for each of the two models. Training that makes the model worse on the validation
-    split is taken back.
+    The test split is read here, once for each of the two models. Training that makes the model worse on the
+    validation split is taken back.
     """
     journal, training, config = run.journal, run.training, run.config
     trained = journal.find("final_training")
@@ -63,8 +64,8 @@ def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[st
         event = {"event": "final_training", "checkpoint": name, "accuracy_val": max(before, after)}
         trained = journal.append({**event, "seconds": round(time.time() - started, 2)})
     run.report(trained)
-    model = load_checkpoint(run.folder, trained["checkpoint"], run.model)
-    candidate = Candidate(model, last.relay, last.table, last.library)
+    trained_model = load_checkpoint(run.folder, trained["checkpoint"], run.model)
+    candidate = Candidate(trained_model, last.relay, last.table, last.library)
     compiler = run.compiler
     if config.final_trials and journal.find("final_tuning") is None:
         candidate = compiler.search_more(candidate, config.final_trials)
@@ -75,10 +76,10 @@ def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[st
     latencies = compiler.time({"baseline": baseline, "pruned": candidate})
     first = journal.find("baseline")
     assert first is not None
-    test = training.test or (lambda _: None)
+    tests = [training.test(model) if training.test else None for model in (run.model, trained_model)]
     sides = {
-        "baseline": _Side(baseline, latencies["baseline"], first["accuracy_val"], test(run.model)),
-        "pruned": _Side(candidate, latencies["pruned"], trained["accuracy_val"], test(model)),
+        "baseline": _Side(baseline, latencies["baseline"], first["accuracy_val"], tests[0]),
+        "pruned": _Side(candidate, latencies["pruned"], trained["accuracy_val"], tests[1]),
     }
     result = {
         **run.labels,
@@ -143,7 +144,9 @@ def _replace(path: Path, write: Any) -> None:
 def _export_onnx(model: torch.nn.Module, example: torch.Tensor, path: Path) -> str:
     """Write the model as ONNX; return "" or why that was not possible."""
     try:
-        _replace(path, lambda aside: torch.onnx.export(model, (example,), str(aside), dynamo=False, verbose=False))
+        _replace(
+            path, lambda aside: torch.onnx.export(model, (example,), str(aside), dynamo=False, verbose=False)
+        )
     except (ImportError, RuntimeError, TypeError) as error:
         return str(error).splitlines()[0]
     return ""

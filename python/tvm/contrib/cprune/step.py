@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far one step prunes a channel group: to the next width that keeps the structure of the programs it touches.
+"""How far one step prunes a channel group: to the next width that keeps the structure of the programs it
+touches.
 
-A program keeps its inner loops at a width that the product of a split's inner lengths divides; only the outermost loop
-gets shorter.
+A program keeps its inner loops at a width that the product of a split's inner lengths divides; only the
+outermost loop gets shorter.
 """
 
 import math
@@ -18,7 +19,9 @@ Constraint = tuple[int, int, int]
 
 def _splits(member: GroupMember, table: TaskTable) -> list[Split]:
     rows = table.of_layer(member.layer)
-    return [s for row in rows for s in (row.program.out_splits if member.side == "out" else row.program.in_splits)]
+    return [
+        s for row in rows for s in (row.program.out_splits if member.side == "out" else row.program.in_splits)
+    ]
 
 
 def _relaxed(split: Split) -> int:
@@ -29,11 +32,15 @@ def _relaxed(split: Split) -> int:
 def constraints(group: ChannelGroup, table: TaskTable, relax: bool = False) -> tuple[Constraint, ...]:
     """Return what a width must fulfil to fit every program that sees the group's channels.
 
-    Producers see them along their output axes, consumers along their reduction axes; a grouped convolution's reduction
-    axis runs over one of its groups.
+    Producers see them along their output axes, consumers along their reduction axes; a grouped convolution's
+    reduction axis runs over one of its groups.
     """
     found = {
-        (member.width, member.scale, (_relaxed(s) if relax else s.product) * (member.groups if member.side == "in" else 1))
+        (
+            member.width,
+            member.scale,
+            (_relaxed(s) if relax else s.product) * (member.groups if member.side == "in" else 1),
+        )
         for member in group.members
         for s in _splits(member, table)
     }
@@ -49,8 +56,8 @@ def floor_width(original_width: int, unit: int, config: PruneConfig) -> int:
 def joint_step(group: ChannelGroup, table: TaskTable, start: int | None = None) -> ChannelStep | None:
     """Return the step to the widest width below ``start`` that fits producers and consumers alike, or None.
 
-    Where that would take more than half of the layer, one inner length of each split may shrink: the transplant then
-    measures variants.
+    Where that would take more than half of the layer, one inner length of each split may shrink: the
+    transplant then measures variants.
     """
     width = start or group.width
     exact = _next(group, width, constraints(group, table))
@@ -60,12 +67,17 @@ def joint_step(group: ChannelGroup, table: TaskTable, start: int | None = None) 
     best = max(exact, relaxed)
     if not best:
         return None
-    return ChannelStep(group, best, "fits every program" if best == exact else "fits with one inner length changed")
+    return ChannelStep(
+        group, best, "fits every program" if best == exact else "fits with one inner length changed"
+    )
 
 
-def paper_step(group: ChannelGroup, table: TaskTable, layers: Iterable[str], start: int | None = None) -> ChannelStep | None:
-    """Return the step of the paper's rule (section 3.3): for each stage over the output channels of ``layers``, drop the
-    largest split factor and multiply the others; the largest product is the number of channels to prune."""
+def paper_step(
+    group: ChannelGroup, table: TaskTable, layers: Iterable[str], start: int | None = None
+) -> ChannelStep | None:
+    """Return the step of the paper's rule (section 3.3): for each stage over the output channels of
+    ``layers``, drop the largest split factor and multiply the others; the largest product is the number of
+    channels to prune."""
     width = start or group.width
     members = [m for m in group.members if m.side == "out" and m.layer in set(layers)]
     sizes = [1]

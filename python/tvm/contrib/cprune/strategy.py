@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How operators compute on a pinned target (one with the key ``cprune``), where TVM's own choice does not serve.
+"""How operators compute on a pinned target (one with the key ``cprune``), where TVM's own choice does not
+serve.
 
 Registered with TVM's own mechanism, so that no file of TVM changes and other targets are as they were.
 """
 
 from typing import Any
 
-import tvm
-from tvm import auto_scheduler, te
 from tvm.relay.op import OpStrategy
 from tvm.relay.op.strategy import generic
+
+import tvm
+from tvm import auto_scheduler, te
 
 KEY = "cprune"
 
@@ -32,14 +34,16 @@ def _without(strategy: OpStrategy, word: str) -> OpStrategy:
 
 @generic.conv2d_strategy.register(KEY)
 def _direct_conv2d(attrs: Any, inputs: Any, out_type: Any, target: Any) -> OpStrategy:
-    """The target's own strategy without Winograd: a Winograd convolution is pinned, and then another operator."""
+    """The target's own strategy without Winograd: a Winograd convolution is pinned, and then another
+    operator."""
     with _without_key(target) as plain:
         return _without(generic.conv2d_strategy(attrs, inputs, out_type, plain), "winograd")
 
 
 def _dense(data: te.Tensor, weight: te.Tensor, _: Any, out_dtype: str, layout: str = "") -> te.Tensor:
-    """A dense layer with named axes. TOPI's are called i0 and i1, and auto_scheduler writes a weight's layout as extents
-    followed by names: "1000i1512k" cannot be read back, and every program of TVM 0.17's dense fails to build."""
+    """A dense layer with named axes. TOPI's are called i0 and i1, and auto_scheduler writes a weight's layout
+    as extents followed by names: "1000i1512k" cannot be read back, and every program of TVM 0.17's dense
+    fails to build."""
     rows, depth = data.shape
     columns = weight.shape[0]
     if layout:
@@ -60,6 +64,8 @@ def _dense(data: te.Tensor, weight: te.Tensor, _: Any, out_dtype: str, layout: s
 def _named_dense(attrs: Any, inputs: Any, out_type: Any, target: Any) -> OpStrategy:
     strategy = OpStrategy()
     strategy.add_implementation(
-        generic.wrap_compute_dense(_dense, need_auto_scheduler_layout=True), generic.naive_schedule, name="dense.cprune"
+        generic.wrap_compute_dense(_dense, need_auto_scheduler_layout=True),
+        generic.naive_schedule,
+        name="dense.cprune",
     )
     return strategy

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The structure of an Ansor program: which of its splits divide which axes of the compute DAG.
 
-A record lists transform steps by stage and loop numbers that shift as steps insert stages and split, fuse and reorder
-loops (``src/auto_scheduler/transform_step.cc``). Replaying the steps on lists of axis numbers (see ``axes.py``) tells
-what each split divides, without looking at a name.
+A record lists transform steps by stage and loop numbers that shift as steps insert stages and split, fuse and
+reorder loops (``src/auto_scheduler/transform_step.cc``). Replaying the steps on lists of axis numbers (see
+``axes.py``) tells what each split divides, without looking at a name.
 """
 
 import json
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from tvm import te
-
 from tvm.contrib.cprune.types import CPruneError, Split, Task
 
 Axes = tuple[int, ...]
@@ -88,13 +87,16 @@ class _Stages:
 
 
 def splits_of(dag: Any, steps: Sequence[Step]) -> tuple[Split, ...]:
-    """Return every split with lengths of its own, in order; splits that follow another one take its lengths."""
+    """Return every split with lengths of its own, in order; splits that follow another one take its
+    lengths."""
     stages, splits = _Stages(dag), []
     for index, step in enumerate(steps):
         if step[0] == "SP":
             stage, loop, extent, lengths = step[1:5]
             axes = stages.loops[stage][loop]
-            splits.append(Split(index, stages.names[stage], axes, int(extent), tuple(int(n) for n in lengths)))
+            splits.append(
+                Split(index, stages.names[stage], axes, int(extent), tuple(int(n) for n in lengths))
+            )
         stages.apply(step)
     return tuple(splits)
 

@@ -80,12 +80,13 @@ def widths(model: torch.nn.Module) -> dict[str, int]:
 
 
 def macs_and_params(model: torch.nn.Module, input_shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return the multiply-accumulates of one inference in convolutions and linear layers, and the parameters."""
+    """Return the multiply-accumulates of one inference in convolutions and linear layers, and the
+    parameters."""
     total = 0
 
     def count(module: torch.nn.Module, _: Any, output: torch.Tensor) -> None:
         nonlocal total
-        weight = module.weight
+        weight = module.get_parameter("weight")
         total += output.numel() * weight.numel() // weight.shape[0]
 
     layers = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]

@@ -70,7 +70,12 @@ class TaskTable:
             }
             for row in self.rows
         ]
-        head = {"format": FORMAT, "target": self.target, "threads": self.threads, "cold_weights": self.cold_weights}
+        head = {
+            "format": FORMAT,
+            "target": self.target,
+            "threads": self.threads,
+            "cold_weights": self.cold_weights,
+        }
         write_text(path, json.dumps({**head, "rows": rows}, indent=1))
 
     @staticmethod

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Relay passes: naming layers, folding constants, pinning the algorithm of convolutions, recording subgraphs."""
+"""Relay passes: naming layers, folding constants, pinning the algorithm of convolutions, recording
+subgraphs."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -7,22 +8,31 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import tvm
-from tvm import relay
 from tvm.relay import transform as relay_transform
 from tvm.relay.build_module import bind_params_by_name
 
+import tvm
+from tvm import relay
 from tvm.contrib.cprune import _plugin
 from tvm.contrib.cprune.folding import evaluate
 from tvm.contrib.cprune.types import Algorithm, CPruneError
 
 WINOGRAD = "nn.contrib_conv2d_winograd_without_weight_transform"
-ANCHORS = ("nn.conv2d", WINOGRAD, "nn.dense", "nn.conv1d", "nn.conv3d", "nn.conv2d_transpose", "nn.batch_matmul")
+ANCHORS = (
+    "nn.conv2d",
+    WINOGRAD,
+    "nn.dense",
+    "nn.conv1d",
+    "nn.conv3d",
+    "nn.conv2d_transpose",
+    "nn.batch_matmul",
+)
 # The tile size of TVM's NHWC Winograd convolution for CPUs (topi/x86/conv2d_alter_op.py).
 WINOGRAD_TILE = 4
-# What relay.build must not do again, or at all: `prepare` has simplified the module, these passes would lose the spans
-# that name layers (FoldScaleAxis, ToBasicBlockNormalForm), choose another algorithm (AlterOpLayout), or spend time on
-# finding nothing. With them off, the functions that a build fuses are those that extraction saw.
+# What relay.build must not do again, or at all: `prepare` has simplified the module, these passes would lose
+# the spans that name layers (FoldScaleAxis, ToBasicBlockNormalForm), choose another algorithm
+# (AlterOpLayout), or spend time on finding nothing. With them off, the functions that a build fuses are those
+# that extraction saw.
 DISABLED_PASSES = (
     "AlterOpLayout",
     "BackwardFoldScaleAxis",
@@ -45,6 +55,7 @@ DISABLED_PASSES = (
 )
 PREPARED = "cprune.prepared"
 
+
 def post_order(expr: relay.Expr) -> list[relay.Expr]:
     """Return the nodes below ``expr``, arguments before their calls."""
     nodes: list[relay.Expr] = []
@@ -60,7 +71,9 @@ def _arguments(node: relay.Expr) -> list[relay.Expr]:
     return [node.tuple_value] if isinstance(node, relay.TupleGetItem) else []
 
 
-def rewrite(function: relay.Function, on_call: Callable[[relay.Call, relay.Call], relay.Expr]) -> relay.Function:
+def rewrite(
+    function: relay.Function, on_call: Callable[[relay.Call, relay.Call], relay.Expr]
+) -> relay.Function:
     """Rebuild a function bottom-up, each call replaced by ``on_call(call with new arguments, old call)``.
 
     A loop instead of ``ExprMutator``: Python's recursion limit is too low for a deep network.
@@ -109,7 +122,9 @@ def _label(call: relay.Call, _: relay.Call) -> relay.Expr:
     if not names:
         return call
     if len(names) != 1:
-        raise CPruneError(f"a {_name(call)} reads its weight from {sorted(names)[:4]}: expected one layer's weight")
+        raise CPruneError(
+            f"a {_name(call)} reads its weight from {sorted(names)[:4]}: expected one layer's weight"
+        )
     span = relay.Span(relay.SourceName(names.pop().removesuffix(".weight")), 0, 0, 0, 0)
     return relay.Call(call.op, call.args, call.attrs, call.type_args, span)
 
@@ -124,7 +139,8 @@ def _fold(call: relay.Call, _: relay.Call) -> relay.Expr:
 
 @tvm.transform.module_pass(opt_level=0, name="LabelLayers", required=["InferType"])
 class LabelLayers:
-    """Name each anchor's layer in its span, by the weight it reads: exact, whatever the order and names of calls."""
+    """Name each anchor's layer in its span, by the weight it reads: exact, whatever the order and names of
+    calls."""
 
     def transform_module(self, mod: tvm.IRModule, _: Any) -> tvm.IRModule:
         return tvm.IRModule({"main": rewrite(mod["main"], _label)})
@@ -132,14 +148,16 @@ class LabelLayers:
 
 @tvm.transform.module_pass(opt_level=0, name="FoldParameters")
 class FoldParameters:
-    """Evaluate calls of constants with NumPy; TVM's FoldConstant compiles each of them, which takes seconds."""
+    """Evaluate calls of constants with NumPy; TVM's FoldConstant compiles each of them, which takes
+    seconds."""
 
     def transform_module(self, mod: tvm.IRModule, _: Any) -> tvm.IRModule:
         return tvm.IRModule({"main": rewrite(mod["main"], _fold)})
 
 
 def _along_weight(call: relay.Call, scale: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
-    """Return a per-channel ``scale`` of an anchor's output in the shape that multiplies its weight, or None."""
+    """Return a per-channel ``scale`` of an anchor's output in the shape that multiplies its weight, or
+    None."""
     if _name(call) == "nn.dense":
         rank, channel, kernel = 2, 1, "OI"
     elif _name(call) == "nn.conv2d":
@@ -163,9 +181,11 @@ def _along_weight(call: relay.Call, scale: npt.NDArray[Any]) -> npt.NDArray[Any]
 
 @tvm.transform.module_pass(opt_level=0, name="FoldScales", required=["InferType"])
 class FoldScales:
-    """Multiply the constant scale behind an anchor (a batch norm's) into its weight, and into a bias between them.
+    """Multiply the constant scale behind an anchor (a batch norm's) into its weight, and into a bias between
+    them.
 
-    TVM's FoldScaleAxis also folds scales that depend on the data (squeeze-and-excitation) and loses the layers' names.
+    TVM's FoldScaleAxis also folds scales that depend on the data (squeeze-and-excitation) and loses the
+    layers' names.
     """
 
     def transform_module(self, mod: tvm.IRModule, _: Any) -> tvm.IRModule:
@@ -233,7 +253,8 @@ def fuse(mod: tvm.IRModule) -> tvm.IRModule:
 
 
 def _winograd_legal(call: relay.Call) -> bool:
-    """Whether a convolution can run as TVM's NHWC Winograd (relay/op/strategy/x86.py, without its width limits)."""
+    """Whether a convolution can run as TVM's NHWC Winograd (relay/op/strategy/x86.py, without its width
+    limits)."""
     if _name(call) != "nn.conv2d" or not isinstance(call.args[1], relay.Constant):
         return False
     attrs = call.attrs
@@ -250,14 +271,20 @@ def _winograd_legal(call: relay.Call) -> bool:
 
 def anchor_layers(mod: tvm.IRModule) -> tuple[str, ...]:
     """Return the layers of a prepared module, in the order of their first call."""
-    calls = [node for node in post_order(mod["main"].body) if isinstance(node, relay.Call) and _name(node) in ANCHORS]
+    calls = [
+        node
+        for node in post_order(mod["main"].body)
+        if isinstance(node, relay.Call) and _name(node) in ANCHORS
+    ]
     return tuple(dict.fromkeys(layer for call in calls if (layer := layer_of(call))))
 
 
 def winograd_layers(mod: tvm.IRModule) -> tuple[str, ...]:
     """Return the layers of a prepared module whose convolutions may run as Winograd."""
     calls = [node for node in post_order(mod["main"].body) if isinstance(node, relay.Call)]
-    return tuple(dict.fromkeys(layer for call in calls if _winograd_legal(call) and (layer := layer_of(call))))
+    return tuple(
+        dict.fromkeys(layer for call in calls if _winograd_legal(call) and (layer := layer_of(call)))
+    )
 
 
 def _to_winograd(call: relay.Call) -> relay.Expr:
@@ -288,8 +315,9 @@ def _to_winograd(call: relay.Call) -> relay.Expr:
 def pin_algorithms(mod: tvm.IRModule, algorithms: Mapping[str, Algorithm]) -> tvm.IRModule:
     """Rewrite the convolutions of the layers that ``algorithms`` maps to "winograd"; all others are direct.
 
-    The algorithm belongs to the tuned program. Left alone, TOPI chooses it anew by the number of channels, and a program
-    could not follow its layer across that limit. The target from ``extract.pinned_target`` keeps the direct ones direct.
+    The algorithm belongs to the tuned program. Left alone, TOPI chooses it anew by the number of channels,
+    and a program could not follow its layer across that limit. The target from ``extract.pinned_target``
+    keeps the direct ones direct.
     """
 
     def on_call(call: relay.Call, _: relay.Call) -> relay.Expr:

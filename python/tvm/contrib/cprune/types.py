@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The values that pass between CPrune's parts: frozen, and free of torch and tvm (``RelayModel`` only carries them)."""
+"""The values that pass between CPrune's parts: frozen, and free of torch and tvm (``RelayModel`` only carries
+them)."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,7 +15,8 @@ Algorithm = Literal["direct", "winograd"]
 
 @dataclass(frozen=True)
 class RelayModel:
-    """A model as Relay sees it: its layers are named in the spans of their calls, its parameters are constants."""
+    """A model as Relay sees it: its layers are named in the spans of their calls, its parameters are
+    constants."""
 
     mod: Any
     input_shape: tuple[int, ...]
@@ -43,9 +45,11 @@ class Latency:
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a program: ``lengths`` are its inner lengths, outermost first, as the record's ``SP`` step has them.
+    """One split of a program: ``lengths`` are its inner lengths, outermost first, as the record's ``SP`` step
+    has them.
 
-    ``axes`` are the original axes of the compute DAG the split loop consists of (more than one where loops were fused).
+    ``axes`` are the original axes of the compute DAG the split loop consists of (more than one where loops
+    were fused).
     """
 
     step: int
@@ -65,7 +69,8 @@ class Split:
 
 @dataclass(frozen=True)
 class Program:
-    """The fastest measured schedule of a task: its record (a line of an auto_scheduler log), structure and latency."""
+    """The fastest measured schedule of a task: its record (a line of an auto_scheduler log), structure and
+    latency."""
 
     record: str
     latency: Latency
@@ -75,7 +80,8 @@ class Program:
 
 @dataclass(frozen=True)
 class Subgraph:
-    """One fused primitive function at one call site. ``layers`` are those of its anchors; a pooling has none."""
+    """One fused primitive function at one call site. ``layers`` are those of its anchors; a pooling has
+    none."""
 
     name: str
     op: str
@@ -87,7 +93,8 @@ class Subgraph:
 class Task:
     """A tuning task: one workload key on one target, and the subgraphs that share it.
 
-    ``out_axes`` and ``in_axes`` are the axes of its compute DAG that run over the anchor's output and input channels.
+    ``out_axes`` and ``in_axes`` are the axes of its compute DAG that run over the anchor's output and input
+    channels.
     """
 
     workload_key: str
@@ -124,7 +131,8 @@ class GroupMember:
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that must be removed together; ``root`` is the layer that names it, ``unit`` what a width divides by."""
+    """Channels that must be removed together; ``root`` is the layer that names it, ``unit`` what a width
+    divides by."""
 
     root: str
     width: int

@@ -46,7 +46,9 @@ class Branches(nn.Module):
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
         self.left = nn.Conv2d(width, width, 3, padding=1)
         self.right = nn.Conv2d(width, width, 1)
         self.depthwise = nn.Conv2d(2 * width, 2 * width, 3, padding=1, groups=2 * width, bias=False)
@@ -87,7 +89,8 @@ def pool() -> Iterator[MeasuringPool]:
         yield measuring
 
 
-# Anchor kind -> (how to make the network at a width, the algorithm of "conv", layer that is looked at, base width).
+# Anchor kind -> (how to make the network at a width, the algorithm of "conv", layer that is looked at, base
+# width).
 KINDS: dict[str, tuple[Callable[[int], nn.Module], str, str, int]] = {
     "direct 3x3": (lambda w: OneLayer(8, w), "direct", "conv", 64),
     "winograd 3x3": (lambda w: OneLayer(8, w), "winograd", "conv", 64),

@@ -20,7 +20,9 @@ def test_latency(new, goal, accepted):
     assert decide_latency(OLD, Latency(new), goal).accepted is accepted
 
 
-@pytest.mark.parametrize(("last", "new", "accepted"), [(0.95, 0.949, True), (0.95, 0.94, False), (0.9, 0.89, False)])
+@pytest.mark.parametrize(
+    ("last", "new", "accepted"), [(0.95, 0.949, True), (0.95, 0.94, False), (0.9, 0.89, False)]
+)
 def test_accuracy(last, new, accepted):
     config = PruneConfig(accuracy_requirement=0.895, alpha=0.995)
     assert decide_accuracy(last, new, config).accepted is accepted
@@ -28,11 +30,11 @@ def test_accuracy(last, new, accepted):
 
 def test_stop():
     config = PruneConfig(max_iterations=10, speedup_goal=2, max_seconds=60, latency_floor=0.1)
-    assert stop_reason(0.9, 1.0, 3, 5, config) == ""
-    assert "iterations" in stop_reason(0.9, 1.0, 10, 5, config)
-    assert "speed-up" in stop_reason(0.5, 1.0, 3, 5, config)
-    assert "time" in stop_reason(0.9, 1.0, 3, 60, config)
-    assert "latency" in stop_reason(0.1, 1.0, 3, 5, config)
+    assert stop_reason(1.1, 3, 5, config) == ""
+    assert "iterations" in stop_reason(1.1, 10, 5, config)
+    assert "speed-up" in stop_reason(2.0, 3, 5, config)
+    assert "time" in stop_reason(1.1, 3, 60, config)
+    assert "latency" in stop_reason(10.0, 3, 5, config)
 
 
 def test_latency_median_and_spread():

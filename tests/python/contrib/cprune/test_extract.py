@@ -4,13 +4,13 @@
 import numpy as np
 import pytest
 import torch
-import tvm
-from torch import nn
-from tvm import auto_scheduler, relay
-
 from conftest import Branches, OneLayer, randomize_norms
+from torch import nn
+
+import tvm
 from models import make_model
 from models.torchvision_models import load_torchvision
+from tvm import auto_scheduler, relay
 from tvm.contrib.cprune import transform
 from tvm.contrib.cprune.extract import LoweringCache, extract_from_program, pass_context
 from tvm.contrib.cprune.frontend import from_torch
@@ -101,7 +101,9 @@ def test_the_originals_signature_takes_a_frontends_module(target):
 
 def test_a_pruned_model_lowers_only_what_changed(target):
     cache = LoweringCache()
-    extract_from_program(from_torch(make_model("resnet18", 3, 10), (1, 3, 32, 32)).mod, None, target, cache=cache)
+    extract_from_program(
+        from_torch(make_model("resnet18", 3, 10), (1, 3, 32, 32)).mod, None, target, cache=cache
+    )
     first = cache.lowered
     model = make_model("resnet18", 3, 10)
     block = model.stages[3][0]

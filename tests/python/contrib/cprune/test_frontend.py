@@ -4,13 +4,13 @@
 import numpy as np
 import pytest
 import torch
-import tvm
+from conftest import Branches, OneLayer, randomize_norms
 from torch import nn
+
+import tvm
+from models import make_model
 from tvm import relay
 from tvm.contrib import graph_executor
-
-from conftest import Branches, OneLayer, randomize_norms
-from models import make_model
 from tvm.contrib.cprune import transform
 from tvm.contrib.cprune.device import pinned_target
 from tvm.contrib.cprune.extract import pass_context
@@ -53,7 +53,9 @@ def test_numbers_and_names(name, winograd, target):
     mod = transform.pin_algorithms(relay_model.mod, algorithms)
     data = np.random.default_rng(0).standard_normal(shape).astype("float32")
     expected = model(torch.tensor(data)).detach().numpy()
-    np.testing.assert_allclose(run(mod, data, target), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        run(mod, data, target), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max()
+    )
 
 
 def test_every_constant_is_folded():
@@ -66,7 +68,11 @@ def test_every_constant_is_folded():
 def test_a_scale_that_depends_on_data_is_not_folded():
     """Squeeze-and-excitation multiplies by what it computes: its consumer's weight must stay a constant."""
     mod = from_torch(Branches(), (1, 3, 16, 16)).mod
-    anchors = [n for n in transform.post_order(mod["main"].body) if isinstance(n, relay.Call) and transform.layer_of(n)]
+    anchors = [
+        n
+        for n in transform.post_order(mod["main"].body)
+        if isinstance(n, relay.Call) and transform.layer_of(n)
+    ]
     named = [call for call in anchors if call.op.name in transform.ANCHORS]
     assert len(named) == 8
     assert all(isinstance(call.args[1], relay.Constant) for call in named)

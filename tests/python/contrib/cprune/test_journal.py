@@ -13,6 +13,7 @@ from tvm.contrib.cprune.types import CPruneError
 
 def candidate(verdict, accuracy=0.9, widths=None, checkpoint="c"):
     event = {"event": "candidate", "accepted": verdict == "accepted", "verdict": verdict, "seconds": 1}
+    event |= {"latency_s": [0.5, 0.4, 0.6], "old_latency_s": [1.0, 1.0, 1.1]}
     return {**event, "widths": widths or {"a": [64, 32]}, "accuracy_val": accuracy, "checkpoint": checkpoint}
 
 
@@ -25,9 +26,9 @@ def test_a_standing_is_what_the_events_say():
     standing = Standing()
     for event in events:
         standing = standing.after(event)
-    assert standing == Standing(2, 0.95, "", frozenset({"b"}), {"a": 48})
+    assert standing == Standing(2, 0.95, 1.0, 2, "", frozenset({"b"}), {"a": 48})
     standing = standing.after(candidate("accepted", 0.94, checkpoint="x"))
-    assert standing == Standing(3, 0.94, "x", frozenset({"b"}), {})
+    assert standing == Standing(3, 0.94, 2.0, 3, "x", frozenset({"b"}), {})
 
 
 def test_a_torn_line_is_cut_off(tmp_path):
@@ -70,14 +71,20 @@ def test_read_lines_of_nothing(tmp_path):
 
 
 def line(key, costs, error=0):
-    record = {"i": [[json.dumps([key]), "llvm", [], "", 2, []], [[], []]], "r": [costs, error, 1, 1], "v": "v0.6"}
+    record = {
+        "i": [[json.dumps([key]), "llvm", [], "", 2, []], [[], []]],
+        "r": [costs, error, 1, 1],
+        "v": "v0.6",
+    }
     return json.dumps(record)
 
 
 def test_a_record_log_finds_the_fastest_valid_record(tmp_path):
     path = tmp_path / "log.json"
     log = RecordLog(path)
-    log.append([parse(line("a", [3.0, 5.0, 4.0])), parse(line("a", [1e10], 1)), parse(line("a", [2.0, 2.0, 9.0]))])
+    log.append(
+        [parse(line("a", [3.0, 5.0, 4.0])), parse(line("a", [1e10], 1)), parse(line("a", [2.0, 2.0, 9.0]))]
+    )
     log.append([parse(line("b", [1e10], 4))])
     for each in (log, RecordLog(path)):
         assert each.best('["a"]').latency.median == 2.0

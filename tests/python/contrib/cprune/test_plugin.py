@@ -5,11 +5,11 @@ import itertools
 import math
 
 import pytest
-import tvm
 from hypothesis import given
 from hypothesis import strategies as st
-from tvm import relay, te
 
+import tvm
+from tvm import relay, te
 from tvm.contrib.cprune import _plugin
 
 
@@ -24,7 +24,11 @@ def naive_next(width, unit, constraints):
 numbers = st.integers(1, 64)
 
 
-@given(numbers, st.integers(1, 8), st.lists(st.tuples(st.integers(1, 256), st.integers(1, 4), numbers), max_size=4))
+@given(
+    numbers,
+    st.integers(1, 8),
+    st.lists(st.tuples(st.integers(1, 256), st.integers(1, 4), numbers), max_size=4),
+)
 def test_next_fitting_width_is_the_widest(width, unit, constraints):
     assert _plugin.next_fitting_width(width, unit, constraints) == naive_next(width, unit, constraints)
 
@@ -54,7 +58,8 @@ def test_axis_classes_of_a_convolution():
     weight = te.placeholder((3, 3, 16, 32), name="weight")
     ry, rx, rc = te.reduce_axis((0, 3)), te.reduce_axis((0, 3)), te.reduce_axis((0, 16))
     conv = te.compute(
-        (1, 8, 8, 32), lambda n, y, x, f: te.sum(data[n, y + ry, x + rx, rc] * weight[ry, rx, rc, f], [ry, rx, rc])
+        (1, 8, 8, 32),
+        lambda n, y, x, f: te.sum(data[n, y + ry, x + rx, rc] * weight[ry, rx, rc, f], [ry, rx, rc]),
     )
     relu = te.compute(conv.shape, lambda *i: te.max(conv[i], 0.0))
     classes = _plugin.axis_classes([data.op, weight.op, conv.op, relu.op])
@@ -62,7 +67,9 @@ def test_axis_classes_of_a_convolution():
     assert c[6] == d[3] == w[2]  # input channels: rc, data's and weight's
     assert c[3] == w[3] == r[3]  # output channels
     assert c[0] == d[0] == r[0]
-    assert len({c[1], c[2], c[4], c[5], d[1], d[2], w[0], w[1]}) == 6  # rows and columns stay apart from y + ry
+    assert (
+        len({c[1], c[2], c[4], c[5], d[1], d[2], w[0], w[1]}) == 6
+    )  # rows and columns stay apart from y + ry
 
 
 def test_find_subgraphs_in_post_order():

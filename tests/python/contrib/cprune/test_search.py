@@ -6,9 +6,9 @@ import signal
 
 import numpy as np
 import pytest
+from conftest import FAST, KINDS, task_of
 from tvm.auto_scheduler.measure import MeasureErrorNo
 
-from conftest import FAST, KINDS, task_of
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.tuning import worker
 from tvm.contrib.cprune.tuning.records import RecordLog, to_input
@@ -54,7 +54,9 @@ def test_a_killed_process_loses_only_its_program(tuned):
         built = pool.build([each.serialize() for each in inputs])
         for process in pool._processes:
             os.kill(process.popen._proc.pid, signal.SIGKILL)
-        outcomes = [pool.run(number, inputs[0].serialize()) for number, failure, _ in built if failure is None]
+        outcomes = [
+            pool.run(number, inputs[0].serialize()) for number, failure, _ in built if failure is None
+        ]
         assert len(outcomes) == 3
         assert all(not isinstance(each, worker.Failure) for each in outcomes[1:])
         assert [r.error_no for r in pool.measure(inputs)] == [0, 0, 0]
@@ -71,7 +73,10 @@ def test_a_hanging_build_is_a_result(tuned):
 def test_a_task_without_any_valid_program_is_named(target):
     task = task_of("1x1", 24, target)
     config = TuneConfig(trials=32, batch=16, population=32, build_timeout=0.0001)
-    with MeasuringPool(config) as pool, pytest.raises(CPruneError, match="no valid program for task conv in 16 trials"):
+    with (
+        MeasuringPool(config) as pool,
+        pytest.raises(CPruneError, match="no valid program for task conv in 16 trials"),
+    ):
         search([task], config, pool, RecordLog(None))
 
 

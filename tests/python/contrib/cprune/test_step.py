@@ -28,7 +28,10 @@ B = GroupMember("b", "in", 256, 1)
 
 def test_a_joint_step_fits_producer_and_consumer():
     programs = table(row("a", out=[(256, (4, 8))]), row("b", inner=[(256, (3,))]))
-    assert joint_step(group(256, A, B), programs) is None or joint_step(group(256, A, B), programs).next_width % 32 == 0
+    assert (
+        joint_step(group(256, A, B), programs) is None
+        or joint_step(group(256, A, B), programs).next_width % 32 == 0
+    )
     programs = table(row("a", out=[(256, (4, 8))]), row("b", inner=[(256, (64,))]))
     assert joint_step(group(256, A, B), programs).next_width == 192
 

@@ -4,8 +4,8 @@
 import json
 
 import pytest
-
 from conftest import KINDS, task_of
+
 from tvm.contrib.cprune.structure import channel_splits, loop_counts, splits_of, steps_of
 from tvm.contrib.cprune.tuning.records import state_of
 from tvm.contrib.cprune.types import CPruneError
@@ -20,6 +20,7 @@ def sampled_states(task):
 
 def record_of(task, state):
     from tvm.auto_scheduler import MeasureInput, MeasureResult
+
     from tvm.contrib.cprune.tuning.records import dump
 
     return dump(MeasureInput(task.search_task, state), MeasureResult([1.0], 0, "", 0.1, 0.0)).line

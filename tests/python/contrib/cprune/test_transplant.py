@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 import pytest
-import tvm
+from conftest import KINDS, OneLayer, task_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conftest import KINDS, OneLayer, task_of
+import tvm
 from tvm.contrib.cprune.extract import extract_from_program
 from tvm.contrib.cprune.frontend import from_torch
 from tvm.contrib.cprune.structure import channel_splits
@@ -35,7 +35,8 @@ def check(task, measure_input, pool):
     from tvm import auto_scheduler
 
     state_input = auto_scheduler.MeasureInput(
-        auto_scheduler.SearchTask(workload_key=task.workload_key, target=task.search_task.target), measure_input.state
+        auto_scheduler.SearchTask(workload_key=task.workload_key, target=task.search_task.target),
+        measure_input.state,
     )
     generator = np.random.default_rng(0)
     tensors = list(task.search_task.compute_dag.tensors)
@@ -51,7 +52,12 @@ def unit(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=5,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(data=st.data())
 def test_moved_programs_compute_the_right_numbers(kind, tuned, pool, target, data):
     task, best = tuned(kind)
@@ -95,7 +101,8 @@ def test_another_algorithm_is_refused(tuned, target):
 
 
 def test_winograd_stays_winograd_where_topi_would_change_it(target):
-    """TOPI computes a 3x3 convolution as Winograd between 64 and 512 channels only; pinned, both go down to any width."""
+    """TOPI computes a 3x3 convolution as Winograd between 64 and 512 channels only; pinned, both go down to
+    any width."""
     for width in (8, 64, 128):
         mod = from_torch(OneLayer(8, width), (1, 8, 8, 8)).mod
         for algorithm in ("direct", "winograd"):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tvm import auto_scheduler
 from tvm.auto_scheduler.measure_record import dump_record_to_string, load_record_from_string
 
+from tvm import auto_scheduler
 from tvm.contrib.cprune.files import append_lines, read_lines
 from tvm.contrib.cprune.types import CPruneError, Latency
 

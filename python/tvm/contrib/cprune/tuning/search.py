@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The search for programs: Ansor's policy and cost model, our measuring pool, an allocation of trials to tasks."""
+"""The search for programs: Ansor's policy and cost model, our measuring pool, an allocation of trials to
+tasks."""
 
 import time
 import zlib
@@ -7,15 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tvm import auto_scheduler
 from tvm.auto_scheduler.measure import ProgramMeasurer
 
+from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.tuning.records import RecordLog, dump
 from tvm.contrib.cprune.tuning.workers import MeasuringPool
 from tvm.contrib.cprune.types import CPruneError, Task
 
-# A rival (the same layers by the other algorithm) that is this much slower after its first trials gets no more.
+# A rival (the same layers by the other algorithm) that is this much slower after its first trials gets no
+# more.
 RIVAL_MARGIN = 1.25
 
 
@@ -55,7 +57,9 @@ class _Search:
 
     @property
     def beaten(self) -> bool:
-        return self.trials > 0 and any(r.trials > 0 and self.best > RIVAL_MARGIN * r.best for r in self.rivals)
+        return self.trials > 0 and any(
+            r.trials > 0 and self.best > RIVAL_MARGIN * r.best for r in self.rivals
+        )
 
     @property
     def promise(self) -> float:
@@ -74,7 +78,8 @@ def search(
 ) -> int:
     """Search programs for ``tasks`` until the trials or the time are used up; records go to ``log``.
 
-    Trials that the log holds already count. Every task gets one batch; the rest goes where most time might be saved.
+    Trials that the log holds already count. Every task gets one batch; the rest goes where most time might be
+    saved.
 
     Parameters
     ----------
@@ -102,14 +107,16 @@ def search(
     builder, runner = auto_scheduler.LocalBuilder(), auto_scheduler.LocalRunner()
     measurer = ProgramMeasurer(builder, runner, [], 0)
 
-    budget, started, measured_now = config.trials * len(searches), time.time(), 0
+    # Two rivals are one layer: they share a budget, and begin with half a batch each.
+    budget = round(config.trials * sum(0.5 if each.rivals else 1 for each in searches.values()))
+    started, measured_now = time.time(), 0
     with pool.serve_auto_scheduler():
         while current := _next(list(searches.values()), config, budget):
             over_time = config.max_seconds and time.time() - started > config.max_seconds
             if over_time and all(each.trials for each in searches.values()):
                 break
             left = budget - sum(each.trials for each in searches.values())
-            count = max(1, min(config.batch, left if current.trials else config.trials))
+            count = max(1, min(config.batch, left) if current.trials else _first_batch(current, config))
             inputs, results = current.policy.continue_search_one_round(count, measurer)
             measured = [dump(i, r) for i, r in zip(inputs, results, strict=True)]
             log.append(measured)
@@ -161,15 +168,22 @@ def _account(state: _Search, measured: Sequence[Any], log: RecordLog) -> None:
         )
 
 
+def _first_batch(search_: _Search, config: TuneConfig) -> int:
+    count = min(config.batch, config.trials)
+    return max(1, count // 2) if search_.rivals else count
+
+
 def _next(searches: Sequence[_Search], config: TuneConfig, budget: int) -> _Search | None:
     """Return the search that gets the next batch, or None where all is done."""
     for each in searches:
-        if each.trials < min(config.batch, config.trials) and not each.exhausted:
+        if each.trials < _first_batch(each, config) and not each.exhausted:
             return each
     if sum(each.trials for each in searches) >= budget:
         return None
     # A task that has no valid program goes on until it has one, or fails for good.
     running = [
-        each for each in searches if not each.exhausted and each.since_best < config.early_stopping and not each.beaten
+        each
+        for each in searches
+        if not each.exhausted and each.since_best < config.early_stopping and not each.beaten
     ]
     return max(running, key=lambda each: each.promise, default=None)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Moving a program to the same operator at another width, instead of searching for a new one.
 
-The state of a program is a list of steps on stages and loops; on the compute DAG of another width the same steps are
-the same program with other extents. Where an extent is no longer a multiple of a split's inner lengths, the lengths are
-rewritten: the innermost one, the vector, goes last.
+The state of a program is a list of steps on stages and loops; on the compute DAG of another width the same
+steps are the same program with other extents. Where an extent is no longer a multiple of a split's inner
+lengths, the lengths are rewritten: the innermost one, the vector, goes last.
 """
 
 import json
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import tvm
-
 from tvm.contrib.cprune import _plugin
 from tvm.contrib.cprune.axes import axes_of
 from tvm.contrib.cprune.structure import Step, splits_of, steps_of
@@ -26,11 +25,14 @@ class TransplantError(CPruneError):
 def _check_same_structure(old: list[tuple[str, str, int]], new: list[tuple[str, str, int]]) -> None:
     if [axis[:2] for axis in old] != [axis[:2] for axis in new]:
         ops = [list(dict.fromkeys(op for op, _, _ in axes)) for axes in (old, new)]
-        raise TransplantError(f"the programs compute differently: {', '.join(ops[0])} and {', '.join(ops[1])}")
+        raise TransplantError(
+            f"the programs compute differently: {', '.join(ops[0])} and {', '.join(ops[1])}"
+        )
 
 
 def _combinations(options: dict[int, list[tuple[int, ...]]], limit: int) -> list[dict[int, tuple[int, ...]]]:
-    """Return at most ``limit`` choices of lengths by step: the closest for each split, then one changed at a time."""
+    """Return at most ``limit`` choices of lengths by step: the closest for each split, then one changed at a
+    time."""
     first = {step: choices[0] for step, choices in options.items()}
     chosen = [first]
     for rank in range(1, limit):
@@ -41,7 +43,8 @@ def _combinations(options: dict[int, list[tuple[int, ...]]], limit: int) -> list
 
 
 def rewrite_steps(record: str, old: Task, new: Task, limit: int) -> list[list[Step]]:
-    """Return at most ``limit`` lists of steps that make ``record``'s program of ``old`` one of ``new``, closest first.
+    """Return at most ``limit`` lists of steps that make ``record``'s program of ``old`` one of ``new``,
+    closest first.
 
     Raises
     ------
@@ -72,7 +75,8 @@ def rewrite_steps(record: str, old: Task, new: Task, limit: int) -> list[list[St
 
 
 def transplant(record: str, old: Task, new: Task, limit: int = 3) -> list[Any]:
-    """Return ``MeasureInput`` of the program of ``record`` moved from ``old`` to ``new``: one where the width fits.
+    """Return ``MeasureInput`` of the program of ``record`` moved from ``old`` to ``new``: one where the width
+    fits.
 
     Parameters
     ----------

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tvm.auto_scheduler.measure import MeasureErrorNo
+
 import tvm
 from tvm import auto_scheduler
-from tvm.auto_scheduler.measure import MeasureErrorNo
 from tvm.contrib import graph_executor
 
 # Number of the program -> (compiled module, shapes and types of its arguments).
@@ -58,7 +59,8 @@ def build(number: int, serialized: Any) -> Failure | None:
 
 
 def run(number: int, repeats: int, cold_weights: bool) -> tuple[float, ...] | Failure:
-    """Time a program that ``build`` kept: seconds of each of ``repeats`` runs, after one that is not counted."""
+    """Time a program that ``build`` kept: seconds of each of ``repeats`` runs, after one that is not
+    counted."""
     module, specs = _programs.pop(number)
     device = tvm.cpu()
     try:
@@ -88,8 +90,11 @@ def outputs(number: int, inputs: list[np.ndarray]) -> list[np.ndarray]:
     return [arg.numpy() for arg in args]
 
 
-def time_models(libraries: list[str], names: list[str], data: np.ndarray, repeats: int) -> list[tuple[float, ...]]:
-    """Time compiled models in turn: one run of each, ``repeats`` times over, so that drift meets all of them alike.
+def time_models(
+    libraries: list[str], names: list[str], data: np.ndarray, repeats: int
+) -> list[tuple[float, ...]]:
+    """Time compiled models in turn: one run of each, ``repeats`` times over, so that drift meets all of them
+    alike.
 
     Returns
     -------

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measuring processes that stay alive between programs.
 
-auto_scheduler's own builder and runner start Python and import TVM again for each batch and each program. Here as many
-processes as there are cores compile in parallel, each keeps what it compiled, and then one after the other times its
-programs while the others rest. A process that crashes or hangs is replaced, and loses only the program that it ran.
+auto_scheduler's own builder and runner start Python and import TVM again for each batch and each program.
+Here as many processes as there are cores compile in parallel, each keeps what it compiled, and then one after
+the other times its programs while the others rest. A process that crashes or hangs is replaced, and loses
+only the program that it ran.
 """
 
 import itertools
@@ -15,11 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import tvm
-from tvm import auto_scheduler
 from tvm.auto_scheduler.measure import MeasureErrorNo
 from tvm.contrib.popen_pool import PopenWorker
 
+import tvm
+from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.device import host_threads
 from tvm.contrib.cprune.tuning import worker
@@ -120,7 +121,9 @@ class MeasuringPool:
             arguments = (number, self.config.repeats, self.config.cold_weights)
             return process.call(worker.run, *arguments, timeout=self.config.run_timeout)
         except TimeoutError:
-            return Failure(MeasureErrorNo.RUN_TIMEOUT, f"running took longer than {self.config.run_timeout:.0f} s")
+            return Failure(
+                MeasureErrorNo.RUN_TIMEOUT, f"running took longer than {self.config.run_timeout:.0f} s"
+            )
         except ChildProcessError:
             return Failure(MeasureErrorNo.RUNTIME_DEVICE, "the program crashed its process")
 
