@@ -4,6 +4,7 @@
 import copy
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -34,8 +35,12 @@ def load_checkpoint(run_dir: Path, name: str, architecture: torch.nn.Module) -> 
     path = run_dir / "checkpoints" / f"{name}.pt"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise CPruneError(f"cannot read checkpoint {path}: {str(error).splitlines()[0]}") from None
+    except OSError as error:
+        raise CPruneError(f"cannot read checkpoint {path}: {error.strerror}") from None
+    except (RuntimeError, ValueError, EOFError, KeyError, UnpicklingError):
+        raise CPruneError(
+            f"cannot read checkpoint {path}: it is no file of weights alone, or damaged"
+        ) from None
     return with_weights(architecture, state)
 
 

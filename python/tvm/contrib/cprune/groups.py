@@ -89,40 +89,52 @@ def find_groups(
         If a name in ``include`` or ``exclude`` is none of the model's convolutions and linear layers.
     """
     names = {module: name for name, module in model.named_modules()}
-    layers = [name for module, name in names.items() if isinstance(module, _LAYERS)]
+    layers = {name: module for module, name in names.items() if isinstance(module, _LAYERS)}
     unknown = sorted((set(include) | set(exclude)) - set(layers))
     if unknown:
         raise CPruneError(f"{', '.join(unknown)}: no such layer; the model has {', '.join(layers)}")
     graph = dependency_graph(model, input_shape)
-    found, reasons = [], {}
-    for group in graph.get_all_groups(root_module_types=list(_LAYERS)):
-        root = group[0].dep.target.module
-        channels = len(group[0].idxs)
-        members = tuple(m for item in group for m in _member(item, names, graph, channels))
-        outs = [m for m in members if m.side == "out"]
-        reason = _refusal(members, include, exclude)
+    found: list[ChannelGroup] = []
+    reasons: dict[str, str] = {}
+    seen: set[str] = set()
+    for name, module in layers.items():
+        # Behind a concatenation a depthwise convolution holds the channels of several groups, and is no root.
+        if name in seen or _is_depthwise(module) or module not in graph.module2node:
+            continue
+        channels = int(module.weight.shape[0])
+        items = graph.get_pruning_group(
+            module, graph.get_pruner_of_module(module).prune_out_channels, [*range(channels)]
+        )
+        members = tuple(member for item in items for member in _member(item, names, graph, channels))
+        outs = [member.layer for member in members if member.side == "out"]
+        seen.update(outs)
+        reason = _refusal(members, channels, include, exclude)
         if reason:
-            reasons.update({m.layer: reason for m in outs})
+            reasons.update(dict.fromkeys(outs, reason))
         else:
-            unit = math.lcm(*(m.groups for m in members))
-            found.append(ChannelGroup(names[root], channels, unit, members))
-    covered = {m.layer for group in found for m in group.members if m.side == "out"} | set(reasons)
-    reasons.update({name: "it is not in the traced graph" for name in layers if name not in covered})
+            found.append(ChannelGroup(name, channels, math.lcm(*(m.groups for m in members)), members))
+    for name, module in layers.items():
+        if name not in seen:
+            reads_input = module in graph.module2node and _is_depthwise(module)
+            reasons[name] = (
+                "it filters the model's inputs" if reads_input else "it is not in the traced graph"
+            )
     return Groups(tuple(found), reasons)
 
 
-def _refusal(members: tuple[GroupMember, ...], include: Collection[str], exclude: Collection[str]) -> str:
+def _refusal(
+    members: tuple[GroupMember, ...], channels: int, include: Collection[str], exclude: Collection[str]
+) -> str:
     """Return why a group is not pruned, or ""."""
     outs = [m.layer for m in members if m.side == "out"]
     if not any(m.side == "in" for m in members):
         return "its outputs are the model's"
     blocked = [layer for layer in outs if layer in exclude]
     if blocked:
-        return (
-            f"{blocked[0]} is excluded"
-            if blocked[0] in outs[:1]
-            else f"it is coupled to {blocked[0]}, which is excluded"
-        )
+        return f"{blocked[0]} is excluded, and its channels are coupled"
     if include and not any(layer in include for layer in outs):
         return "it is not among the included layers"
+    for member in members:
+        if member.scale < 1 or (member.groups > 1 and member.width != member.scale * channels):
+            return f"{member.layer} reads them in groups, together with other channels"
     return ""

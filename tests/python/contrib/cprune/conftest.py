@@ -53,7 +53,8 @@ class Branches(nn.Module):
         self.right = nn.Conv2d(width, width, 1)
         self.depthwise = nn.Conv2d(2 * width, 2 * width, 3, padding=1, groups=2 * width, bias=False)
         self.norm = nn.BatchNorm2d(2 * width)
-        self.grouped = nn.Conv2d(2 * width, width, 3, stride=2, padding=1, groups=4)
+        self.mix = nn.Conv2d(2 * width, width, 1)
+        self.grouped = nn.Conv2d(width, width, 3, stride=2, padding=1, groups=4)
         self.squeeze = nn.Conv2d(width, 8, 1)
         self.excite = nn.Conv2d(8, width, 1)
         self.fc = nn.Linear(width, 10)
@@ -61,7 +62,8 @@ class Branches(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)
         x = torch.cat([torch.relu(self.left(x)) + x, self.right(x)], 1)
-        x = torch.relu(self.grouped(torch.relu(self.norm(self.depthwise(x)))))
+        x = torch.relu(self.mix(torch.relu(self.norm(self.depthwise(x)))))
+        x = torch.relu(self.grouped(x))
         gate = torch.sigmoid(self.excite(torch.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
         return self.fc((x * gate).mean((2, 3)))
 

@@ -125,7 +125,13 @@ def test_axes_of_channels(target):
         numbered = axes_of(by_layer[layer].search_task.compute_dag)
         return {numbered[axis][2] for axis in axes}
 
-    for layer, out, inner in [("left", 16, 16), ("stem.0", 16, 3), ("grouped", 16, 8), ("fc", 10, 16)]:
+    for layer, out, inner in [
+        ("left", 16, 16),
+        ("stem.0", 16, 3),
+        ("grouped", 16, 4),
+        ("mix", 16, 32),
+        ("fc", 10, 16),
+    ]:
         assert extents(layer, by_layer[layer].out_axes) == {out}
         assert extents(layer, by_layer[layer].in_axes) == {inner}
     depthwise = by_layer["depthwise"]

@@ -74,7 +74,7 @@ def test_a_scale_that_depends_on_data_is_not_folded():
         if isinstance(n, relay.Call) and transform.layer_of(n)
     ]
     named = [call for call in anchors if call.op.name in transform.ANCHORS]
-    assert len(named) == 8
+    assert len(named) == 9
     assert all(isinstance(call.args[1], relay.Constant) for call in named)
 
 

@@ -40,11 +40,55 @@ def test_coupled_layers_are_one_group():
 
 def test_a_grouped_consumer_sets_the_unit():
     groups = find_groups(Branches(), SHAPE)
-    assert groups.of_layer("right").unit % 4 == 0
+    assert groups.of_layer("mix").unit == 4
+    assert groups.of_layer("grouped").unit == 4
     assert groups.of_layer("squeeze").unit == 1
 
 
-@pytest.mark.parametrize("layer", ["stem.0", "right", "grouped", "squeeze"])
+def test_a_concatenation_is_pruned_a_branch_at_a_time():
+    groups = find_groups(Branches(), SHAPE)
+    right = groups.of_layer("right")
+    assert right.width == 16
+    assert {(m.layer, m.side, m.width, m.scale) for m in right.members} == {
+        ("right", "out", 16, 1),
+        ("depthwise", "out", 32, 1),
+        ("mix", "in", 32, 1),
+    }
+
+
+def test_a_grouped_convolution_behind_a_concatenation_is_refused():
+    """Its groups would lose different numbers of channels."""
+
+    class Behind(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Conv2d(4, 8, 1)
+            self.b = nn.Conv2d(4, 8, 1)
+            self.grouped = nn.Conv2d(16, 8, 1, groups=4)
+            self.fc = nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.fc(self.grouped(torch.cat([self.a(x), self.b(x)], 1)).mean((2, 3)))
+
+    groups = find_groups(Behind(), (1, 4, 8, 8))
+    assert [g.root for g in groups.groups] == ["grouped"]
+    assert "grouped reads them in groups" in groups.unprunable["a"]
+
+
+def test_a_depthwise_convolution_of_the_input_is_refused():
+    class First(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dw = nn.Conv2d(4, 4, 3, groups=4)
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.fc(self.dw(x).mean((2, 3)))
+
+    assert "the model's inputs" in find_groups(First(), (1, 4, 8, 8)).unprunable["dw"]
+
+
+@pytest.mark.parametrize("layer", ["stem.0", "right", "mix", "grouped", "squeeze"])
 def test_a_smaller_copy_computes_what_the_masked_model_does(layer):
     """With the dropped channels' weights at zero and no norms to shift them, both models are the same
     function."""

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Do task latencies times their weights predict the model? ResNet-18 (32x32), 16 trials a task.
+
+    python benchmarks/fidelity.py
+"""
+
+from common import print_machine, resnet18_compiler, tune_resnet18
+
+from tvm.contrib.cprune.tuning.records import to_input
+
+ROUNDS = 5
+
+
+def main() -> None:
+    print_machine()
+    with resnet18_compiler() as compiler:
+        model = tune_resnet18(compiler)
+        rows = model.table.by_impact()
+        inputs = [to_input(row.program.record, row.task.search_task) for row in rows]
+        # A record's latency is from when it was found; every program is timed again, beside the model.
+        samples: dict[str, list[float]] = {row.task.workload_key: [] for row in rows}
+        whole: list[float] = []
+        for _ in range(ROUNDS):
+            for row, result in zip(rows, compiler.pool.measure(inputs), strict=True):
+                samples[row.task.workload_key] += [float(cost) for cost in result.costs]
+            whole += compiler.time({"model": model})["model"].samples
+    total = 0.0
+    print(f"{'us':>8} {'x':>2} {'sum us':>8}  task")
+    for row in rows:
+        times = sorted(samples[row.task.workload_key])
+        latency = times[len(times) // 2]
+        total += latency * row.task.weight
+        algorithm = row.task.subgraphs[0].algorithm or ""
+        impact = latency * row.task.weight
+        print(f"{latency * 1e6:8.1f} {row.task.weight:2} {impact * 1e6:8.1f}  {row.task.title} {algorithm}")
+    whole.sort()
+    measured = whole[len(whole) // 2]
+    print(f"tasks times weights {total * 1e3:.3f} ms, whole model {measured * 1e3:.3f} ms")
+    print(f"sum over model {total / measured:.3f}   (asked: 0.90 to 1.10; {ROUNDS} rounds of all tasks and the model)")
+
+
+if __name__ == "__main__":
+    main()

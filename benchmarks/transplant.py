@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a transplanted program costs: latency at other widths over the share of the work, by kind of anchor.
+
+    python benchmarks/transplant.py
+
+A width fits where it keeps every inner loop of the tuned program. Beside it stand widths off that grid, where tile
+factors had to change (the best of three variants).
+"""
+
+import argparse
+import math
+from collections.abc import Callable
+
+import torch
+from common import CACHE, median, print_machine
+from torch import nn
+
+from tvm.contrib.cprune.config import TuneConfig
+from tvm.contrib.cprune.device import host_target, pinned_target
+from tvm.contrib.cprune.extract import extract_from_program
+from tvm.contrib.cprune.frontend import from_torch
+from tvm.contrib.cprune.structure import channel_splits
+from tvm.contrib.cprune.tuning.records import RecordLog, to_input
+from tvm.contrib.cprune.tuning.search import search
+from tvm.contrib.cprune.tuning.transplant import transplant
+from tvm.contrib.cprune.tuning.workers import MeasuringPool
+from tvm.contrib.cprune.types import Task
+
+TRIALS, ROUNDS, WIDTH = 48, 5, 256
+
+
+class Net(nn.Module):
+    """One convolution and a rectifier, or one linear layer."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.layer(x))
+
+
+def conv(inputs: int, outputs: int, kernel: int, **options: int) -> nn.Module:
+    return Net(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **options))
+
+
+# Kind -> (network at a width, input shape at a width, algorithm, whether the width is the reduction's).
+KINDS: dict[str, tuple[Callable[[int], nn.Module], Callable[[int], tuple[int, ...]], str, bool]] = {
+    "direct 3x3": (lambda w: conv(128, w, 3), lambda w: (1, 128, 14, 14), "direct", False),
+    "direct 3x3, reduction": (lambda w: conv(w, 128, 3), lambda w: (1, w, 14, 14), "direct", True),
+    "winograd 3x3": (lambda w: conv(128, w, 3), lambda w: (1, 128, 16, 16), "winograd", False),
+    "1x1": (lambda w: conv(256, w, 1), lambda w: (1, 256, 28, 28), "direct", False),
+    "strided 3x3": (lambda w: conv(128, w, 3, stride=2), lambda w: (1, 128, 28, 28), "direct", False),
+    "grouped 3x3": (lambda w: conv(128, w, 3, groups=4), lambda w: (1, 128, 28, 28), "direct", False),
+    "depthwise 3x3": (lambda w: conv(w, w, 3, groups=w), lambda w: (1, w, 56, 56), "direct", False),
+    "dense": (lambda w: Net(nn.Linear(2048, 4 * w)), lambda w: (1, 2048), "direct", False),
+}
+
+
+def task_of(kind: str, width: int, target: object) -> Task:
+    make, shape, algorithm, _ = KINDS[kind]
+    relay_model = from_torch(make(width), shape(width))
+    tasks = extract_from_program(relay_model.mod, None, target, {"layer": algorithm})
+    return next(task for task in tasks if task.layers)
+
+
+def measure(kind: str, config: TuneConfig, pool: MeasuringPool) -> list[float]:
+    """Print one kind's table, and return latency over proportional latency at every fitting width."""
+    target = pinned_target(host_target())
+    base = task_of(kind, WIDTH, target)
+    log = RecordLog(CACHE / "transplant" / f"{kind.replace(' ', '-').replace(',', '')}.json")
+    search([base], config, pool, log)
+    best = log.best(base.workload_key)
+    assert best is not None
+    splits = channel_splits(base, best.line)[1 if KINDS[kind][3] else 0]
+    scale = 4 if kind == "dense" else 1
+    step = math.lcm(4, *(split.product // math.gcd(split.product, scale) for split in splits))
+    fitting = [width for width in range(WIDTH // 4, WIDTH, step) if width % step == 0][-4:] or [step]
+    fitting = sorted({w for w in range(step, WIDTH, step) if w >= WIDTH // 4})[:: max(1, WIDTH // step // 5)]
+    off = [w for w in (252, 248, 228, 200, 180) if w % step and w % 4 == 0][:3]
+    inputs = {WIDTH: [to_input(best.line, base.search_task)]}
+    for width in (*fitting, *off):
+        inputs[width] = transplant(best.line, base, task_of(kind, width, target), 3)
+    samples: dict[int, list[list[float]]] = {width: [[] for _ in each] for width, each in inputs.items()}
+    for _ in range(ROUNDS):
+        for width, each in inputs.items():
+            for index, result in enumerate(pool.measure(each)):
+                if not result.error_no:
+                    samples[width][index] += [float(cost) for cost in result.costs]
+    latency = {width: min(median(each) for each in found if each) for width, found in samples.items()}
+    base_latency = latency[WIDTH]
+    tiles = ", ".join(f"{split.stage} {list(split.lengths)}" for split in splits)
+    print(f"{kind}: {base_latency * 1e6:.1f} us at {WIDTH}; {tiles or 'no split'}; every {step} channels fit")
+    ratios = {width: latency[width] / (base_latency * width / WIDTH) for width in (*fitting, *off)}
+    for name, widths in (("fits", fitting), ("off the grid", off)):
+        cells = ", ".join(f"{w}: {latency[w] * 1e6:.1f} us ({ratios[w]:.2f})" for w in widths)
+        print(f"  {name:12} {cells or '-'}", flush=True)
+    return [ratios[width] for width in fitting]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=KINDS, help="one kind alone")
+    options = parser.parse_args()
+    print_machine()
+    print("# latency at a width (and over the base latency times width / base width)")
+    config = TuneConfig(trials=TRIALS)
+    medians = {}
+    with MeasuringPool(config) as pool:
+        for kind in [options.kind] if options.kind else KINDS:
+            medians[kind] = median(measure(kind, config, pool))
+    for kind, value in medians.items():
+        print(f"{kind:22} median at fitting widths {value:.3f}")
+    print(f"{'all kinds':22} median of those {median(list(medians.values())):.3f}   (asked: at most 1.10)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ResNet-18 (32x32) tuned once, then scaled to other widths with transplanted programs only, beside ONNX Runtime.
+
+    python benchmarks/uniform_width.py
+
+Widths are scaled by a factor as they are, or (rounded) down to the next width that fits every program by the step rule.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from common import SHAPE, median, print_machine, resnet18_compiler, spread, tune_resnet18
+
+from tvm.contrib.cprune.candidate import Candidate, Compiler
+from tvm.contrib.cprune.device import host_threads
+from tvm.contrib.cprune.groups import find_groups
+from tvm.contrib.cprune.importance import score
+from tvm.contrib.cprune.measure import sample_input
+from tvm.contrib.cprune.step import joint_step
+from tvm.contrib.cprune.surgery import macs_and_params, shrink
+from tvm.contrib.cprune.tuning import worker
+from tvm.contrib.cprune.types import ChannelStep
+
+FACTORS = ((0.875, False), (0.75, False), (0.5, False), (0.9, True), (0.7, True), (0.45, True))
+ROUNDS = 8
+
+
+def scaled(base: Candidate, factor: float, rounded: bool) -> torch.nn.Module:
+    """Return the model with every channel group at ``factor`` of its width."""
+    steps = []
+    for group in find_groups(base.model, SHAPE).groups:
+        width = round(group.width * factor)
+        if rounded:
+            step = joint_step(group, base.table, start=width + 1)
+            width = step.next_width if step else width
+        if width < group.width:
+            steps.append(ChannelStep(group, width, ""))
+    return shrink(base.model, SHAPE, steps, lambda each: score(each, "l1", 0))
+
+
+def onnx_session(model: torch.nn.Module, folder: Path) -> onnxruntime.InferenceSession:
+    path = folder / "model.onnx"
+    torch.onnx.export(model, (torch.zeros(SHAPE),), str(path), dynamo=False, input_names=["data"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = host_threads()
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def time_both(compiler: Compiler, candidate: Candidate, session: onnxruntime.InferenceSession) -> tuple[list, list]:
+    """Time a compiled model and ONNX Runtime in turn, each alone on the machine; seconds of each run."""
+    data, ours, theirs = sample_input(SHAPE), [], []
+    for _ in range(3):
+        session.run(None, {"data": data})
+    for _ in range(ROUNDS):
+        ours += compiler.time({"model": candidate})["model"].samples
+        time.sleep(0.1)
+        for _ in range(50):
+            started = time.perf_counter()
+            session.run(None, {"data": data})
+            theirs.append(time.perf_counter() - started)
+        time.sleep(0.2)  # its threads go on spinning for a moment
+    return ours, theirs
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    print_machine()
+    print(f"# onnxruntime {onnxruntime.__version__}, {host_threads()} threads each, batch 1, float32")
+    first = 0.0
+    with resnet18_compiler() as compiler, tempfile.TemporaryDirectory() as folder:
+        base = tune_resnet18(compiler)
+        head = f"{'width':>15} {'GMACs':>6} {'tasks':>6} {'trials':>6} {'seconds':>8} {'ours ms':>14} "
+        print(head + f"{'ONNX Runtime ms':>16} {'faster':>7} {'error':>8}")
+        for factor, rounded in ((1.0, False), *FACTORS):
+            before, started = compiler.trials(), time.perf_counter()
+            if factor == 1.0:
+                candidate, trials = base, 0
+            else:
+                candidate = compiler.move(base, scaled(base, factor, rounded))
+                now = compiler.trials()
+                assert now["search"] == before["search"], "a task was searched for"
+                trials = now["transplant"] - before["transplant"]
+            seconds = time.perf_counter() - started
+            data = np.random.default_rng(1).standard_normal(SHAPE).astype("float32")
+            found = compiler.pool.call(worker.run_model, str(candidate.library), "data", data)
+            expected = candidate.model(torch.tensor(data)).detach().numpy()
+            error = float(np.abs(found - expected).max() / np.abs(expected).max())
+            session = onnx_session(candidate.model, Path(folder))
+            ours, theirs = time_both(compiler, candidate, session)
+            first = first or median(ours)
+            macs, _ = macs_and_params(candidate.model, SHAPE)
+            name = f"{factor:.3g}{' rounded' if rounded else ''}"
+            times = [f"{median(t) * 1e3:.3f} ± {spread(t) * 1e3:.3f}" for t in (ours, theirs)]
+            print(
+                f"{name:>15} {macs / 1e9:6.3f} {len(candidate.table.rows):6} {trials:6} {seconds:8.1f} "
+                f"{times[0]:>14} {times[1]:>16} {first / median(ours):7.2f} {error:8.1e}",
+                flush=True,
+            )
+    print("every task of every model ran with a moved program (a build fails otherwise); asked: 2.5 times at 0.5")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Algorithm 1 as a whole, on a real network and real programs, and its resumption after kill -9."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import OneLayer
+from torch import nn
+
+from tvm.contrib.cprune.config import PruneConfig, TuneConfig
+from tvm.contrib.cprune.journal import Journal
+from tvm.contrib.cprune.pruner import CPruner
+from tvm.contrib.cprune.table import TaskTable
+from tvm.contrib.cprune.training import Training
+from tvm.contrib.cprune.types import CPruneError
+
+SHAPE = (1, 8, 16, 16)
+TUNE = TuneConfig(trials=2, batch=2, population=16, repeats=3)
+
+
+class Chain(nn.Module):
+    """Three convolutions wide enough that half of their channels show in the latency."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(8, 64, 3, padding=1)
+        self.b = nn.Conv2d(64, 64, 3, padding=1)
+        self.c = nn.Conv2d(64, 32, 3, padding=1)
+        self.fc = nn.Linear(32, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.b(torch.relu(self.a(x))))
+        return self.fc(torch.relu(self.c(x)).mean((2, 3)))
+
+
+def make_model() -> nn.Module:
+    torch.manual_seed(0)
+    return Chain().eval()
+
+
+def training(accuracies=None) -> Training:
+    """Accuracy by the number of the evaluation; no data is needed to see what the loop does with it."""
+    values = iter(accuracies) if accuracies is not None else None
+    return Training(short_term=lambda _: None, evaluate=lambda _: 0.9 if values is None else next(values))
+
+
+def config(**changes) -> PruneConfig:
+    # Any latency is accepted, so that decisions do not depend on what else the machine does.
+    settings = {
+        "alpha": 0.99,
+        "beta": 1.0,
+        "max_iterations": 3,
+        "min_width": 8,
+        "measure_repeats": 5,
+        "tune": TUNE,
+    }
+    return PruneConfig(**{**settings, **changes})
+
+
+@pytest.fixture
+def any_latency(monkeypatch):
+    """Take every candidate as fast enough: what is tested here is not this machine."""
+    from tvm.contrib.cprune import pruner
+    from tvm.contrib.cprune.types import Decision
+
+    monkeypatch.setattr(pruner, "decide_latency", lambda *_: Decision(True, "any latency"))
+
+
+def test_a_run_prunes_measures_and_leaves_its_folder(tmp_path, any_latency):
+    model = make_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    events = []
+    pruner = CPruner(
+        model, SHAPE, training(), config(), tmp_path, labels={"dataset": "none"}, report=events.append
+    )
+    result = pruner.run()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(result))
+    assert result["accepted"] == 3
+    assert result["pruned"]["macs"] < result["baseline"]["macs"]
+    assert result["pruned"]["params"] < result["baseline"]["params"]
+    assert result["trials"]["pruning_and_final_tuning"]["transplant"] > 0
+    assert result["trials"]["pruning_and_final_tuning"]["search"] == 0
+    assert result["unprunable"] == {"fc": "its outputs are the model's"}
+    assert {e["event"] for e in events} >= {"progress", "baseline", "candidate", "final_training"}
+    for name in (
+        "config.json",
+        "journal.jsonl",
+        "model.pt",
+        "model.onnx",
+        "net.so",
+        "report.html",
+        "table.json",
+    ):
+        assert (tmp_path / name).stat().st_size > 0, name
+    assert not list(tmp_path.rglob("part-*"))
+    assert len(list((tmp_path / "build").glob("*.so"))) <= 3
+
+    import tvm
+    from tvm.contrib import graph_executor
+
+    small = torch.jit.load(tmp_path / "model.pt")
+    data = np.random.default_rng(1).standard_normal(SHAPE).astype("float32")
+    compiled = graph_executor.GraphModule(
+        tvm.runtime.load_module(str(tmp_path / "net.so"))["default"](tvm.cpu())
+    )
+    compiled.set_input("data", data)
+    compiled.run()
+    expected = small(torch.tensor(data)).detach().numpy()
+    np.testing.assert_allclose(compiled.get_output(0).numpy(), expected, rtol=1e-3, atol=1e-4)
+
+    table = TaskTable.load(tmp_path / "table.json")
+    assert sorted(layer for row in table.rows for layer in row.task.layers) == ["a", "b", "c", "fc"]
+    page = (tmp_path / "report.html").read_text()
+    assert "times as fast" in page
+    assert (
+        CPruner(model, SHAPE, training(), config(), tmp_path, labels={"dataset": "none"}).run(resume=True)
+        == result
+    )
+
+
+def test_a_candidate_that_loses_accuracy_changes_nothing_and_its_group_is_out(tmp_path, any_latency):
+    # The unpruned model, three candidates that fail, then the unpruned model again at the end.
+    pruner = CPruner(make_model(), SHAPE, training([0.9, 0.5, 0.5, 0.5, 0.9, 0.9]), config(), tmp_path)
+    result = pruner.run()
+    assert result["accepted"] == 0
+    assert result["pruned"]["widths"] == result["baseline"]["widths"]
+    roots = [root for it in result["iterations"] for root in it["widths"]]
+    assert len(roots) == len(set(roots))
+
+
+CHILD = """
+import os, sys
+sys.path.insert(0, {here!r})
+import test_pruner as t
+from tvm.contrib.cprune import pruner
+from tvm.contrib.cprune.types import Decision
+pruner.decide_latency = lambda *_: Decision(True, "any latency")
+from pathlib import Path
+result = t.CPruner(t.make_model(), t.SHAPE, t.training(), t.config(), Path({folder!r})).run(resume=True)
+"""
+
+
+def accepted(folder: Path) -> list[dict]:
+    events = Journal(folder / "journal.jsonl").events
+    return [event["widths"] for event in events if event["event"] == "candidate" and event["accepted"]]
+
+
+def lines(folder: Path, name: str) -> list[str]:
+    path = folder / "records" / name
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def state_of(line: str) -> str:
+    return json.dumps(json.loads(line)["i"])
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path):
+    """kill -9 whenever something new is on the disk, resume, and again, until the run is over."""
+    code = CHILD.format(here=str(Path(__file__).parent), folder=str(tmp_path))
+    seen: list[dict] = []
+    for kills in range(12):
+        size = footprint(tmp_path)
+        child = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        while child.poll() is None and footprint(tmp_path) <= size:
+            time.sleep(0.02)
+        if child.poll() is None:
+            # Every other time a little later, in the middle of what comes next.
+            time.sleep(0.4 * (kills % 3))
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        now = accepted(tmp_path) if (tmp_path / "journal.jsonl").exists() else []
+        assert now[: len(seen)] == seen
+        seen = now
+        if child.returncode == 0:
+            break
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert [it["widths"] for it in result["iterations"] if it["accepted"]][: len(seen)] == seen
+    for name in ("search.json", "transplant.json"):
+        states = [state_of(line) for line in lines(tmp_path, name)]
+        assert len(states) == len(set(states)), f"a trial of {name} was spent twice"
+    assert len(lines(tmp_path, "search.json")) == result["trials"]["first_tuning"]["search"]
+
+
+def footprint(folder: Path) -> int:
+    """Return how many lines of records and events there are."""
+    files = [*folder.glob("records/*.json"), *folder.glob("journal.jsonl")]
+    return sum(path.read_bytes().count(b"\n") for path in files)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda folder: CPruner(
+                make_model(), SHAPE, training(), config(accuracy_requirement=0.95), folder
+            ),
+            "validation accuracy is 0.9000, below the requirement of 0.9500",
+        ),
+        (
+            lambda folder: CPruner(
+                nn.Sequential(nn.Flatten(), nn.Linear(8, 2)), (1, 8), training(), config(), folder
+            ),
+            "the model has nothing to prune",
+        ),
+        (
+            lambda folder: CPruner(OneLayer(8, 16), SHAPE, training(), config(exclude=("conv",)), folder),
+            "the model has nothing to prune .*conv is excluded",
+        ),
+        (
+            lambda folder: CPruner(make_model(), SHAPE, training(), config(), folder, target="quantum"),
+            "target 'quantum' is not one of TVM's",
+        ),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_tuned_or_written(make, message, tmp_path):
+    with pytest.raises(CPruneError, match=message):
+        make(tmp_path / "run").run()
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tutorial's command line, data sets, models and the original's class."""
+
+import hashlib
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TUTORIAL
+
+from tvm.contrib.cprune.types import CPruneError
+
+sys.path.insert(0, str(TUTORIAL))
+import main as tutorial
+from c_pruner import CPruner, read_config_list
+from data import load_data
+from models import MODELS, make_model
+from models.torchvision_models import import_torchvision
+from train import accuracy, train
+
+
+def run(*arguments, **options):
+    command = [sys.executable, str(TUTORIAL / "main.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "resnet9000"], "unknown model 'resnet9000'; expected one of resnet8"),
+        (["--dataset", "mnist"], "invalid choice: 'mnist'"),
+        (["--base-algo", "l3"], "invalid choice: 'l3'"),
+        (["--target", "quantum"], "target 'quantum' is not one of TVM's"),
+        (["--accuracy-requirement", "95"], "accuracy_requirement is 95.0, expected 0 to 1"),
+        (["--dataset", "cifar10", "--data-dir", "/nowhere"], "cifar10 in /nowhere is missing or damaged"),
+        (
+            ["--dataset", "imagenet", "--data-dir", "/nowhere"],
+            "imagenet in /nowhere has no usable split 'train'",
+        ),
+        (["--pretrained", "/nowhere/checkpoints/x.pt"], "cannot read checkpoint /nowhere/checkpoints/x.pt"),
+        (
+            ["--train-epochs", "0", "--accuracy-requirement", "0.99"],
+            "below the requirement of 0.9900: train it further",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_no_result(arguments, message, tmp_path):
+    done = run(*arguments, "--experiment-data-dir", str(tmp_path / "run"))
+    assert done.returncode in (1, 2)
+    assert message in done.stderr
+    lines = [line for line in done.stderr.splitlines() if "Warning" not in line and not line.startswith("  ")]
+    assert len(lines) == 1
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_read_only_folder_is_one_line(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    done = run(
+        "--train-epochs", "0", "--accuracy-requirement", "0", "--experiment-data-dir", str(blocked / "run")
+    )
+    assert done.returncode == 1
+    assert "cannot write" in done.stderr
+    assert blocked.read_text() == "not a folder"
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    done = run("--train-epochs", "0", "--accuracy-requirement", "0", "--experiment-data-dir", "/dev/full/run")
+    assert done.returncode == 1
+    assert "main.py: " in done.stderr
+
+
+def test_help_teaches():
+    text = run("--help").stdout
+    for word in (
+        "--accuracy-requirement",
+        "--base-algo",
+        "--experiment-data-dir",
+        "--resume",
+        "result.json",
+        "journal",
+    ):
+        assert word in text
+
+
+def test_every_option_of_the_original_is_there():
+    names = [
+        "accuracy-requirement",
+        "dataset",
+        "data-dir",
+        "model",
+        "batch-size",
+        "test-batch-size",
+        "fine-tune",
+        "fine-tune-epochs",
+        "experiment-data-dir",
+        "base-algo",
+        "sparsity",
+        "log-interval",
+        "speed-up",
+    ]
+    options = vars(tutorial.parse_arguments([]))
+    assert {name.replace("-", "_") for name in names} <= options.keys()
+
+
+def test_digits_has_three_disjoint_splits():
+    splits = load_data("digits", None, 32, 100, 0)
+    parts = [loader.dataset.indices for loader in (splits.train, splits.validation, splits.test)]
+    assert sum(len(part) for part in parts) == len(set().union(*parts)) == 1797
+    again = load_data("digits", None, 32, 100, 0)
+    assert again.test.dataset.indices == parts[2]
+    images, labels = next(iter(splits.validation))
+    assert images.shape == (100, 1, 16, 16)
+    assert set(labels.tolist()) <= set(range(10))
+
+
+def write_cifar10(folder, monkeypatch, count=20):
+    """Write CIFAR-10's files as they are, with few images, and tell torchvision their hashes."""
+    torchvision = import_torchvision()
+    cifar = torchvision.datasets.CIFAR10
+    base = folder / cifar.base_folder
+    base.mkdir()
+    generator = np.random.default_rng(0)
+    lists = {}
+    for attribute in ("train_list", "test_list"):
+        entries = []
+        for name, _ in getattr(cifar, attribute):
+            images = generator.integers(0, 256, (count, 3072), dtype=np.uint8)
+            content = {"data": images, "labels": [i % 10 for i in range(count)]}
+            (base / name).write_bytes(pickle.dumps(content))
+            entries.append([name, hashlib.md5((base / name).read_bytes()).hexdigest()])
+        lists[attribute] = entries
+    meta = {"label_names": [str(i) for i in range(10)]}
+    (base / cifar.meta["filename"]).write_bytes(pickle.dumps(meta))
+    md5 = hashlib.md5((base / cifar.meta["filename"]).read_bytes()).hexdigest()
+    for attribute, entries in lists.items():
+        monkeypatch.setattr(cifar, attribute, entries)
+    monkeypatch.setattr(cifar, "meta", {**cifar.meta, "md5": md5})
+    return base
+
+
+def test_cifar10_files(tmp_path, monkeypatch):
+    base = write_cifar10(tmp_path, monkeypatch)
+    splits = load_data("cifar10", tmp_path, 8, 8, 0)
+    assert (len(splits.train.dataset), len(splits.validation.dataset), len(splits.test.dataset)) == (
+        90,
+        10,
+        20,
+    )
+    assert not set(splits.train.dataset.indices) & set(splits.validation.dataset.indices)
+    assert next(iter(splits.test))[0].shape == (8, 3, 32, 32)
+    (base / "data_batch_2").write_bytes(b"damaged")
+    with pytest.raises(CPruneError, match="missing or damaged"):
+        load_data("cifar10", tmp_path, 8, 8, 0)
+
+
+def test_imagenet_folders(tmp_path):
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 2)):
+        for name in ("n01440764", "n01443537"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = generator.integers(0, 256, (300, 260, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{i}.JPEG")
+    splits = load_data("imagenet", tmp_path, 4, 4, 0)
+    assert splits.classes == 2
+    assert (len(splits.train.dataset), len(splits.validation.dataset), len(splits.test.dataset)) == (11, 1, 4)
+    assert next(iter(splits.test))[0].shape == (4, 3, 224, 224)
+    (tmp_path / "val" / "n01440764" / "0.JPEG").write_bytes(b"damaged")
+    with pytest.raises(CPruneError, match="an image of the data set cannot be read"):
+        accuracy(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 224 * 224, 2)), splits.test)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_take_their_input(name):
+    channels = 1 if name == "lenet" else 3
+    assert make_model(name, channels, 7).eval()(torch.zeros(2, channels, 32, 32)).shape == (2, 7)
+
+
+def test_any_torchvision_model_by_name():
+    assert make_model("squeezenet1_1", 3, 5).eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
+    with pytest.raises(CPruneError, match="takes images of 3 channels"):
+        make_model("squeezenet1_1", 1, 5)
+
+
+def test_a_loss_that_is_not_finite_stops():
+    splits = load_data("digits", None, 32, 100, 0)
+    with pytest.raises(CPruneError, match="the loss became"):
+        train(make_model("lenet", 1, 10), splits.train, 3, learning_rate=1e8)
+
+
+def test_config_lists():
+    settings = read_config_list(
+        [{"sparsity": 0.5, "op_types": ["Conv2d"]}, {"exclude": True, "op_names": ["fc", "a"]}]
+    )
+    assert settings == {"max_sparsity": 0.5, "exclude": ("fc", "a")}
+    assert read_config_list([{"sparsity": 0.3, "op_names": ["x"]}]) == {
+        "max_sparsity": 0.3,
+        "include": ("x",),
+    }
+    with pytest.raises(CPruneError, match="'sparsities'"):
+        read_config_list([{"sparsities": 0.5}])
+
+
+def test_the_originals_class_prunes(tmp_path):
+    from test_pruner import SHAPE, TUNE
+    from test_pruner import make_model as chain
+
+    pruner = CPruner(
+        chain(),
+        [{"sparsity": 0.5, "op_types": ["Conv2d"]}],
+        short_term_trainer=lambda model: None,
+        evaluator=lambda model: 0.9,
+        val_loader=[],
+        dummy_input=torch.zeros(SHAPE),
+        criterion=torch.nn.CrossEntropyLoss(),
+        base_algo="l1",
+        experiment_data_dir=str(tmp_path),
+        cpu_or_gpu="cpu",
+        input_size=SHAPE,
+        dataset="none",
+        acc_requirement=0.5,
+        tune=TUNE,
+        max_iterations=1,
+    )
+    small = pruner.compress()
+    assert small(torch.zeros(SHAPE)).shape == (1, 4)
+    assert (tmp_path / "result.json").exists()

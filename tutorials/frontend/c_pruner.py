@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The original's class, with its arguments, on top of ``tvm.contrib.cprune``."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tvm.contrib.cprune import pruner
+from tvm.contrib.cprune.checkpoint import load_checkpoint
+from tvm.contrib.cprune.config import PruneConfig
+from tvm.contrib.cprune.report import ConsoleReport
+from tvm.contrib.cprune.training import Training
+from tvm.contrib.cprune.types import CPruneError
+
+_KEYS = {"sparsity", "op_types", "op_names", "exclude"}
+
+
+def read_config_list(config_list: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the settings that a ``config_list``, as NNI spells it, asks for.
+
+    ``sparsity`` is the most that may go of a layer. ``op_names`` are the layers to prune or, with
+    ``exclude``, to leave alone; ``op_types`` may be Conv2d and Linear, which are what is pruned anyway.
+
+    Raises
+    ------
+    CPruneError
+        If an entry has a key that is none of these.
+    """
+    settings: dict[str, Any] = {}
+    for entry in config_list:
+        unknown = sorted(set(entry) - _KEYS)
+        if unknown:
+            raise CPruneError(f"config_list has {unknown[0]!r}; expected {', '.join(sorted(_KEYS))}")
+        names = tuple(entry.get("op_names", ()))
+        if entry.get("exclude"):
+            settings["exclude"] = (*settings.get("exclude", ()), *names)
+            continue
+        if "sparsity" in entry:
+            settings["max_sparsity"] = entry["sparsity"]
+        if names:
+            settings["include"] = (*settings.get("include", ()), *names)
+    return settings
+
+
+class CPruner:
+    """Prunes ``model`` until the accuracy requirement would be missed.
+
+    Parameters
+    ----------
+    model
+        The trained network; it is not changed.
+    config_list
+        See ``read_config_list``.
+    short_term_trainer
+        Trains a model in place, after each step.
+    evaluator
+        Returns a model's accuracy in [0, 1] on the validation split.
+    val_loader
+        Batches for the Taylor score.
+    dummy_input
+        An input of the model.
+    criterion
+        The loss of the Taylor score.
+    base_algo
+        Importance of channels: l1, l2, fpgm, taylor, bn-scale or random.
+    experiment_data_dir
+        Folder of the run.
+    cpu_or_gpu
+        "cpu": this machine. (Remote devices are not supported yet.)
+    input_size
+        Shape of one inference, ``(N, C, H, W)``.
+    dataset
+        What to call the data in the result.
+    acc_requirement
+        Least accuracy in [0, 1].
+    settings
+        Any other field of ``PruneConfig``.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        config_list: Sequence[dict[str, Any]],
+        short_term_trainer: Callable[[torch.nn.Module], None],
+        evaluator: Callable[[torch.nn.Module], float],
+        val_loader: Iterable[Any],
+        dummy_input: torch.Tensor,
+        criterion: torch.nn.Module,
+        base_algo: str = "l1",
+        experiment_data_dir: str = "runs/c_pruner",
+        cpu_or_gpu: str = "cpu",
+        input_size: tuple[int, ...] | None = None,
+        dataset: str = "",
+        acc_requirement: float = 0.85,
+        **settings: Any,
+    ) -> None:
+        if cpu_or_gpu != "cpu":
+            raise CPruneError(
+                f"cpu_or_gpu is {cpu_or_gpu!r}; expected 'cpu': remote devices are not supported yet"
+            )
+        asked = {**read_config_list(config_list), **settings}
+        config = PruneConfig(accuracy_requirement=acc_requirement, importance=base_algo, **asked)  # type: ignore[arg-type]
+        training = Training(
+            short_term=short_term_trainer, evaluate=evaluator, batches=lambda: val_loader, criterion=criterion
+        )
+        shape = tuple(input_size or dummy_input.shape)
+        self.model, self.folder, self.config = model, Path(experiment_data_dir), config
+        self._arguments = (model, shape, training, config, self.folder)
+        self._dataset = dataset
+
+    def compress(self) -> torch.nn.Module:
+        """Prune, and return the pruned model; the run folder holds everything else. A killed run goes on."""
+        with ConsoleReport() as report:
+            run = pruner.CPruner(*self._arguments, labels={"dataset": self._dataset}, report=report)
+            run.run(resume=True)
+        return load_checkpoint(self.folder, "final", self.model).eval()
