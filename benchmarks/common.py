@@ -11,8 +11,8 @@ sys.path.insert(0, str(ROOT / "tutorials" / "frontend"))
 os.environ.setdefault("TVM_NUM_THREADS", str(len(os.sched_getaffinity(0))))
 
 import torch
-import tvm
 
+import tvm
 from models import make_model
 from tvm.contrib.cprune.candidate import Candidate, Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
@@ -26,8 +26,12 @@ TRIALS = 16
 
 def print_machine() -> None:
     """Print on what the figures that follow were measured."""
-    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?: ?")
-    print(f"# {cpu.split(': ')[1]}, {host_threads()} cores, {platform.system()}, Python {platform.python_version()},")
+    cpu = next(
+        (line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?: ?"
+    )
+    print(
+        f"# {cpu.split(': ')[1]}, {host_threads()} cores, {platform.system()}, Python {platform.python_version()},"
+    )
     print(f"# TVM {tvm.__version__}, torch {torch.__version__}, target {host_target()}")
 
 
@@ -45,7 +49,8 @@ def spread(values: list[float]) -> float:
 
 
 def resnet18_compiler() -> Compiler:
-    """Return a compiler whose records stay in build/benchmarks, so that ResNet-18 is tuned once for all benchmarks."""
+    """Return a compiler whose records stay in build/benchmarks, so that ResNet-18 is tuned once for all
+    benchmarks."""
     config = PruneConfig(tune=TuneConfig(trials=TRIALS), measure_repeats=100)
     return Compiler(config, SHAPE, CACHE / "resnet18", report=ConsoleReport())
 
@@ -62,5 +67,7 @@ def tune_resnet18(compiler: Compiler) -> Candidate:
     candidate = compiler.tune(resnet18())
     now = compiler.trials()["search"]
     seconds = compiler.seconds()["search"]
-    print(f"# tuned with {TRIALS} trials a task: {now} programs, {now - before} of them now in {seconds:.0f} s")
+    print(
+        f"# tuned with {TRIALS} trials a task: {now} programs, {now - before} of them now in {seconds:.0f} s"
+    )
     return candidate

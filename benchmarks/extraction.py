@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """How much faster the tasks of ResNet-18 are extracted again, after one channel group was pruned.
 
-    python benchmarks/extraction.py
+python benchmarks/extraction.py
 """
 
 import time
 
 from common import SHAPE, median, print_machine, resnet18, spread
-
 from tvm.contrib.cprune.device import host_target
 from tvm.contrib.cprune.extract import LoweringCache, extract_from_program
 from tvm.contrib.cprune.frontend import from_torch
@@ -35,9 +34,15 @@ def main() -> None:
             seconds.append(time.perf_counter() - started)
             lowered = (lowered[1], cache.lowered)
     print(f"{len(tasks)} tasks; {group.root} pruned from {group.width} to 96 channels")
-    print(f"first extraction   {median(first) * 1e3:7.1f} ± {spread(first) * 1e3:.1f} ms, {lowered[0]} functions lowered")
+    print(
+        f"first extraction   {median(first) * 1e3:7.1f} ± {spread(first) * 1e3:.1f} ms, "
+        f"{lowered[0]} functions lowered"
+    )
     again = lowered[1] - lowered[0]
-    print(f"second extraction  {median(second) * 1e3:7.1f} ± {spread(second) * 1e3:.1f} ms, {again} functions lowered")
+    print(
+        f"second extraction  {median(second) * 1e3:7.1f} ± {spread(second) * 1e3:.1f} ms, "
+        f"{again} functions lowered"
+    )
     ratio = median([b / a for a, b in zip(first, second, strict=True)])
     print(f"second over first  {ratio:7.3f}   (asked: at most 0.25; {ROUNDS} rounds, in turn)")
 

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Do task latencies times their weights predict the model? ResNet-18 (32x32), 16 trials a task.
 
-    python benchmarks/fidelity.py
+python benchmarks/fidelity.py
 """
 
 from common import print_machine, resnet18_compiler, tune_resnet18
-
 from tvm.contrib.cprune.tuning.records import to_input
 
 ROUNDS = 5
@@ -36,7 +35,10 @@ def main() -> None:
     whole.sort()
     measured = whole[len(whole) // 2]
     print(f"tasks times weights {total * 1e3:.3f} ms, whole model {measured * 1e3:.3f} ms")
-    print(f"sum over model {total / measured:.3f}   (asked: 0.90 to 1.10; {ROUNDS} rounds of all tasks and the model)")
+    print(
+        f"sum over model {total / measured:.3f}   (asked: 0.90 to 1.10; "
+        f"{ROUNDS} rounds of all tasks and the model)"
+    )
 
 
 if __name__ == "__main__":

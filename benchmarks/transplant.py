@@ -3,8 +3,8 @@
 
     python benchmarks/transplant.py
 
-A width fits where it keeps every inner loop of the tuned program. Beside it stand widths off that grid, where tile
-factors had to change (the best of three variants).
+A width fits where it keeps every inner loop of the tuned program. Beside it stand widths off that grid, where
+tile factors had to change (the best of three variants).
 """
 
 import argparse
@@ -12,9 +12,9 @@ import math
 from collections.abc import Callable
 
 import torch
-from common import CACHE, median, print_machine
 from torch import nn
 
+from common import CACHE, median, print_machine
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.device import host_target, pinned_target
 from tvm.contrib.cprune.extract import extract_from_program
@@ -99,7 +99,9 @@ def measure(kind: str, config: TuneConfig, pool: MeasuringPool) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kind", choices=KINDS, help="one kind alone")
     options = parser.parse_args()
     print_machine()

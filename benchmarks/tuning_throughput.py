@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs built and timed a minute: our measuring processes against auto_scheduler's local builder and runner.
+"""Programs built and timed a minute: our measuring processes against auto_scheduler's local builder and
+runner.
 
     python benchmarks/tuning_throughput.py
 
@@ -8,10 +9,10 @@ Both measure the same programs in turn, with the same repeats, cold weights and 
 
 import time
 
-from common import SHAPE, median, print_machine, resnet18, spread
-from tvm import auto_scheduler
 from tvm.auto_scheduler.measure import MeasureErrorNo
 
+from common import SHAPE, median, print_machine, resnet18, spread
+from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.device import host_target, host_threads
 from tvm.contrib.cprune.extract import extract_from_program
@@ -52,10 +53,14 @@ def main() -> None:
                 theirs = runner.run(batch, builder.build(batch, verbose=0), verbose=0)
                 stock.append((time.perf_counter() - began) / len(batch))
                 failures += sum(r.error_no != MeasureErrorNo.NO_ERROR for r in [*results, *theirs])
-            print(f"{layer:24} ours {60 / ours[-1]:6.1f}, stock {60 / stock[-1]:6.1f} programs a minute", flush=True)
+            print(
+                f"{layer:24} ours {60 / ours[-1]:6.1f}, stock {60 / stock[-1]:6.1f} programs a minute",
+                flush=True,
+            )
     print(f"{len(ours)} batches of {BATCH} programs, measured by both in turn; {failures} programs failed")
-    print(f"ours   {median([60 / t for t in ours]):6.1f} ± {spread([60 / t for t in ours]):.1f} programs a minute")
-    print(f"stock  {median([60 / t for t in stock]):6.1f} ± {spread([60 / t for t in stock]):.1f} programs a minute")
+    for name, seconds in (("ours", ours), ("stock", stock)):
+        rates = [60 / each for each in seconds]
+        print(f"{name:6} {median(rates):6.1f} ± {spread(rates):.1f} programs a minute")
     ratios = [b / a for a, b in zip(ours, stock, strict=True)]
     print(f"ratio  {median(ratios):6.2f} ± {spread(ratios):.2f}   (asked: at least 1.5)")
 

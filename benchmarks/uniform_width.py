@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ResNet-18 (32x32) tuned once, then scaled to other widths with transplanted programs only, beside ONNX Runtime.
+"""ResNet-18 (32x32) tuned once, then scaled to other widths with transplanted programs only, beside ONNX
+Runtime.
 
     python benchmarks/uniform_width.py
 
-Widths are scaled by a factor as they are, or (rounded) down to the next width that fits every program by the step rule.
+Widths are scaled by a factor as they are, or (rounded) down to the next width that fits every program by the
+step rule.
 """
 
 import argparse
@@ -14,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import torch
-from common import SHAPE, median, print_machine, resnet18_compiler, spread, tune_resnet18
 
+from common import SHAPE, median, print_machine, resnet18_compiler, spread, tune_resnet18
 from tvm.contrib.cprune.candidate import Candidate, Compiler
 from tvm.contrib.cprune.device import host_threads
 from tvm.contrib.cprune.groups import find_groups
@@ -51,7 +53,9 @@ def onnx_session(model: torch.nn.Module, folder: Path) -> onnxruntime.InferenceS
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def time_both(compiler: Compiler, candidate: Candidate, session: onnxruntime.InferenceSession) -> tuple[list, list]:
+def time_both(
+    compiler: Compiler, candidate: Candidate, session: onnxruntime.InferenceSession
+) -> tuple[list, list]:
     """Time a compiled model and ONNX Runtime in turn, each alone on the machine; seconds of each run."""
     data, ours, theirs = sample_input(SHAPE), [], []
     for _ in range(3):
@@ -68,7 +72,9 @@ def time_both(compiler: Compiler, candidate: Candidate, session: onnxruntime.Inf
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     print_machine()
     print(f"# onnxruntime {onnxruntime.__version__}, {host_threads()} threads each, batch 1, float32")
     first = 0.0
@@ -101,7 +107,10 @@ def main() -> None:
                 f"{times[0]:>14} {times[1]:>16} {first / median(ours):7.2f} {error:8.1e}",
                 flush=True,
             )
-    print("every task of every model ran with a moved program (a build fails otherwise); asked: 2.5 times at 0.5")
+    print(
+        "every task of every model ran with a moved program (a build fails otherwise); "
+        "asked: 2.5 times as fast at 0.5"
+    )
 
 
 if __name__ == "__main__":

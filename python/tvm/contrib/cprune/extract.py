@@ -30,6 +30,7 @@ class _Lowered:
     workload_key: str = ""
     out_axes: tuple[int, ...] = ()
     in_axes: tuple[int, ...] = ()
+    groups: int = 1
     search_task: Any = None
 
 
@@ -86,7 +87,8 @@ def _lower(function: relay.Function, anchors: list[relay.Call], target: tvm.targ
         layout_rewrite_option=LayoutRewriteOption.get_target_default(target, True),
     )
     out_axes, in_axes = channel_axes(task.compute_dag, anchors[0]) if len(anchors) == 1 else ((), ())
-    return _Lowered(_operators(function), capture.key, out_axes, in_axes, task)
+    groups = int(getattr(anchors[0].attrs, "groups", 1)) if anchors and "conv2d" in anchors[0].op.name else 1
+    return _Lowered(_operators(function), capture.key, out_axes, in_axes, groups, task)
 
 
 def extract_from_program(
@@ -147,6 +149,7 @@ def extract_from_program(
             flops=float(lowered[key].search_task.compute_dag.flop_ct),
             out_axes=lowered[key].out_axes,
             in_axes=lowered[key].in_axes,
+            groups=lowered[key].groups,
             search_task=lowered[key].search_task,
         )
         for key, calls in subgraphs.items()

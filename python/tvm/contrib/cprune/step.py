@@ -33,17 +33,13 @@ def constraints(group: ChannelGroup, table: TaskTable, relax: bool = False) -> t
     """Return what a width must fulfil to fit every program that sees the group's channels.
 
     Producers see them along their output axes, consumers along their reduction axes; a grouped convolution's
-    reduction axis runs over one of its groups.
+    reduction axis runs over one of its groups, and its inner loops must not reach over the border of two.
     """
-    found = {
-        (
-            member.width,
-            member.scale,
-            (_relaxed(s) if relax else s.product) * (member.groups if member.side == "in" else 1),
-        )
-        for member in group.members
-        for s in _splits(member, table)
-    }
+    found = set()
+    for member in group.members:
+        for split in _splits(member, table):
+            product = _relaxed(split) if relax else split.product
+            found.add((member.width, member.scale, product * member.groups))
     return tuple(sorted(each for each in found if each[2] > 1))
 
 

@@ -65,6 +65,7 @@ class TaskTable:
                 "flops": row.task.flops,
                 "out_axes": row.task.out_axes,
                 "in_axes": row.task.in_axes,
+                "groups": row.task.groups,
                 "latency_s": row.program.latency.samples,
                 "record": row.program.record,
             }
@@ -102,7 +103,7 @@ class TaskTable:
 def _row(data: dict[str, Any]) -> Row:
     subgraphs = tuple(Subgraph(**{**each, "layers": tuple(each["layers"])}) for each in data["subgraphs"])
     axes = {name: tuple(data[name]) for name in ("out_axes", "in_axes")}
-    task = Task(data["workload_key"], subgraphs, data["flops"], **axes)
+    task = Task(data["workload_key"], subgraphs, data["flops"], **axes, groups=data["groups"])
     parse(data["record"])
     return Row(task, Program(data["record"], Latency(tuple(data["latency_s"]))))
 

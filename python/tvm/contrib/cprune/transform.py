@@ -325,8 +325,7 @@ def pin_algorithms(mod: tvm.IRModule, algorithms: Mapping[str, Algorithm]) -> tv
             return _to_winograd(call)
         return call
 
-    pinned = tvm.IRModule({"main": rewrite(mod["main"], on_call)})
-    return relay_transform.InferType()(pinned)
+    return tvm.IRModule({"main": rewrite(mod["main"], on_call)}) if algorithms else mod
 
 
 @tvm.transform.module_pass(opt_level=0, name="RecordSubgraphs", required=["InferType"])

@@ -94,7 +94,7 @@ class Task:
     """A tuning task: one workload key on one target, and the subgraphs that share it.
 
     ``out_axes`` and ``in_axes`` are the axes of its compute DAG that run over the anchor's output and input
-    channels.
+    channels; ``groups`` is the anchor's.
     """
 
     workload_key: str
@@ -102,6 +102,7 @@ class Task:
     flops: float
     out_axes: tuple[int, ...] = ()
     in_axes: tuple[int, ...] = ()
+    groups: int = 1
     search_task: Any = field(default=None, compare=False, repr=False)
 
     @property

@@ -16,11 +16,8 @@ from tvm.contrib.cprune.tuning.search import Progress, search
 from tvm.contrib.cprune.tuning.workers import MeasuringPool
 from tvm.contrib.cprune.types import CPruneError
 
-
-def environment():
-    import sys
-
-    return os.environ.get("TVM_NUM_THREADS"), "torch" in sys.modules, os.getpid()
+# Evaluated in a measuring process: a function of this file would import torch there.
+ENVIRONMENT = "(__import__('os').environ['TVM_NUM_THREADS'], 'torch' in __import__('sys').modules, __import__('os').getpid())"
 
 
 def test_a_search_measures_its_budget_and_resumes_without_repeating(pool, target, tmp_path):
@@ -40,14 +37,14 @@ def test_a_search_measures_its_budget_and_resumes_without_repeating(pool, target
 
 
 def test_measuring_processes_live_on_without_torch(pool, tuned):
-    first = pool.call(environment)
+    first = pool.call(eval, ENVIRONMENT)
     tuned("1x1")
-    assert pool.call(environment) == first
+    assert pool.call(eval, ENVIRONMENT) == first
     assert first[0] == str(pool.threads)
     assert first[1] is False
 
 
-def test_a_killed_process_loses_only_its_program(tuned):
+def test_programs_of_a_killed_process_are_built_again(tuned):
     task, best = tuned("1x1")
     with MeasuringPool(FAST) as pool:
         inputs = [to_input(best.line, task.search_task)] * 3
@@ -58,7 +55,7 @@ def test_a_killed_process_loses_only_its_program(tuned):
             pool.run(number, inputs[0].serialize()) for number, failure, _ in built if failure is None
         ]
         assert len(outcomes) == 3
-        assert all(not isinstance(each, worker.Failure) for each in outcomes[1:])
+        assert not [each for each in outcomes if isinstance(each, worker.Failure)]
         assert [r.error_no for r in pool.measure(inputs)] == [0, 0, 0]
 
 
@@ -85,8 +82,8 @@ def test_rivals_that_are_far_behind_get_no_more(pool, target):
     log = RecordLog(None)
     pairs = {slow.workload_key: quick.workload_key, quick.workload_key: slow.workload_key}
     search([slow, quick], TuneConfig(trials=6, batch=4, population=32, repeats=3), pool, log, rivals=pairs)
-    assert len(log.of(slow.workload_key)) == 4
-    assert len(log.of(quick.workload_key)) == 8
+    assert len(log.of(slow.workload_key)) == 2
+    assert len(log.of(quick.workload_key)) == 4
 
 
 def test_stock_functions_come_back_after_a_search(pool):

@@ -15,7 +15,7 @@ from tvm.contrib.cprune import _plugin
 from tvm.contrib.cprune.axes import axes_of
 from tvm.contrib.cprune.structure import Step, splits_of, steps_of
 from tvm.contrib.cprune.tuning.records import state_of
-from tvm.contrib.cprune.types import CPruneError, Task
+from tvm.contrib.cprune.types import CPruneError, Split, Task
 
 
 class TransplantError(CPruneError):
@@ -42,6 +42,13 @@ def _combinations(options: dict[int, list[tuple[int, ...]]], limit: int) -> list
     return chosen
 
 
+def _fitting_lengths(extent: int, split: Split, new: Task, limit: int) -> list[tuple[int, ...]]:
+    """Return lengths for a split of a channel axis. In a grouped convolution the inner loops must not reach over the
+    border of two groups, for each of them reads other inputs: TVM cannot vectorize that."""
+    grouped = new.groups > 1 and split.axes[0] in new.out_axes and new.out_axes != new.in_axes
+    return _plugin.fit_lengths(extent // new.groups if grouped else extent, split.lengths, limit)
+
+
 def rewrite_steps(record: str, old: Task, new: Task, limit: int) -> list[list[Step]]:
     """Return at most ``limit`` lists of steps that make ``record``'s program of ``old`` one of ``new``,
     closest first.
@@ -61,7 +68,7 @@ def rewrite_steps(record: str, old: Task, new: Task, limit: int) -> list[list[St
         if len(split.axes) != 1 or split.extent != old_axes[split.axes[0]][2]:
             raise TransplantError(f"{split.stage} splits a loop that is only a part of a channel axis")
         extent = new_axes[split.axes[0]][2]
-        choices = _plugin.fit_lengths(extent, split.lengths, limit)
+        choices = _fitting_lengths(extent, split, new, limit)
         if not choices:
             raise TransplantError(f"no inner lengths like {list(split.lengths)} divide {extent}")
         extents[split.step], options[split.step] = extent, choices

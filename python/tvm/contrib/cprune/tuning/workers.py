@@ -111,6 +111,10 @@ class MeasuringPool:
     def run(self, number: int, data: Any) -> tuple[float, ...] | Failure:
         """Time program ``number``; ``data`` builds it again where its process died since."""
         process = next((each for each in self._processes if number in each.held), None)
+        if process is not None and not process.popen.is_alive():  # killed from outside since it compiled
+            process.popen.kill()
+            process.held.clear()
+            process = None
         if process is None:
             process = self._processes[0]
             failure = self._build(process, number, data)
