@@ -30,7 +30,8 @@ def print_machine() -> None:
         (line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?: ?"
     )
     print(
-        f"# {cpu.split(': ')[1]}, {host_threads()} cores, {platform.system()}, Python {platform.python_version()},"
+        f"# {cpu.split(': ')[1]}, {host_threads()} cores, {platform.system()}, "
+        f"Python {platform.python_version()},"
     )
     print(f"# TVM {tvm.__version__}, torch {torch.__version__}, target {host_target()}")
 

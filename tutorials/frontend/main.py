@@ -154,7 +154,7 @@ def make_config(options: argparse.Namespace) -> PruneConfig:
         speedup_goal=options.speed_up,
         max_seconds=options.max_seconds,
         seed=options.seed,
-        tune=TuneConfig(trials=options.trials, threads=options.threads),
+        tune=TuneConfig(trials=options.trials, max_seconds=options.tune_seconds, threads=options.threads),
         final_trials=options.final_trials,
     )
 

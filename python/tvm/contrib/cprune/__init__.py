@@ -29,6 +29,7 @@ _HOME = {
     "PruneConfig": "config",
     "RelayModel": "types",
     "TaskTable": "table",
+    "Training": "training",
     "TuneConfig": "config",
     "extract_from_program": "extract",
     "from_torch": "frontend",

@@ -31,7 +31,8 @@ class TuneConfig:
     batch
         Programs that are built and measured together.
     population
-        Size of the evolutionary search's population (Ansor's own default is 2048).
+        Size of the evolutionary search's population; 0 means 64 for each core. (Ansor's own default is 2048,
+        which takes longer to rank than the programs to compile.)
     threads
         Threads that the model will run on; 0 means every core this process may use.
     cold_weights
@@ -46,7 +47,7 @@ class TuneConfig:
     early_stopping: int = 64
     max_seconds: float = 0
     batch: int = 8
-    population: int = 128
+    population: int = 0
     threads: int = 0
     cold_weights: bool = True
     repeats: int = 9
@@ -54,10 +55,10 @@ class TuneConfig:
     run_timeout: float = 15
 
     def __post_init__(self) -> None:
-        for name in ("trials", "early_stopping", "batch", "population", "repeats"):
+        for name in ("trials", "early_stopping", "batch", "repeats"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("max_seconds", "threads"):
-            _check(getattr(self, name) >= 0, name, getattr(self, name), "0 (no limit) or more")
+        for name in ("max_seconds", "threads", "population"):
+            _check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
 
 
 @dataclass(frozen=True)

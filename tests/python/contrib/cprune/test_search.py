@@ -17,7 +17,10 @@ from tvm.contrib.cprune.tuning.workers import MeasuringPool
 from tvm.contrib.cprune.types import CPruneError
 
 # Evaluated in a measuring process: a function of this file would import torch there.
-ENVIRONMENT = "(__import__('os').environ['TVM_NUM_THREADS'], 'torch' in __import__('sys').modules, __import__('os').getpid())"
+ENVIRONMENT = (
+    "(lambda os, sys: (os.environ['TVM_NUM_THREADS'], 'torch' in sys.modules, os.getpid()))"
+    "(*map(__import__, ('os', 'sys')))"
+)
 
 
 def test_a_search_measures_its_budget_and_resumes_without_repeating(pool, target, tmp_path):
@@ -51,6 +54,7 @@ def test_programs_of_a_killed_process_are_built_again(tuned):
         built = pool.build([each.serialize() for each in inputs])
         for process in pool._processes:
             os.kill(process.popen._proc.pid, signal.SIGKILL)
+            process.popen._proc.wait()
         outcomes = [
             pool.run(number, inputs[0].serialize()) for number, failure, _ in built if failure is None
         ]

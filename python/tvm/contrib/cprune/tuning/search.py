@@ -12,6 +12,7 @@ from tvm.auto_scheduler.measure import ProgramMeasurer
 
 from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
+from tvm.contrib.cprune.device import host_threads
 from tvm.contrib.cprune.tuning.records import RecordLog, dump
 from tvm.contrib.cprune.tuning.workers import MeasuringPool
 from tvm.contrib.cprune.types import CPruneError, Task
@@ -130,9 +131,10 @@ def search(
 def _start(
     task: Task, config: TuneConfig, model: Any, log: RecordLog, seed: int, callbacks: list[Any]
 ) -> _Search:
+    population = config.population or 64 * host_threads()
     params = {
-        "evolutionary_search_population": config.population,
-        "sample_init_min_population": min(50, max(4, config.population // 8)),
+        "evolutionary_search_population": population,
+        "sample_init_min_population": min(50, max(4, population // 8)),
     }
     policy = auto_scheduler.SketchPolicy(
         task.search_task,

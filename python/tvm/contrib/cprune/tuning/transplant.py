@@ -43,8 +43,11 @@ def _combinations(options: dict[int, list[tuple[int, ...]]], limit: int) -> list
 
 
 def _fitting_lengths(extent: int, split: Split, new: Task, limit: int) -> list[tuple[int, ...]]:
-    """Return lengths for a split of a channel axis. In a grouped convolution the inner loops must not reach over the
-    border of two groups, for each of them reads other inputs: TVM cannot vectorize that."""
+    """Return lengths for a split of a channel axis.
+
+    In a grouped convolution the inner loops must not reach over the border of two groups, for each of them
+    reads other inputs: TVM cannot vectorize that.
+    """
     grouped = new.groups > 1 and split.axes[0] in new.out_axes and new.out_axes != new.in_axes
     return _plugin.fit_lengths(extent // new.groups if grouped else extent, split.lengths, limit)
 
