@@ -26,7 +26,7 @@ from tvm.contrib.cprune.tuning.transplant import transplant
 from tvm.contrib.cprune.tuning.workers import MeasuringPool
 from tvm.contrib.cprune.types import Task
 
-TRIALS, ROUNDS, WIDTH = 48, 5, 256
+TRIALS, ROUNDS, WIDTH = 32, 5, 256
 
 
 class Net(nn.Module):

@@ -113,6 +113,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--final-trials", type=int, default=8, help="further ones at the end, in all (%(default)s)"
     )
     tune.add_argument(
+        "--tune-seconds",
+        type=float,
+        default=TUNE.max_seconds,
+        help="time of a search; 0: no limit (%(default)s)",
+    )
+    tune.add_argument(
         "--threads", type=int, default=0, help=f"threads of the model (default: {host_threads()})"
     )
 

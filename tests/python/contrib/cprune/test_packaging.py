@@ -49,7 +49,7 @@ def test_no_network_is_one_line(tmp_path):
 
 def test_another_machine_is_one_line(monkeypatch):
     monkeypatch.setattr(tvm_wheel.platform, "machine", lambda: "aarch64")
-    with pytest.raises(tvm_wheel.WheelError, match="linux aarch64.*build TVM v0.13 to v0.19 from source"):
+    with pytest.raises(tvm_wheel.WheelError, match=r"linux aarch64.*build TVM v0\.13 to v0\.19 from source"):
         tvm_wheel.check_machine()
 
 
@@ -72,7 +72,8 @@ def test_tvms_own_build_takes_the_sources_in(tmp_path):
     """A stand-in project with TVM's names, extended by CMAKE_PROJECT_tvm_INCLUDE alone."""
     (tmp_path / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.18)\nproject(tvm CXX)\nset(CMAKE_CXX_STANDARD 17)\n"
-        'set(CMAKE_POSITION_INDEPENDENT_CODE ON)\nfile(WRITE ${CMAKE_BINARY_DIR}/own.cc "int own() { return 0; }")\n'
+        "set(CMAKE_POSITION_INDEPENDENT_CODE ON)\n"
+        'file(WRITE ${CMAKE_BINARY_DIR}/own.cc "int own() { return 0; }")\n'
         "add_library(tvm_objs OBJECT ${CMAKE_BINARY_DIR}/own.cc)\n"
         "add_library(tvm SHARED $<TARGET_OBJECTS:tvm_objs>)\n"
     )
