@@ -213,7 +213,13 @@ def run(options: argparse.Namespace) -> None:
             batches=lambda: splits.train,
             criterion=torch.nn.CrossEntropyLoss(),
         )
-        labels = {"model": options.model, "dataset": options.dataset}
+        labels = {
+            "model": options.model,
+            "dataset": options.dataset,
+            "batch_size": options.batch_size,
+            "short_term_epochs": short,
+            "long_term_epochs": long if options.fine_tune else 0,
+        }
         pruner = CPruner(model, (1, *splits.shape), training, config, folder, options.target, labels, report)
         result = pruner.run(resume=options.resume)
         report.console.print(summary(result))

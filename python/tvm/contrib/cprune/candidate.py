@@ -17,6 +17,7 @@ from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.device import host_target, pinned_target
 from tvm.contrib.cprune.extract import LoweringCache, extract_from_program
 from tvm.contrib.cprune.frontend import from_torch
+from tvm.contrib.cprune.objects import ObjectCache
 from tvm.contrib.cprune.table import Row, TaskTable, make_table
 from tvm.contrib.cprune.tuning.records import Measured, RecordLog, dump, faster
 from tvm.contrib.cprune.tuning.search import Progress, search
@@ -66,6 +67,7 @@ class Compiler:
         self.target = pinned_target(target or host_target())
         self.algorithms: dict[str, Algorithm] = {}
         self._cache = LoweringCache()
+        self._objects = ObjectCache(self.run_dir / "build" / "objects")
         self._seconds: dict[str, float] = defaultdict(float)
 
     def __enter__(self) -> "Compiler":
@@ -207,9 +209,8 @@ class Compiler:
     def _build(self, relay_model: RelayModel, table: TaskTable, name: str) -> Path:
         with self._clock("build"):
             # A name of its own: a process that has loaded a library keeps seeing the old file under a name.
-            return measure.build_to(
-                relay_model, table, self.run_dir / "build" / f"{name}-{time.time_ns()}.so"
-            )
+            path = self.run_dir / "build" / f"{name}-{time.time_ns()}.so"
+            return measure.build_to(relay_model, table, path, self._objects)
 
     def _search(self, tasks: list[Task], tune: Any, known_rivals: Mapping[str, str] | None = None) -> None:
         def tell(progress: Progress) -> None:

@@ -2,6 +2,7 @@
 """Saved weights of pruned models, and a model of the same architecture resized to hold them."""
 
 import copy
+import hashlib
 import os
 from pathlib import Path
 from pickle import UnpicklingError
@@ -22,6 +23,15 @@ def save_checkpoint(run_dir: Path, name: str, model: torch.nn.Module) -> str:
         os.fsync(file.fileno())
     aside.replace(folder / f"{name}.pt")
     return name
+
+
+def digest(model: torch.nn.Module) -> str:
+    """Return a SHA-256 of a model's weights: what a resumed run must share."""
+    found = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def load_checkpoint(run_dir: Path, name: str, architecture: torch.nn.Module) -> torch.nn.Module:

@@ -43,7 +43,7 @@ class TuneConfig:
         Seconds after which a program counts as failed.
     """
 
-    trials: int = 24
+    trials: int = 16
     early_stopping: int = 64
     max_seconds: float = 0
     batch: int = 8

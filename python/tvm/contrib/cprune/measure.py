@@ -13,6 +13,7 @@ from tvm import relay
 from tvm.contrib.cprune import transform
 from tvm.contrib.cprune.device import pinned_target
 from tvm.contrib.cprune.extract import pass_context
+from tvm.contrib.cprune.objects import ObjectCache
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.tuning import worker
 from tvm.contrib.cprune.tuning.records import state_of
@@ -73,9 +74,13 @@ def build(model: RelayModel, table: TaskTable) -> Any:
     return library
 
 
-def build_to(model: RelayModel, table: TaskTable, path: Path) -> Path:
-    """Compile a model into the shared library ``path``; it appears whole or not at all."""
-    library = build(model, table)
+def build_to(model: RelayModel, table: TaskTable, path: Path, objects: ObjectCache) -> Path:
+    """Compile a model into the shared library ``path``; it appears whole or not at all.
+
+    Functions that ``objects`` holds from earlier builds are not compiled again.
+    """
+    with objects.serve_builds():
+        library = build(model, table)
     aside = path.with_name(f"part-{path.name}")
     library.export_library(str(aside))
     aside.replace(path)

@@ -10,7 +10,7 @@ import torch
 
 from tvm.contrib.cprune import journal as journals
 from tvm.contrib.cprune.candidate import Candidate, Compiler
-from tvm.contrib.cprune.checkpoint import load_checkpoint, save_checkpoint
+from tvm.contrib.cprune.checkpoint import digest, load_checkpoint, save_checkpoint
 from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.decision import decide_accuracy, decide_latency, stop_reason
 from tvm.contrib.cprune.groups import Groups, find_groups
@@ -56,7 +56,7 @@ class CPruner:
         config: PruneConfig,
         run_dir: Path,
         target: str | None = None,
-        labels: dict[str, str] | None = None,
+        labels: dict[str, Any] | None = None,
         report: Report = lambda _: None,
     ) -> None:
         self.model, self.input_shape, self.training, self.config = model, tuple(input_shape), training, config
@@ -82,8 +82,14 @@ class CPruner:
                 f"below the requirement of {required:.4f}: train it further or ask for less"
             )
         groups = self._groups(self.model)
-        settings = {**self.config.to_json(), **self.labels, "target": str(self.compiler.target)}
-        self.journal = journals.open_run(self.run_dir, {**settings, "input_shape": self.input_shape}, resume)
+        settings = {
+            **self.config.to_json(),
+            **self.labels,
+            "target": str(self.compiler.target),
+            "input_shape": self.input_shape,
+            "weights": digest(self.model),
+        }
+        self.journal = journals.open_run(self.run_dir, settings, resume)
         if self.journal.find("result") is not None:
             return json.loads((self.run_dir / "result.json").read_text())
         with self.compiler:
@@ -113,7 +119,7 @@ class CPruner:
 
     def _baseline(self, accuracy: float, groups: Groups) -> Candidate:
         """Tune the unpruned model and time it (Algorithm 1, lines 1 to 3)."""
-        event = self.journal.find("baseline")
+        started, event = time.time(), self.journal.find("baseline")
         known = event["algorithms"] if event else None
         baseline = self.compiler.tune(self.model, known)
         if event is None:
@@ -126,7 +132,7 @@ class CPruner:
                 "algorithms": self.compiler.algorithms,
                 "unprunable": groups.unprunable,
                 "trials": self.compiler.trials(),
-                "seconds": self.compiler.seconds(),
+                "seconds": round(time.time() - started, 2),
             }
             self.journal.append(event)
         self.report(event)

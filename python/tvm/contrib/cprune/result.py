@@ -3,6 +3,7 @@
 
 import json
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from tvm.contrib.cprune.candidate import Candidate
 from tvm.contrib.cprune.checkpoint import load_checkpoint, save_checkpoint
 from tvm.contrib.cprune.files import write_text
+from tvm.contrib.cprune.journal import Journal
 from tvm.contrib.cprune.report import write_html
 from tvm.contrib.cprune.surgery import macs_and_params, widths
 from tvm.contrib.cprune.training import Run
@@ -68,8 +70,10 @@ def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[st
     candidate = Candidate(trained_model, last.relay, last.table, last.library)
     compiler = run.compiler
     if config.final_trials and journal.find("final_tuning") is None:
+        started = time.time()
         candidate = compiler.search_more(candidate, config.final_trials)
-        journal.append({"event": "final_tuning", "trials": compiler.trials()})
+        seconds = round(time.time() - started, 2)
+        journal.append({"event": "final_tuning", "trials": compiler.trials(), "seconds": seconds})
     else:
         candidate = compiler.rebuild(candidate, FINAL)
 
@@ -93,7 +97,8 @@ def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[st
         "iterations": [_iteration(e) for e in journal.events if e["event"] == "candidate"],
         "accepted": sum(1 for e in journal.events if e["event"] == "candidate" and e["accepted"]),
         "trials": _trials(first["trials"], compiler.trials()),
-        "seconds": compiler.seconds(),
+        "seconds": _seconds(journal),
+        "seconds_by_work": compiler.seconds(),
         "unprunable": first["unprunable"],
     }
     _export(run, candidate, result)
@@ -105,6 +110,17 @@ def _iteration(event: dict[str, Any]) -> dict[str, Any]:
     latency = Latency(tuple(event["latency_s"])).median * 1e3 if "latency_s" in event else None
     kept = ("iteration", "task", "layers", "widths", "accepted", "verdict", "reason", "seconds")
     return {**{k: event[k] for k in kept}, "latency_ms": latency, "accuracy_val": event.get("accuracy_val")}
+
+
+def _seconds(journal: Journal) -> dict[str, float]:
+    """Return what each phase took, of all processes that worked on the run."""
+    phases = {"baseline": "first_tuning", "candidate": "pruning"}
+    total: dict[str, float] = defaultdict(float)
+    for event in journal.events:
+        if "seconds" in event:
+            kind = str(event["event"])
+            total[phases.get(kind, kind)] += event["seconds"]
+    return dict(total)
 
 
 def _trials(first: dict[str, int], total: dict[str, int]) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -52,5 +53,5 @@ class Run:
     compiler: Compiler
     journal: Journal
     folder: Path
-    labels: dict[str, str]
+    labels: dict[str, Any]
     report: Report

@@ -36,6 +36,7 @@ ORDER = [
     "importance",
     "surgery",
     "checkpoint",
+    "objects",
     "measure",
     "candidate",
     "journal",

@@ -5,6 +5,7 @@ Programs stay in the process that compiled them, so nothing is written to disk, 
 """
 
 import os
+import signal
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,8 @@ class Failure:
 
 
 def start(threads: int) -> None:
-    """Fix the thread count before TVM's thread pool starts."""
+    """Fix the thread count before TVM's thread pool starts. Ctrl-C is the main process's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TVM_NUM_THREADS"] = str(threads)
     os.environ["TVM_BIND_THREADS"] = "0"
 
