@@ -2,6 +2,7 @@
 """From a model to a compiled one with its task table: by search for the first, by transplanting for all
 others."""
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -134,12 +135,11 @@ class Compiler:
         return chosen
 
     def search_more(self, candidate: Candidate, trials: int) -> Candidate:
-        """Spend up to ``trials`` further search trials on a model, where most time might be saved; build it
-        anew."""
+        """Spend ``trials`` further search trials on a model's costliest tasks; build it anew."""
         rows = candidate.table.by_impact()
-        count = max(1, trials // self.config.tune.batch)
-        tasks = [row.task for row in rows[:count]]
-        budget = max(1, trials // len(tasks))
+        tasks = [row.task for row in rows[: max(1, trials // self.config.tune.batch)]]
+        known = sum(len(self.searched.of(task.workload_key)) for task in tasks)
+        budget = math.ceil((known + trials) / len(tasks))
         with self._clock("search"):
             self._search(tasks, replace(self.config.tune, trials=budget))
         return self.rebuild(candidate, "tuned")

@@ -69,14 +69,7 @@ def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[st
     trained_model = load_checkpoint(run.folder, trained["checkpoint"], run.model)
     candidate = Candidate(trained_model, last.relay, last.table, last.library)
     compiler = run.compiler
-    if config.final_trials and journal.find("final_tuning") is None:
-        started = time.time()
-        candidate = compiler.search_more(candidate, config.final_trials)
-        seconds = round(time.time() - started, 2)
-        journal.append({"event": "final_tuning", "trials": compiler.trials(), "seconds": seconds})
-    else:
-        candidate = compiler.rebuild(candidate, FINAL)
-
+    candidate = _tune(run, candidate)
     latencies = compiler.time({"baseline": baseline, "pruned": candidate})
     first = journal.find("baseline")
     assert first is not None
@@ -110,6 +103,17 @@ def _iteration(event: dict[str, Any]) -> dict[str, Any]:
     latency = Latency(tuple(event["latency_s"])).median * 1e3 if "latency_s" in event else None
     kept = ("iteration", "task", "layers", "widths", "accepted", "verdict", "reason", "seconds")
     return {**{k: event[k] for k in kept}, "latency_ms": latency, "accuracy_val": event.get("accuracy_val")}
+
+
+def _tune(run: Run, candidate: Candidate) -> Candidate:
+    """Search a little more for the final model. A run that was killed meanwhile has what is left of the
+    trials."""
+    compiler, journal = run.compiler, run.journal
+    begun = journal.find("final_tuning") or journal.append(
+        {"event": "final_tuning", "trials": compiler.trials()}
+    )
+    left = run.config.final_trials - (compiler.trials()["search"] - begun["trials"]["search"])
+    return compiler.search_more(candidate, left) if left > 0 else compiler.rebuild(candidate, FINAL)
 
 
 def _seconds(journal: Journal) -> dict[str, float]:

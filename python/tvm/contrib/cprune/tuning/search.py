@@ -13,7 +13,7 @@ from tvm.auto_scheduler.measure import ProgramMeasurer
 from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.device import host_threads
-from tvm.contrib.cprune.tuning.records import RecordLog, dump
+from tvm.contrib.cprune.tuning.records import Measured, RecordLog, dump
 from tvm.contrib.cprune.tuning.workers import MeasuringPool
 from tvm.contrib.cprune.types import CPruneError, Task
 
@@ -121,10 +121,14 @@ def search(
             inputs, results = current.policy.continue_search_one_round(count, measurer)
             measured = [dump(i, r) for i, r in zip(inputs, results, strict=True)]
             log.append(measured)
-            _account(current, measured, log)
+            current.exhausted = not measured
+            _account(current, measured)
             measured_now += len(measured)
             total = sum(each.trials for each in searches.values())
             report(Progress(current.task, current.trials, current.best, total, budget, time.time() - started))
+    for each in searches.values():
+        if each.best == float("inf"):
+            raise _nothing_valid(each)
     return measured_now
 
 
@@ -145,15 +149,21 @@ def _start(
         verbose=0,
         init_search_callbacks=callbacks or None,
     )
-    known = log.of(task.workload_key)
     state = _Search(task, policy)
-    _account(state, known, log)
+    _account(state, log.of(task.workload_key))
     return state
 
 
-def _account(state: _Search, measured: Sequence[Any], log: RecordLog) -> None:
+def _nothing_valid(state: _Search) -> CPruneError:
+    cause = state.first_error or "the search space is empty"
+    return CPruneError(
+        f"no valid program for task {state.task.title} in {state.trials} trials; "
+        f"the first failed with: {cause}"
+    )
+
+
+def _account(state: _Search, measured: Sequence[Measured]) -> None:
     """Count new records of a task, and stop the run where nothing that was tried is valid."""
-    state.exhausted = not measured and state.trials > 0
     before = state.best
     for each in measured:
         state.trials += 1
@@ -164,10 +174,7 @@ def _account(state: _Search, measured: Sequence[Any], log: RecordLog) -> None:
             state.best = min(state.best, each.latency.median)
     state.since_best = 0 if state.best < before else state.since_best + len(measured)
     if state.trials >= 16 and state.failures == state.trials:
-        raise CPruneError(
-            f"no valid program for task {state.task.title} in {state.trials} trials; the first failed with: "
-            f"{state.first_error}"
-        )
+        raise _nothing_valid(state)
 
 
 def _first_batch(search_: _Search, config: TuneConfig) -> int:
