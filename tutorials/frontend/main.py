@@ -15,14 +15,14 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
 
 from data import DATASETS, load_data
 from models import MODELS, make_model
-from train import accuracy, train
-from tvm.contrib.cprune.checkpoint import load_checkpoint, save_checkpoint
+from train import LEARNING_RATE, accuracy, train
+from tvm.contrib.cprune.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from tvm.contrib.cprune.config import IMPORTANCES, STEP_RULES, PruneConfig, TuneConfig
 from tvm.contrib.cprune.device import host_threads, pinned_target
 from tvm.contrib.cprune.pruner import CPruner
@@ -31,9 +31,27 @@ from tvm.contrib.cprune.training import Training
 from tvm.contrib.cprune.types import CPruneError
 
 PRUNE, TUNE = PruneConfig(), TuneConfig()
-# By data set: accuracy requirement, epochs of training from the start, short-term and long-term epochs (the
-# paper's for cifar10 and imagenet).
-PRESETS = {"digits": (0.97, 12, 2, 12), "cifar10": (0.92, 100, 5, 100), "imagenet": (0.69, 90, 1, 20)}
+
+
+class Preset(NamedTuple):
+    """Defaults that depend on the data set; the epochs for cifar10 and imagenet are the paper's (section
+    4.1)."""
+
+    accuracy_requirement: float
+    train_epochs: int
+    short_term_epochs: int
+    fine_tune_epochs: int
+    short_term_rate: float = LEARNING_RATE
+    tune_seconds: float = TUNE.max_seconds
+    max_seconds: float = PRUNE.max_seconds
+
+
+PRESETS = {
+    # A demonstration: trained in seconds, and bounded to ten minutes or so.
+    "digits": Preset(0.97, 12, 2, 12, short_term_rate=1e-2, tune_seconds=270, max_seconds=180),
+    "cifar10": Preset(0.92, 100, 5, 100),
+    "imagenet": Preset(0.69, 90, 1, 20),
+}
 START_LEARNING_RATE = 0.05
 RUNS = Path("runs")
 
@@ -90,9 +108,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     prune.add_argument(
         "--max-iterations", type=int, default=PRUNE.max_iterations, help="candidates (%(default)s)"
     )
-    prune.add_argument(
-        "--max-seconds", type=float, default=180, help="time for pruning; 0: no limit (%(default)s)"
-    )
+    prune.add_argument("--max-seconds", type=float, help="time for pruning; 0: no limit (by data set)")
     prune.add_argument("--short-term-epochs", type=int, help="training after each step (by data set)")
     prune.add_argument(
         "--fine-tune",
@@ -115,8 +131,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     tune.add_argument(
         "--tune-seconds",
         type=float,
-        default=TUNE.max_seconds,
-        help="time of a search; 0: no limit (%(default)s)",
+        help="time for a search; 0: no limit (by data set)",
     )
     tune.add_argument(
         "--threads", type=int, default=0, help=f"threads of the model (default: {host_threads()})"
@@ -131,7 +146,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--log-interval", type=int, default=0, help="batches between two lines about the loss; 0: none"
     )
     run.add_argument("--seed", type=int, default=PRUNE.seed, help="seed of every random choice (%(default)s)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    for name, value in PRESETS[options.dataset]._asdict().items():
+        if getattr(options, name, None) is None:
+            setattr(options, name, value)
+    return options
 
 
 def run_folder(options: argparse.Namespace) -> Path:
@@ -148,9 +167,8 @@ def run_folder(options: argparse.Namespace) -> Path:
 
 
 def make_config(options: argparse.Namespace) -> PruneConfig:
-    requirement = options.accuracy_requirement
     return PruneConfig(
-        accuracy_requirement=PRESETS[options.dataset][0] if requirement is None else requirement,
+        accuracy_requirement=options.accuracy_requirement,
         alpha=options.alpha,
         beta=options.beta,
         importance=options.base_algo,
@@ -170,8 +188,8 @@ def trained_model(options: argparse.Namespace, splits, folder: Path, say) -> tor
     torch.manual_seed(options.seed)
     model = make_model(options.model, splits.shape[0], splits.classes)
     if options.pretrained:
-        return load_checkpoint(options.pretrained.parent.parent, options.pretrained.stem, model)
-    epochs = PRESETS[options.dataset][1] if options.train_epochs is None else options.train_epochs
+        return load_weights(options.pretrained, model)
+    epochs = options.train_epochs
     name = f"{options.model}-{options.dataset}-{epochs}-epochs-seed-{options.seed}"
     if (folder / "checkpoints" / f"{name}.pt").exists():
         return load_checkpoint(folder, name, model)
@@ -198,16 +216,10 @@ def run(options: argparse.Namespace) -> None:
     with ConsoleReport() as report:
         folder = run_folder(options)
         model = trained_model(options, splits, folder, report.say)
-        _, _, short, long = PRESETS[options.dataset]
-        short = short if options.short_term_epochs is None else options.short_term_epochs
-        long = long if options.fine_tune_epochs is None else options.fine_tune_epochs
+        long = options.fine_tune_epochs if options.fine_tune else 0
         training = Training(
-            short_term=lambda m: train(
-                m, splits.train, short, learning_rate=1e-2 if options.dataset == "digits" else 1e-4
-            ),
-            long_term=(lambda m: train(m, splits.train, long, 1e-2, anneal=True))
-            if options.fine_tune
-            else None,
+            short_term=lambda m: train(m, splits.train, options.short_term_epochs, options.short_term_rate),
+            long_term=(lambda m: train(m, splits.train, long, 1e-2, anneal=True)) if long else None,
             evaluate=lambda m: accuracy(m, splits.validation),
             test=lambda m: accuracy(m, splits.test),
             batches=lambda: splits.train,
@@ -217,8 +229,8 @@ def run(options: argparse.Namespace) -> None:
             "model": options.model,
             "dataset": options.dataset,
             "batch_size": options.batch_size,
-            "short_term_epochs": short,
-            "long_term_epochs": long if options.fine_tune else 0,
+            "short_term_epochs": options.short_term_epochs,
+            "long_term_epochs": long,
         }
         pruner = CPruner(model, (1, *splits.shape), training, config, folder, options.target, labels, report)
         result = pruner.run(resume=options.resume)

@@ -2,6 +2,7 @@
 """From a model to a compiled one with its task table: by search for the first, by transplanting for all
 others."""
 
+import json
 import math
 import time
 from collections import defaultdict
@@ -20,11 +21,14 @@ from tvm.contrib.cprune.extract import LoweringCache, extract_from_program
 from tvm.contrib.cprune.frontend import from_torch
 from tvm.contrib.cprune.objects import ObjectCache
 from tvm.contrib.cprune.table import Row, TaskTable, make_table
-from tvm.contrib.cprune.tuning.records import Measured, RecordLog, dump, faster
+from tvm.contrib.cprune.tuning.records import Measured, RecordLog, dump, faster, identity
 from tvm.contrib.cprune.tuning.search import Progress, search
-from tvm.contrib.cprune.tuning.transplant import TransplantError, transplant
+from tvm.contrib.cprune.tuning.transplant import TransplantError, fits, transplant
 from tvm.contrib.cprune.tuning.workers import MeasuringPool
 from tvm.contrib.cprune.types import Algorithm, CPruneError, Latency, RelayModel, Task
+
+# Programs of other tasks that are tried on a task after the first search.
+DONORS = 3
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,7 @@ class Compiler:
         winograd = extract_from_program(relay_model.mod, None, self.target, every, self._cache)
         tasks = list({task.workload_key: task for task in (*direct, *winograd)}.values())
         self._search(tasks, self.config.tune, rivals(direct, winograd))
+        self._share(tasks)
         by_layer = {layer: task for task in direct for layer in task.layers}
         chosen: dict[str, Algorithm] = {}
         for task in winograd:
@@ -133,6 +138,47 @@ class Compiler:
                 if layer in every and faster(a, b) is b and a is not b:
                     chosen[layer] = "winograd"
         return chosen
+
+    def _share(self, tasks: list[Task]) -> None:
+        """Try on each task the best programs of others that compute alike at other shapes; a good one often
+        serves all of them, and a few trials do not find it for each."""
+        known = {json.dumps(json.loads(each.line)["i"]) for each in self.transplanted.measured}
+        programs = [(task, self._best(task).line) for task in tasks]
+        inputs = []
+        for task in tasks:
+            quicker = [each for each in programs if self._speed(each[0]) > self._speed(task)]
+            inputs += [each for each in self._borrow(task, quicker) if identity(each) not in known]
+        for start in range(0, len(inputs), self.config.tune.batch):
+            self._measure(inputs[start : start + self.config.tune.batch])
+
+    def _borrow(self, task: Task, programs: list[tuple[Task, str]]) -> list[Any]:
+        """Return ``MeasureInput`` of the quickest of ``programs`` that can move to ``task``."""
+        found: list[Any] = []
+        for other, line in sorted(programs, key=lambda each: self._speed(each[0]), reverse=True):
+            try:
+                found += transplant(line, other, task, 1)
+            except TransplantError:
+                continue
+            if len(found) == DONORS:
+                break
+        return found
+
+    def _speed(self, task: Task) -> float:
+        """Return the operations a second of a task's fastest program."""
+        latency = self._best(task).latency
+        return task.flops / latency.median if latency else 0.0
+
+    def _best(self, task: Task) -> Measured:
+        best = self.best(task.workload_key)
+        assert best is not None, task.title
+        return best
+
+    def _measure(self, inputs: list[Any]) -> list[Measured]:
+        """Measure transplanted programs and log them."""
+        results = self.pool.measure(inputs)
+        measured = [dump(i, r) for i, r in zip(inputs, results, strict=True)]
+        self.transplanted.append(measured)
+        return measured
 
     def search_more(self, candidate: Candidate, trials: int) -> Candidate:
         """Spend ``trials`` further search trials on a model's costliest tasks; build it anew."""
@@ -179,17 +225,21 @@ class Compiler:
             candidate.library.unlink(missing_ok=True)
 
     def _transplant(self, task: Task, table: TaskTable) -> bool:
-        """Measure the programs that may move to ``task``; return whether one was valid."""
-        inputs = []
-        for row in donors(task, table):
+        """Measure the programs that may move to ``task``; return whether one was valid.
+
+        Where none of them fits, those of other tasks that compute alike are tried, too.
+        """
+        own, inputs, fitting = donors(task, table), [], False
+        for row in own:
             try:
                 inputs += transplant(row.program.record, row.task, task, self.config.variants)
+                fitting = fitting or fits(row.program.record, row.task, task)
             except TransplantError:
                 continue
-        results = self.pool.measure(inputs)
-        measured = [dump(i, r) for i, r in zip(inputs, results, strict=True)]
-        self.transplanted.append(measured)
-        return any(each.latency is not None for each in measured)
+        if not fitting:
+            rest = [(row.task, row.program.record) for row in table.rows if row not in own]
+            inputs += self._borrow(task, rest)
+        return any(each.latency is not None for each in self._measure(inputs))
 
     def time(self, candidates: Mapping[str, Candidate]) -> dict[str, Latency]:
         """Time candidates side by side."""

@@ -35,14 +35,19 @@ def digest(model: torch.nn.Module) -> str:
 
 
 def load_checkpoint(run_dir: Path, name: str, architecture: torch.nn.Module) -> torch.nn.Module:
-    """Return a copy of ``architecture`` with the widths and weights of a checkpoint.
+    """Return a copy of ``architecture`` with the widths and weights of a run's checkpoint (see
+    ``load_weights``)."""
+    return load_weights(run_dir / "checkpoints" / f"{name}.pt", architecture)
+
+
+def load_weights(path: Path, architecture: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy of ``architecture`` with the widths and weights of a saved state dict.
 
     Raises
     ------
     CPruneError
         If the file is missing, damaged, or of another architecture.
     """
-    path = run_dir / "checkpoints" / f"{name}.pt"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:

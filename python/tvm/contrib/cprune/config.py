@@ -23,7 +23,7 @@ class TuneConfig:
     ----------
     trials
         Programs to measure for each task, on average: tasks that cost more get more. A convolution that could
-        be direct or Winograd counts once.
+        be direct or Winograd is two tasks; once one of them is far behind the other gets its trials.
     early_stopping
         Stop a task after this many trials without a better program.
     max_seconds

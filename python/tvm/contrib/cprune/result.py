@@ -129,12 +129,12 @@ def _seconds(journal: Journal) -> dict[str, float]:
 
 def _trials(first: dict[str, int], total: dict[str, int]) -> dict[str, Any]:
     """Return measured programs by phase, and the share of transplants in those after the first tuning."""
-    search = total["search"] - first["search"]
-    later = search + total["transplant"]
-    share = total["transplant"] / later if later else None
+    search, transplant = (total[kind] - first[kind] for kind in ("search", "transplant"))
+    later = search + transplant
+    share = transplant / later if later else None
     return {
-        "first_tuning": {"search": first["search"], "transplant": 0},
-        "pruning_and_final_tuning": {"search": search, "transplant": total["transplant"]},
+        "first_tuning": first,
+        "pruning_and_final_tuning": {"search": search, "transplant": transplant},
         "transplant_share_after_first_tuning": share,
     }
 

@@ -40,7 +40,7 @@ def run(*arguments, **options):
             ["--dataset", "imagenet", "--data-dir", "/nowhere"],
             "imagenet in /nowhere has no usable split 'train'",
         ),
-        (["--pretrained", "/nowhere/checkpoints/x.pt"], "cannot read checkpoint /nowhere/checkpoints/x.pt"),
+        (["--pretrained", "/nowhere/x.pt"], "cannot read checkpoint /nowhere/x.pt"),
         (
             ["--train-epochs", "0", "--accuracy-requirement", "0.99"],
             "below the requirement of 0.9900: train it further",

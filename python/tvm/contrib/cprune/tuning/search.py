@@ -108,9 +108,7 @@ def search(
     builder, runner = auto_scheduler.LocalBuilder(), auto_scheduler.LocalRunner()
     measurer = ProgramMeasurer(builder, runner, [], 0)
 
-    # Two rivals are one layer: they share a budget, and begin with half a batch each.
-    budget = round(config.trials * sum(0.5 if each.rivals else 1 for each in searches.values()))
-    started, measured_now = time.time(), 0
+    budget, started, measured_now = config.trials * len(searches), time.time(), 0
     with pool.serve_auto_scheduler():
         while current := _next(list(searches.values()), config, budget):
             over_time = config.max_seconds and time.time() - started > config.max_seconds

@@ -4,6 +4,7 @@
 Programs stay in the process that compiled them, so nothing is written to disk, linked or loaded again.
 """
 
+import functools
 import os
 import signal
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tvm.contrib import graph_executor
 # Number of the program -> (compiled module, shapes and types of its arguments).
 _programs: dict[int, tuple[Any, list[tuple[tuple[int, ...], str]]]] = {}
 _models: dict[str, Any] = {}
+_PREPARE = "cprune.before_each_run"
 
 
 @dataclass(frozen=True)
@@ -66,15 +68,47 @@ def run(number: int, repeats: int, cold_weights: bool) -> tuple[float, ...] | Fa
     module, specs = _programs.pop(number)
     device = tvm.cpu()
     try:
+        _before_each_run(specs, cold_weights)
         fill = tvm.get_global_func("tvm.contrib.random.random_fill")
         args = [tvm.nd.empty(shape, dtype, device) for shape, dtype in specs]
         for arg in args:
             fill(arg)
-        flush = "cache_flush_cpu_non_first_arg" if cold_weights else ""
-        timer = module.time_evaluator(module.entry_name, device, number=1, repeat=repeats, f_preproc=flush)
+        timer = module.time_evaluator(module.entry_name, device, number=1, repeat=repeats, f_preproc=_PREPARE)
         return tuple(float(cost) for cost in timer(*args).results)
     except tvm.error.TVMError as error:
         return Failure(MeasureErrorNo.RUNTIME_DEVICE, _last_line(error))
+
+
+@functools.cache
+def _parallel_kernel() -> Any:
+    """Return a program that does next to nothing on every thread."""
+    data = tvm.te.placeholder((64,), name="data")
+    result = tvm.te.compute((64,), lambda i: data[i] + 1)
+    schedule = tvm.te.create_schedule(result.op)
+    schedule[result].parallel(result.op.axis[0])
+    array = tvm.nd.array(np.zeros(64, "float32"))
+    kernel = tvm.build(schedule, [data, result], "llvm")
+    return lambda: kernel(array, array)
+
+
+def _before_each_run(specs: list[tuple[tuple[int, ...], str]], cold_weights: bool) -> None:
+    """Register what happens before each timed run, so that the program finds what it would find within a
+    model.
+
+    Its weights are out of the cache, for the other layers' have passed through it; the tensors that go from
+    layer to layer are in it, as are those with the output's shape that it adds to its own; and the threads
+    are awake.
+    """
+    flush = tvm.get_global_func("cache_flush_cpu_non_first_arg")
+    weights = [i for i, spec in enumerate(specs[:-1]) if i > 0 and spec != specs[-1]] if cold_weights else []
+    wake = _parallel_kernel()
+
+    def prepare(*args: Any) -> None:
+        for index in weights:
+            flush(args[0], args[index])
+        wake()
+
+    tvm.register_func(_PREPARE, prepare, override=True)
 
 
 def drop(numbers: list[int]) -> None:
