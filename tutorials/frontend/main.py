@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train a network, tune it, prune it with CPrune, and measure both side by side.
 
-    python tutorials/frontend/main.py                                    # a small ResNet on digits, a few
-    minutes python tutorials/frontend/main.py --resume                           # go on where a killed run
-    was python tutorials/frontend/main.py --model mobilenetv2 --dataset cifar10 --data-dir ~/data
-    --accuracy-requirement 0.92
+    python tutorials/frontend/main.py            # a small ResNet on digits, ten minutes
+    python tutorials/frontend/main.py --resume   # go on where a killed run was
+    python tutorials/frontend/main.py --model mobilenetv2 --dataset cifar10 --data-dir ~/data
 
 Everything is written into one folder (--experiment-data-dir): result.json, report.html, the pruned model as
 model.pt, model.onnx and net.so, the tuning records, and a journal from which a killed run goes on.

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from tvm.contrib.cprune import measure, transform
+from tvm.contrib.cprune import measure
+from tvm.contrib.cprune.algorithms import winograd_layers
 from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.device import host_target, pinned_target
 from tvm.contrib.cprune.extract import LoweringCache, extract_from_program
@@ -125,7 +126,7 @@ class Compiler:
 
     def _search_both(self, relay_model: RelayModel) -> dict[str, Algorithm]:
         direct = self._extract(relay_model)
-        every: dict[str, Algorithm] = dict.fromkeys(transform.winograd_layers(relay_model.mod), "winograd")
+        every: dict[str, Algorithm] = dict.fromkeys(winograd_layers(relay_model.mod), "winograd")
         winograd = extract_from_program(relay_model.mod, None, self.target, every, self._cache)
         tasks = list({task.workload_key: task for task in (*direct, *winograd)}.values())
         self._search(tasks, self.config.tune, rivals(direct, winograd))

@@ -15,8 +15,9 @@ from tvm.auto_scheduler.dispatcher import DispatchContext
 from tvm.relay.backend import te_compiler
 
 import tvm
-from tvm import auto_scheduler, relay
+from tvm import relay
 from tvm.contrib.cprune import transform
+from tvm.contrib.cprune.algorithms import pin_algorithms
 from tvm.contrib.cprune.axes import channel_axes
 from tvm.contrib.cprune.device import pinned_target
 from tvm.contrib.cprune.types import Algorithm, CPruneError, Subgraph, Task
@@ -120,7 +121,7 @@ def extract_from_program(
     cache = LoweringCache() if cache is None else cache
     target = pinned_target(target)
     algorithms = algorithms or {}
-    prepared = transform.pin_algorithms(transform.prepare(mod, params), algorithms)
+    prepared = pin_algorithms(transform.prepare(mod, params), algorithms)
     record: Any = transform.RecordSubgraphs()
     with target, pass_context():
         record(transform.fuse(prepared))
@@ -169,8 +170,3 @@ def _algorithm(anchors: list[relay.Call]) -> Algorithm | None:
     if not anchors:
         return None
     return "winograd" if anchors[0].op.name == transform.WINOGRAD else "direct"
-
-
-def input_of(task: Task, state: Any) -> auto_scheduler.MeasureInput:
-    """Return what TVM measures: a task with one of its states."""
-    return auto_scheduler.MeasureInput(task.search_task, state)

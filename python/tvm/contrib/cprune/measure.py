@@ -10,7 +10,7 @@ from tvm.auto_scheduler.dispatcher import DispatchContext
 
 import tvm
 from tvm import relay
-from tvm.contrib.cprune import transform
+from tvm.contrib.cprune.algorithms import pin_algorithms
 from tvm.contrib.cprune.device import pinned_target
 from tvm.contrib.cprune.extract import pass_context
 from tvm.contrib.cprune.objects import ObjectCache
@@ -58,7 +58,7 @@ def build(model: RelayModel, table: TaskTable) -> Any:
         If a task did not run with its program; the message names it.
     """
     target = pinned_target(table.target)
-    mod = transform.pin_algorithms(model.mod, algorithms_of(table))
+    mod = pin_algorithms(model.mod, algorithms_of(table))
     programs = _Programs(table)
     silent, tvm.autotvm.GLOBAL_SCOPE.silent = tvm.autotvm.GLOBAL_SCOPE.silent, True
     try:

@@ -48,9 +48,6 @@ class TaskTable:
         """Return the rows of the tasks that a layer's subgraphs belong to."""
         return [row for row in self.rows if layer in row.task.layers]
 
-    def of_key(self, workload_key: str) -> Row | None:
-        return next((row for row in self.rows if row.task.workload_key == workload_key), None)
-
     @property
     def predicted(self) -> float:
         """Seconds of one inference, if nothing but tasks took time."""

@@ -15,7 +15,7 @@ import tvm
 from tvm import relay
 from tvm.contrib.cprune import _plugin
 from tvm.contrib.cprune.folding import evaluate
-from tvm.contrib.cprune.types import Algorithm, CPruneError
+from tvm.contrib.cprune.types import CPruneError
 
 WINOGRAD = "nn.contrib_conv2d_winograd_without_weight_transform"
 ANCHORS = (
@@ -27,8 +27,6 @@ ANCHORS = (
     "nn.conv2d_transpose",
     "nn.batch_matmul",
 )
-# The tile size of TVM's NHWC Winograd convolution for CPUs (topi/x86/conv2d_alter_op.py).
-WINOGRAD_TILE = 4
 # What relay.build must not do again, or at all: `prepare` has simplified the module, these passes would lose
 # the spans that name layers (FoldScaleAxis, ToBasicBlockNormalForm), choose another algorithm
 # (AlterOpLayout), or spend time on finding nothing. With them off, the functions that a build fuses are those
@@ -110,20 +108,21 @@ def layer_of(call: relay.Call) -> str | None:
     return None
 
 
-def _name(call: relay.Call) -> str:
+def operator_name(call: relay.Call) -> str:
+    """Return the name of the operator that is called, or "" for a function."""
     return call.op.name if isinstance(call.op, tvm.ir.Op) else ""
 
 
 def _label(call: relay.Call, _: relay.Call) -> relay.Expr:
     """Put the name of the layer whose weight an anchor reads into the anchor's span."""
-    if _name(call) not in ANCHORS:
+    if operator_name(call) not in ANCHORS:
         return call
     names = {str(variable.name_hint) for variable in _plugin.collect_vars(call.args[1])}
     if not names:
         return call
     if len(names) != 1:
         raise CPruneError(
-            f"a {_name(call)} reads its weight from {sorted(names)[:4]}: expected one layer's weight"
+            f"a {operator_name(call)} reads its weight from {sorted(names)[:4]}: expected one layer's weight"
         )
     span = relay.Span(relay.SourceName(names.pop().removesuffix(".weight")), 0, 0, 0, 0)
     return relay.Call(call.op, call.args, call.attrs, call.type_args, span)
@@ -131,7 +130,7 @@ def _label(call: relay.Call, _: relay.Call) -> relay.Expr:
 
 def _fold(call: relay.Call, _: relay.Call) -> relay.Expr:
     if all(isinstance(arg, relay.Constant) for arg in call.args):
-        value = evaluate(_name(call), call.attrs, [arg.data.numpy() for arg in call.args])
+        value = evaluate(operator_name(call), call.attrs, [arg.data.numpy() for arg in call.args])
         if value is not None:
             return relay.const(np.ascontiguousarray(value))
     return call
@@ -158,9 +157,9 @@ class FoldParameters:
 def _along_weight(call: relay.Call, scale: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
     """Return a per-channel ``scale`` of an anchor's output in the shape that multiplies its weight, or
     None."""
-    if _name(call) == "nn.dense":
+    if operator_name(call) == "nn.dense":
         rank, channel, kernel = 2, 1, "OI"
-    elif _name(call) == "nn.conv2d":
+    elif operator_name(call) == "nn.conv2d":
         rank, channel, kernel = 4, str(call.attrs.data_layout).find("C"), str(call.attrs.kernel_layout)
         if len(kernel) != 4 or len(str(call.attrs.data_layout)) != 4:
             return None
@@ -197,13 +196,13 @@ class FoldScales:
         def scaled(call: relay.Expr, scale: npt.NDArray[Any]) -> relay.Expr | None:
             if not isinstance(call, relay.Call) or reads.get(call) != 1:
                 return None
-            if _name(call) == "add" and isinstance(call.args[1], relay.Constant):
+            if operator_name(call) == "add" and isinstance(call.args[1], relay.Constant):
                 inner = scaled(call.args[0], scale)
                 if inner is None:
                     return None
                 bias = call.args[1].data.numpy() * scale
                 return relay.Call(call.op, [inner, relay.const(bias)], call.attrs, call.type_args, call.span)
-            if _name(call) not in ANCHORS or not isinstance(call.args[1], relay.Constant):
+            if operator_name(call) not in ANCHORS or not isinstance(call.args[1], relay.Constant):
                 return None
             factor = _along_weight(call, scale)
             if factor is None:
@@ -213,7 +212,7 @@ class FoldScales:
 
         def on_call(call: relay.Call, old: relay.Call) -> relay.Expr:
             new: relay.Expr = call
-            if _name(call) == "multiply" and isinstance(call.args[1], relay.Constant):
+            if operator_name(call) == "multiply" and isinstance(call.args[1], relay.Constant):
                 folded = scaled(call.args[0], call.args[1].data.numpy())
                 new = call if folded is None else folded
             reads[new] = uses[old]
@@ -252,80 +251,14 @@ def fuse(mod: tvm.IRModule) -> tvm.IRModule:
     return tvm.transform.Sequential([relay_transform.InferType(), relay_transform.FuseOps()])(mod)
 
 
-def _winograd_legal(call: relay.Call) -> bool:
-    """Whether a convolution can run as TVM's NHWC Winograd (relay/op/strategy/x86.py, without its width
-    limits)."""
-    if _name(call) != "nn.conv2d" or not isinstance(call.args[1], relay.Constant):
-        return False
-    attrs = call.attrs
-    return (
-        attrs.data_layout == "NHWC"
-        and attrs.kernel_layout == "HWIO"
-        and attrs.groups == 1
-        and [int(n) for n in attrs.kernel_size] == [3, 3]
-        and [int(n) for n in attrs.strides] == [1, 1]
-        and [int(n) for n in attrs.dilation] == [1, 1]
-        and call.args[1].data.dtype == "float32"
-    )
-
-
 def anchor_layers(mod: tvm.IRModule) -> tuple[str, ...]:
     """Return the layers of a prepared module, in the order of their first call."""
     calls = [
         node
         for node in post_order(mod["main"].body)
-        if isinstance(node, relay.Call) and _name(node) in ANCHORS
+        if isinstance(node, relay.Call) and operator_name(node) in ANCHORS
     ]
     return tuple(dict.fromkeys(layer for call in calls if (layer := layer_of(call))))
-
-
-def winograd_layers(mod: tvm.IRModule) -> tuple[str, ...]:
-    """Return the layers of a prepared module whose convolutions may run as Winograd."""
-    calls = [node for node in post_order(mod["main"].body) if isinstance(node, relay.Call)]
-    return tuple(
-        dict.fromkeys(layer for call in calls if _winograd_legal(call) and (layer := layer_of(call)))
-    )
-
-
-def _to_winograd(call: relay.Call) -> relay.Expr:
-    attrs = call.attrs
-    kernel = np.transpose(call.args[1].data.numpy(), (3, 2, 0, 1))
-    transform_attrs = relay.nn.contrib_conv2d_winograd_weight_transform(
-        relay.var("kernel", shape=kernel.shape), tile_size=WINOGRAD_TILE
-    ).attrs
-    weight = evaluate("nn.contrib_conv2d_winograd_weight_transform", transform_attrs, [kernel])
-    new = relay.nn.contrib_conv2d_winograd_without_weight_transform(
-        call.args[0],
-        relay.const(weight),
-        tile_size=WINOGRAD_TILE,
-        strides=attrs.strides,
-        padding=attrs.padding,
-        dilation=attrs.dilation,
-        groups=attrs.groups,
-        channels=kernel.shape[0],
-        kernel_size=attrs.kernel_size,
-        data_layout=attrs.data_layout,
-        kernel_layout=attrs.kernel_layout,
-        out_layout=attrs.out_layout,
-        out_dtype=attrs.out_dtype,
-    )
-    return relay.Call(new.op, new.args, new.attrs, new.type_args, call.span)
-
-
-def pin_algorithms(mod: tvm.IRModule, algorithms: Mapping[str, Algorithm]) -> tvm.IRModule:
-    """Rewrite the convolutions of the layers that ``algorithms`` maps to "winograd"; all others are direct.
-
-    The algorithm belongs to the tuned program. Left alone, TOPI chooses it anew by the number of channels,
-    and a program could not follow its layer across that limit. The target from ``extract.pinned_target``
-    keeps the direct ones direct.
-    """
-
-    def on_call(call: relay.Call, _: relay.Call) -> relay.Expr:
-        if algorithms.get(layer_of(call) or "") == "winograd" and _winograd_legal(call):
-            return _to_winograd(call)
-        return call
-
-    return tvm.IRModule({"main": rewrite(mod["main"], on_call)}) if algorithms else mod
 
 
 @tvm.transform.module_pass(opt_level=0, name="RecordSubgraphs", required=["InferType"])

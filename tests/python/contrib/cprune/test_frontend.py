@@ -12,6 +12,7 @@ from models import make_model
 from tvm import relay
 from tvm.contrib import graph_executor
 from tvm.contrib.cprune import transform
+from tvm.contrib.cprune.algorithms import pin_algorithms, winograd_layers
 from tvm.contrib.cprune.device import pinned_target
 from tvm.contrib.cprune.extract import pass_context
 from tvm.contrib.cprune.frontend import from_torch
@@ -49,8 +50,8 @@ def test_numbers_and_names(name, winograd, target):
     model = randomize_norms(make())
     relay_model = from_torch(model, shape)
     assert set(relay_model.layers) == layers_of(model)
-    algorithms = dict.fromkeys(transform.winograd_layers(relay_model.mod), "winograd") if winograd else {}
-    mod = transform.pin_algorithms(relay_model.mod, algorithms)
+    algorithms = dict.fromkeys(winograd_layers(relay_model.mod), "winograd") if winograd else {}
+    mod = pin_algorithms(relay_model.mod, algorithms)
     data = np.random.default_rng(0).standard_normal(shape).astype("float32")
     expected = model(torch.tensor(data)).detach().numpy()
     np.testing.assert_allclose(

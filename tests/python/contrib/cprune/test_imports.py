@@ -19,6 +19,7 @@ ORDER = [
     "_plugin",
     "folding",
     "transform",
+    "algorithms",
     "frontend",
     "strategy",
     "device",

@@ -111,12 +111,6 @@ def _before_each_run(specs: list[tuple[tuple[int, ...], str]], cold_weights: boo
     tvm.register_func(_PREPARE, prepare, override=True)
 
 
-def drop(numbers: list[int]) -> None:
-    """Forget programs that will not be timed."""
-    for number in numbers:
-        _programs.pop(number, None)
-
-
 def outputs(number: int, inputs: list[np.ndarray]) -> list[np.ndarray]:
     """Run a program that ``build`` kept once on ``inputs``; return every argument's value afterwards."""
     module, specs = _programs.pop(number)

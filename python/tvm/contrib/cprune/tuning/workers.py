@@ -8,7 +8,6 @@ only the program that it ran.
 """
 
 import itertools
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,6 @@ from tvm.contrib.cprune.device import host_threads
 from tvm.contrib.cprune.tuning import worker
 from tvm.contrib.cprune.tuning.worker import Failure
 
-logger = logging.getLogger(__name__)
 MAX_COST = 1e10
 
 
