@@ -28,16 +28,18 @@ double Distance(const Lengths& lengths, const Lengths& changed) {
   return distance;
 }
 
-// Every list of divisors of `extent`, none above `cap` times the old factor, whose product divides `extent`.
+// Every list of factors whose product divides `extent`: none above twice the old one, and the innermost a
+// divisor of the old one, so that a vector is halved rather than made of an odd length.
 void Enumerate(const Lengths& lengths, int64_t rest, Lengths* prefix, std::vector<Lengths>* out) {
   const size_t depth = prefix->size();
   if (depth == lengths.size()) {
     out->push_back(*prefix);
     return;
   }
+  const bool innermost = depth + 1 == lengths.size();
   const int64_t cap = std::min(rest, 2 * lengths[depth]);
   for (int64_t factor = 1; factor <= cap; ++factor) {
-    if (rest % factor) continue;
+    if (rest % factor || (innermost && lengths[depth] % factor)) continue;
     prefix->push_back(factor);
     Enumerate(lengths, rest / factor, prefix, out);
     prefix->pop_back();

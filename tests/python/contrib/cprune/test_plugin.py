@@ -43,7 +43,7 @@ def test_fit_lengths_divide_and_come_closest_first(extent, lengths, limit):
         assert found == [tuple(lengths)]
     else:
         every = itertools.product(*(range(1, 2 * n + 1) for n in lengths))
-        legal = [each for each in every if extent % math.prod(each) == 0]
+        legal = [each for each in every if extent % math.prod(each) == 0 and lengths[-1] % each[-1] == 0]
         assert len(found) == min(limit, len(legal))
         assert distance(lengths, found[0]) == pytest.approx(min(distance(lengths, each) for each in legal))
 
