@@ -114,3 +114,18 @@ def test_winograd_stays_winograd_where_topi_would_change_it(target):
             (found,) = [t.subgraphs[0] for t in tasks if "conv" in t.layers]
             assert found.algorithm == algorithm
             assert ("winograd" in found.op) is (algorithm == "winograd")
+
+
+def test_a_width_that_leaves_too_few_iterations_for_the_threads_gets_variants(tuned, target):
+    """The steps fit as they are; beside them stand some with shorter inner loops."""
+    task, best = tuned("direct 3x3")
+    products = [split.product for split in channel_splits(task, best.line)[0]]
+    width = max(products)
+    if width % 2 or all(product == 1 for product in products):
+        pytest.skip("the search found a program without inner loops over channels")
+    new = task_of("direct 3x3", width, target)
+    first, *others = rewrite_steps(best.line, task, new, limit=3)
+    assert fits(best.line, task, new)
+    old = [step[4] for step in first if step[0] == "SP"]
+    assert others
+    assert all([step[4] for step in steps if step[0] == "SP"] != old for steps in others)

@@ -48,8 +48,31 @@ def _fitting_lengths(extent: int, split: Split, new: Task, limit: int) -> list[t
     In a grouped convolution the inner loops must not reach over the border of two groups, for each of them
     reads other inputs: TVM cannot vectorize that.
     """
-    grouped = new.groups > 1 and split.axes[0] in new.out_axes and new.out_axes != new.in_axes
-    return _plugin.fit_lengths(extent // new.groups if grouped else extent, split.lengths, limit)
+    along_output = split.axes[0] in new.out_axes
+    grouped = new.groups > 1 and along_output and new.out_axes != new.in_axes
+    fitted = extent // new.groups if grouped else extent
+    choices = _plugin.fit_lengths(fitted, split.lengths, limit)
+    # The outermost loops are what the threads share: where too few iterations are left, shorter inner loops
+    # may pay.
+    if along_output and extent // split.product < _cores(new) and choices == [split.lengths]:
+        choices += [
+            each
+            for each in _plugin.fit_lengths(fitted, _shortened(split.lengths), limit)
+            if each not in choices
+        ]
+    return choices[:limit]
+
+
+def _cores(task: Task) -> int:
+    return int(task.search_task.hardware_params.num_cores)
+
+
+def _shortened(lengths: tuple[int, ...]) -> tuple[int, ...]:
+    """Return lengths with the first that can be halved halved, the innermost one last."""
+    for index, length in enumerate(lengths):
+        if length % 2 == 0:
+            return (*lengths[:index], length // 2, *lengths[index + 1 :])
+    return lengths
 
 
 def rewrite_steps(record: str, old: Task, new: Task, limit: int) -> list[list[Step]]:
