@@ -143,12 +143,11 @@ class Compiler:
     def _share(self, tasks: list[Task]) -> None:
         """Try on each task the best programs of others that compute alike at other shapes; a good one often
         serves all of them, and a few trials do not find it for each."""
-        known = {json.dumps(json.loads(each.line)["i"]) for each in self.transplanted.measured}
         programs = [(task, self._best(task).line) for task in tasks]
         inputs = []
         for task in tasks:
             quicker = [each for each in programs if self._speed(each[0]) > self._speed(task)]
-            inputs += [each for each in self._borrow(task, quicker) if identity(each) not in known]
+            inputs += self._borrow(task, quicker)
         for start in range(0, len(inputs), self.config.tune.batch):
             self._measure(inputs[start : start + self.config.tune.batch])
 
@@ -175,9 +174,11 @@ class Compiler:
         return best
 
     def _measure(self, inputs: list[Any]) -> list[Measured]:
-        """Measure transplanted programs and log them."""
-        results = self.pool.measure(inputs)
-        measured = [dump(i, r) for i, r in zip(inputs, results, strict=True)]
+        """Measure transplanted programs, each once, and log them."""
+        known = {json.dumps(json.loads(each.line)["i"]) for each in self.transplanted.measured}
+        new = [each for name, each in {identity(i): i for i in inputs}.items() if name not in known]
+        results = self.pool.measure(new)
+        measured = [dump(i, r) for i, r in zip(new, results, strict=True)]
         self.transplanted.append(measured)
         return measured
 
