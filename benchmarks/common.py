@@ -49,11 +49,10 @@ def spread(values: list[float]) -> float:
     return (ordered[round(0.75 * last)] - ordered[round(0.25 * last)]) / 2
 
 
-def resnet18_compiler() -> Compiler:
-    """Return a compiler whose records stay in build/benchmarks, so that ResNet-18 is tuned once for all
-    benchmarks."""
+def resnet18_compiler(folder: Path = CACHE / "resnet18") -> Compiler:
+    """Return a compiler whose records stay in ``folder``: ResNet-18 is tuned once for all benchmarks."""
     config = PruneConfig(tune=TuneConfig(trials=TRIALS), measure_repeats=100)
-    return Compiler(config, SHAPE, CACHE / "resnet18", report=ConsoleReport())
+    return Compiler(config, SHAPE, folder, report=ConsoleReport())
 
 
 def resnet18() -> torch.nn.Module:

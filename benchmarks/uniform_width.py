@@ -9,6 +9,7 @@ step rule.
 """
 
 import argparse
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from common import SHAPE, median, print_machine, resnet18_compiler, spread, tune_resnet18
+from common import CACHE, SHAPE, median, print_machine, resnet18, resnet18_compiler, spread, tune_resnet18
 from tvm.contrib.cprune.candidate import Candidate, Compiler
 from tvm.contrib.cprune.device import host_threads
 from tvm.contrib.cprune.groups import find_groups
@@ -71,42 +72,50 @@ def time_both(
     return ours, theirs
 
 
+def row(compiler: Compiler, base: Candidate, factor: float, rounded: bool, folder: Path) -> tuple[str, float]:
+    """Measure one width; return its line of the table, and the latency in seconds."""
+    before, started = compiler.trials(), time.perf_counter()
+    candidate = base if factor == 1.0 else compiler.move(base, scaled(base, factor, rounded))
+    seconds, now = time.perf_counter() - started, compiler.trials()
+    assert now["search"] == before["search"], "a task was searched for"
+    trials = now["transplant"] - before["transplant"]
+
+    data = np.random.default_rng(1).standard_normal(SHAPE).astype("float32")
+    found = compiler.pool.call(worker.run_model, str(candidate.library), "data", data)
+    expected = candidate.model(torch.tensor(data)).detach().numpy()
+    error = float(np.abs(found - expected).max() / np.abs(expected).max())
+
+    ours, theirs = time_both(compiler, candidate, onnx_session(candidate.model, folder))
+    macs, _ = macs_and_params(candidate.model, SHAPE)
+    name = f"{factor:.3g}{' rounded' if rounded else ''}"
+    times = [f"{median(t) * 1e3:.3f} ± {spread(t) * 1e3:.3f}" for t in (ours, theirs)]
+    line = (
+        f"{name:>15} {macs / 1e9:6.3f} {len(candidate.table.rows):6} {trials:6} {seconds:8.1f} "
+        f"{times[0]:>14} {times[1]:>16} {error:8.1e}"
+    )
+    return line, median(ours)
+
+
 def main() -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
     print_machine()
     print(f"# onnxruntime {onnxruntime.__version__}, {host_threads()} threads each, batch 1, float32")
-    first = 0.0
-    with resnet18_compiler() as compiler, tempfile.TemporaryDirectory() as folder:
-        base = tune_resnet18(compiler)
-        head = f"{'width':>15} {'GMACs':>6} {'tasks':>6} {'trials':>6} {'seconds':>8} {'ours ms':>14} "
-        print(head + f"{'ONNX Runtime ms':>16} {'faster':>7} {'error':>8}")
-        for factor, rounded in ((1.0, False), *FACTORS):
-            before, started = compiler.trials(), time.perf_counter()
-            if factor == 1.0:
-                candidate, trials = base, 0
-            else:
-                candidate = compiler.move(base, scaled(base, factor, rounded))
-                now = compiler.trials()
-                assert now["search"] == before["search"], "a task was searched for"
-                trials = now["transplant"] - before["transplant"]
-            seconds = time.perf_counter() - started
-            data = np.random.default_rng(1).standard_normal(SHAPE).astype("float32")
-            found = compiler.pool.call(worker.run_model, str(candidate.library), "data", data)
-            expected = candidate.model(torch.tensor(data)).detach().numpy()
-            error = float(np.abs(found - expected).max() / np.abs(expected).max())
-            session = onnx_session(candidate.model, Path(folder))
-            ours, theirs = time_both(compiler, candidate, session)
-            first = first or median(ours)
-            macs, _ = macs_and_params(candidate.model, SHAPE)
-            name = f"{factor:.3g}{' rounded' if rounded else ''}"
-            times = [f"{median(t) * 1e3:.3f} ± {spread(t) * 1e3:.3f}" for t in (ours, theirs)]
-            print(
-                f"{name:>15} {macs / 1e9:6.3f} {len(candidate.table.rows):6} {trials:6} {seconds:8.1f} "
-                f"{times[0]:>14} {times[1]:>16} {first / median(ours):7.2f} {error:8.1e}",
-                flush=True,
-            )
+    with resnet18_compiler() as compiler:
+        tune_resnet18(compiler)
+    with tempfile.TemporaryDirectory() as name:
+        # A copy of that tuning's records: what is moved here is moved for the first time, every time.
+        folder = Path(name)
+        shutil.copytree(CACHE / "resnet18" / "records", folder / "records")
+        with resnet18_compiler(folder) as compiler:
+            base, first = compiler.tune(resnet18()), 0.0
+            head = f"{'width':>15} {'GMACs':>6} {'tasks':>6} {'trials':>6} {'seconds':>8} {'ours ms':>14} "
+            print(head + f"{'ONNX Runtime ms':>16} {'error':>8} {'times as fast':>14}")
+            for factor, rounded in ((1.0, False), *FACTORS):
+                line, latency = row(compiler, base, factor, rounded, folder)
+                first = first or latency
+                print(f"{line} {first / latency:14.2f}", flush=True)
     print(
         "every task of every model ran with a moved program (a build fails otherwise); "
         "asked: 2.5 times as fast at 0.5"
