@@ -30,6 +30,8 @@ from tvm.contrib.cprune.types import Algorithm, CPruneError, Latency, RelayModel
 
 # Programs of other tasks that are tried on a task after the first search.
 DONORS = 3
+# Slower programs of a task that are tried at a width that the fastest one does not fit.
+ALTERNATIVES = 2
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,8 @@ class Compiler:
     def _transplant(self, task: Task, table: TaskTable) -> bool:
         """Measure the programs that may move to ``task``; return whether one was valid.
 
-        Where none of them fits, those of other tasks that compute alike are tried, too.
+        Where none of them fits, slower ones that do, and those of other tasks that compute alike, are tried,
+        too.
         """
         own, inputs, fitting = donors(task, table), [], False
         for row in own:
@@ -239,9 +242,26 @@ class Compiler:
             except TransplantError:
                 continue
         if not fitting:
+            inputs += [each for row in own for each in self._alternatives(task, row)]
             rest = [(row.task, row.program.record) for row in table.rows if row not in own]
             inputs += self._borrow(task, rest)
         return any(each.latency is not None for each in self._measure(inputs))
+
+    def _alternatives(self, task: Task, row: Row) -> list[Any]:
+        """Return ``MeasureInput`` of the fastest other programs known of a row's task that fit ``task``."""
+        key, found = row.task.workload_key, []
+        measured = [
+            each for log in (self.searched, self.transplanted) for each in log.of(key) if each.latency
+        ]
+        for each in sorted(measured, key=lambda m: m.latency.median if m.latency else 0.0):
+            try:
+                if fits(each.line, row.task, task):
+                    found += transplant(each.line, row.task, task, 1)
+            except TransplantError:
+                continue
+            if len(found) == ALTERNATIVES:
+                break
+        return found
 
     def time(self, candidates: Mapping[str, Candidate]) -> dict[str, Latency]:
         """Time candidates side by side."""

@@ -24,7 +24,7 @@ def _splits(member: GroupMember, table: TaskTable) -> list[Split]:
     ]
 
 
-def _relaxed(split: Split) -> int:
+def relaxed_product(split: Split) -> int:
     """Return the split's product with its largest non-innermost length free to shrink."""
     return split.product // max(split.lengths[:-1], default=1)
 
@@ -38,7 +38,7 @@ def constraints(group: ChannelGroup, table: TaskTable, relax: bool = False) -> t
     found = set()
     for member in group.members:
         for split in _splits(member, table):
-            product = _relaxed(split) if relax else split.product
+            product = relaxed_product(split) if relax else split.product
             found.add((member.width, member.scale, product * member.groups))
     return tuple(sorted(each for each in found if each[2] > 1))
 
