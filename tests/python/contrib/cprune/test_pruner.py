@@ -84,7 +84,8 @@ def test_a_run_prunes_measures_and_leaves_its_folder(tmp_path, any_latency):
     result = pruner.run()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(result))
-    assert result["accepted"] == 3
+    # How many steps there are depends on the programs that the search found.
+    assert 1 <= result["accepted"] == len(result["iterations"])
     assert result["pruned"]["macs"] < result["baseline"]["macs"]
     assert result["pruned"]["params"] < result["baseline"]["params"]
     assert result["trials"]["pruning_and_final_tuning"]["transplant"] > 0
