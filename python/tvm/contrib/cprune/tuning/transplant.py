@@ -7,7 +7,6 @@ lengths, the lengths are rewritten: the innermost one, the vector, goes last.
 """
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import tvm
@@ -142,6 +141,5 @@ def transplant(record: str, old: Task, new: Task, limit: int = 3) -> list[Any]:
 
 def fits(record: str, old: Task, new: Task) -> bool:
     """Whether the program keeps all its inner lengths in ``new``."""
-    changed: Sequence[list[Step]] = rewrite_steps(record, old, new, 1)
-    pairs = zip(steps_of(record), changed[0], strict=True)
+    pairs = zip(steps_of(record), rewrite_steps(record, old, new, 1)[0], strict=True)
     return all(a[4] == b[4] for a, b in pairs if a[0] == "SP")
