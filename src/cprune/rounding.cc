@@ -72,27 +72,31 @@ Value FitLengths(const std::vector<Value>& args) {
   return MakeArray(result);
 }
 
-// (width, unit, [extent, scale, product]...) -> the largest width below `width`, a multiple of `unit`, at
-// which every constraint holds, or 0. Each channel that goes takes `scale` from a constraint's `extent`; it
-// holds while what is left is a positive multiple of `product`.
-Value NextFittingWidth(const std::vector<Value>& args) {
-  if (args.size() < 2 || args.size() % 3 != 2) {
-    throw Error("cprune.NextFittingWidth(width, unit, [extent, scale, product]...): got " +
+// (width, first, last, unit, [extent, scale, product]...) -> the first of the widths from `first` to `last`, up
+// or down, that is a multiple of `unit` and at which every constraint holds, or 0. Each channel more or less
+// than `width` changes a constraint's `extent` by `scale`; it holds where that is a positive multiple of
+// `product`.
+Value FittingWidth(const std::vector<Value>& args) {
+  if (args.size() < 4 || args.size() % 3 != 1) {
+    throw Error("cprune.FittingWidth(width, first, last, unit, [extent, scale, product]...): got " +
                 std::to_string(args.size()));
   }
   std::vector<int64_t> numbers;
   for (const Value& arg : args) numbers.push_back(arg.AsInt());
   const int64_t width = numbers[0];
-  const int64_t unit = numbers[1];
-  if (width < 1 || unit < 1) throw Error("cprune.NextFittingWidth: width and unit must be at least 1");
-  for (size_t i = 4; i < numbers.size(); i += 3) {
-    if (numbers[i] < 1) throw Error("cprune.NextFittingWidth: every product must be at least 1");
+  const int64_t first = numbers[1];
+  const int64_t last = numbers[2];
+  const int64_t unit = numbers[3];
+  if (width < 1 || unit < 1) throw Error("cprune.FittingWidth: width and unit must be at least 1");
+  for (size_t i = 6; i < numbers.size(); i += 3) {
+    if (numbers[i] < 1) throw Error("cprune.FittingWidth: every product must be at least 1");
   }
-  for (int64_t next = (width - 1) / unit * unit; next > 0; next -= unit) {
-    bool fits = true;
-    for (size_t i = 2; i < numbers.size() && fits; i += 3) {
-      const int64_t left = numbers[i] - (width - next) * numbers[i + 1];
-      fits = left > 0 && left % numbers[i + 2] == 0;
+  const int64_t way = first <= last ? 1 : -1;
+  for (int64_t next = first; (last - next) * way >= 0; next += way) {
+    bool fits = next > 0 && next % unit == 0;
+    for (size_t i = 4; i < numbers.size() && fits; i += 3) {
+      const int64_t extent = numbers[i] + (next - width) * numbers[i + 1];
+      fits = extent > 0 && extent % numbers[i + 2] == 0;
     }
     if (fits) return next;
   }
@@ -100,7 +104,7 @@ Value NextFittingWidth(const std::vector<Value>& args) {
 }
 
 const Registration fit_lengths("cprune.FitLengths", FitLengths);
-const Registration next_fitting_width("cprune.NextFittingWidth", NextFittingWidth);
+const Registration fitting_width("cprune.FittingWidth", FittingWidth);
 
 }  // namespace
 }  // namespace cprune

@@ -10,38 +10,10 @@ import torch
 from tvm.contrib.cprune import pruner
 from tvm.contrib.cprune.checkpoint import load_checkpoint
 from tvm.contrib.cprune.config import PruneConfig
+from tvm.contrib.cprune.config_list import read_config_list
 from tvm.contrib.cprune.report import ConsoleReport
 from tvm.contrib.cprune.training import Training
 from tvm.contrib.cprune.types import CPruneError
-
-_KEYS = {"sparsity", "op_types", "op_names", "exclude"}
-
-
-def read_config_list(config_list: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the settings that a ``config_list``, as NNI spells it, asks for.
-
-    ``sparsity`` is the most that may go of a layer. ``op_names`` are the layers to prune or, with
-    ``exclude``, to leave alone; ``op_types`` may be Conv2d and Linear, which are what is pruned anyway.
-
-    Raises
-    ------
-    CPruneError
-        If an entry has a key that is none of these.
-    """
-    settings: dict[str, Any] = {}
-    for entry in config_list:
-        unknown = sorted(set(entry) - _KEYS)
-        if unknown:
-            raise CPruneError(f"config_list has {unknown[0]!r}; expected {', '.join(sorted(_KEYS))}")
-        names = tuple(entry.get("op_names", ()))
-        if entry.get("exclude"):
-            settings["exclude"] = (*settings.get("exclude", ()), *names)
-            continue
-        if "sparsity" in entry:
-            settings["max_sparsity"] = entry["sparsity"]
-        if names:
-            settings["include"] = (*settings.get("include", ()), *names)
-    return settings
 
 
 class CPruner:
@@ -52,7 +24,7 @@ class CPruner:
     model
         The trained network; it is not changed.
     config_list
-        See ``read_config_list``.
+        Which layers to prune and how far, as NNI spells it (see ``tvm.contrib.cprune.config_list``).
     short_term_trainer
         Trains a model in place, after each step.
     evaluator
@@ -100,7 +72,7 @@ class CPruner:
             raise CPruneError(
                 f"cpu_or_gpu is {cpu_or_gpu!r}; expected 'cpu': remote devices are not supported yet"
             )
-        asked = {**read_config_list(config_list), **settings}
+        asked = {**read_config_list(model, config_list), **settings}
         config = PruneConfig(accuracy_requirement=acc_requirement, importance=base_algo, **asked)  # type: ignore[arg-type]
         training = Training(
             short_term=short_term_trainer, evaluate=evaluator, batches=lambda: val_loader, criterion=criterion

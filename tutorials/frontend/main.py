@@ -22,7 +22,7 @@ from data import DATASETS, load_data
 from models import MODELS, make_model
 from train import LEARNING_RATE, accuracy, train
 from tvm.contrib.cprune.checkpoint import load_checkpoint, load_weights, save_checkpoint
-from tvm.contrib.cprune.config import IMPORTANCES, STEP_RULES, PruneConfig, TuneConfig
+from tvm.contrib.cprune.config import IMPORTANCES, STEP_RULES, STRATEGIES, TUNERS, PruneConfig, TuneConfig
 from tvm.contrib.cprune.device import host_threads, pinned_target
 from tvm.contrib.cprune.pruner import CPruner
 from tvm.contrib.cprune.report import ConsoleReport, summary
@@ -133,6 +133,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="time for a search; 0: no limit (by data set)",
     )
     tune.add_argument(
+        "--tuner", default=TUNE.tuner, choices=TUNERS, help="who searches for programs (%(default)s)"
+    )
+    tune.add_argument(
+        "--strategy", default=TUNE.strategy, choices=STRATEGIES, help="for autotvm (%(default)s)"
+    )
+    tune.add_argument(
+        "--profile", type=Path, help="profile.json of the command `profile`: no need to measure these widths"
+    )
+    tune.add_argument(
         "--threads", type=int, default=0, help=f"threads of the model (default: {host_threads()})"
     )
 
@@ -177,7 +186,13 @@ def make_config(options: argparse.Namespace) -> PruneConfig:
         speedup_goal=options.speed_up,
         max_seconds=options.max_seconds,
         seed=options.seed,
-        tune=TuneConfig(trials=options.trials, max_seconds=options.tune_seconds, threads=options.threads),
+        tune=TuneConfig(
+            tuner=options.tuner,
+            strategy=options.strategy,
+            trials=options.trials,
+            max_seconds=options.tune_seconds,
+            threads=options.threads,
+        ),
         final_trials=options.final_trials,
     )
 
@@ -231,7 +246,10 @@ def run(options: argparse.Namespace) -> None:
             "short_term_epochs": options.short_term_epochs,
             "long_term_epochs": long,
         }
-        pruner = CPruner(model, (1, *splits.shape), training, config, folder, options.target, labels, report)
+        shape = (1, *splits.shape)
+        pruner = CPruner(
+            model, shape, training, config, folder, options.target, labels, report, options.profile
+        )
         result = pruner.run(resume=options.resume)
         report.console.print(summary(result))
         share = result["trials"]["transplant_share_after_first_tuning"]

@@ -28,10 +28,12 @@ _HOME = {
     "CPruner": "pruner",
     "PruneConfig": "config",
     "RelayModel": "types",
+    "RoundChannels": "transform.rounding",
     "TaskTable": "table",
     "Training": "training",
     "TuneConfig": "config",
     "extract_from_program": "extract",
+    "from_onnx": "frontend_onnx",
     "from_torch": "frontend",
 }
 __all__ = sorted(_HOME)

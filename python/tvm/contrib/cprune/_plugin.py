@@ -31,7 +31,7 @@ _find_subgraphs = tvm.get_global_func("cprune.FindSubgraphs")
 _collect_vars = tvm.get_global_func("cprune.CollectVars")
 _axis_classes = tvm.get_global_func("cprune.AxisClasses")
 _fit_lengths = tvm.get_global_func("cprune.FitLengths")
-_next_fitting_width = tvm.get_global_func("cprune.NextFittingWidth")
+_fitting_width = tvm.get_global_func("cprune.FittingWidth")
 
 
 def find_subgraphs(expr: Any, anchors: Sequence[str]) -> list[list[Any]]:
@@ -59,13 +59,20 @@ def fit_lengths(extent: int, lengths: Sequence[int], limit: int) -> list[tuple[i
     return [tuple(int(n) for n in each) for each in _fit_lengths(extent, limit, *lengths)]
 
 
-def next_fitting_width(width: int, unit: int, constraints: Sequence[tuple[int, int, int]]) -> int:
-    """Return the largest multiple of ``unit`` below ``width`` at which every constraint holds, or 0.
+def fitting_width(
+    width: int, first: int, last: int, unit: int, constraints: Sequence[tuple[int, int, int]]
+) -> int:
+    """Return the first width from ``first`` to ``last``, up or down, at which every constraint holds, or 0.
 
     Parameters
     ----------
+    width
+        The present width.
+    unit
+        What the result is a multiple of.
     constraints
-        ``(extent, scale, product)``: with ``k`` channels gone, ``extent - k * scale`` must be a positive
+        ``(extent, scale, product)``: with ``k`` channels more, ``extent + k * scale`` must be a positive
         multiple of ``product``.
     """
-    return int(_next_fitting_width(width, unit, *(number for each in constraints for number in each)))
+    numbers = (number for each in constraints for number in each)
+    return int(_fitting_width(width, first, last, unit, *numbers))

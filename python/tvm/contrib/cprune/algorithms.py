@@ -8,7 +8,7 @@ import numpy as np
 import tvm
 from tvm import relay
 from tvm.contrib.cprune.folding import evaluate
-from tvm.contrib.cprune.transform import layer_of, operator_name, post_order, rewrite
+from tvm.contrib.cprune.transform.simplify import layer_of, operator_name, post_order, rewrite
 from tvm.contrib.cprune.types import Algorithm
 
 # The tile size of TVM's NHWC Winograd convolution for CPUs (topi/x86/conv2d_alter_op.py).

@@ -11,22 +11,23 @@ from tvm.tir import IntImm
 
 from tvm import te
 from tvm.contrib.cprune import _plugin
+from tvm.contrib.cprune.types import Axis
 
 
-def axes_of(dag: Any) -> list[tuple[str, str, int]]:
+def axes_of(dag: Any) -> tuple[Axis, ...]:
     """Return ``(operation, axis, extent)`` of every axis of a compute DAG, in the order of their numbers.
 
     The extent is 0 where it depends on other axes, as in an adaptive pooling.
     """
-    axes = []
+    axes: list[Axis] = []
     for op in dag.ops:
         if isinstance(op, te.PlaceholderOp):
             shape = op.output(0).shape
-            axes += [(op.name, f"dim{i}", int(size)) for i, size in enumerate(shape)]
+            axes += [(str(op.name), f"dim{i}", int(size)) for i, size in enumerate(shape)]
         else:
             every = [*op.axis, *op.reduce_axis]
-            axes += [(op.name, str(axis.var.name), _extent(axis)) for axis in every]
-    return axes
+            axes += [(str(op.name), str(axis.var.name), _extent(axis)) for axis in every]
+    return tuple(axes)
 
 
 def _extent(axis: Any) -> int:

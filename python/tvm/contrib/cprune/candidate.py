@@ -2,7 +2,6 @@
 """From a model to a compiled one with its task table: by search for the first, by transplanting for all
 others."""
 
-import json
 import math
 import time
 from collections import defaultdict
@@ -17,14 +16,15 @@ import torch
 from tvm.contrib.cprune import measure
 from tvm.contrib.cprune.algorithms import winograd_layers
 from tvm.contrib.cprune.config import PruneConfig
-from tvm.contrib.cprune.device import host_target, pinned_target
+from tvm.contrib.cprune.device import host_target, parse_target, pinned_target
 from tvm.contrib.cprune.extract import LoweringCache, extract_from_program
 from tvm.contrib.cprune.frontend import from_torch
 from tvm.contrib.cprune.objects import ObjectCache
 from tvm.contrib.cprune.table import Row, TaskTable, make_table
-from tvm.contrib.cprune.tuning.records import Measured, RecordLog, dump, faster, identity
-from tvm.contrib.cprune.tuning.search import Progress, search
-from tvm.contrib.cprune.tuning.transplant import TransplantError, fits, transplant
+from tvm.contrib.cprune.tuning.records import Measured, RecordLog, dump, faster, identity, input_identity
+from tvm.contrib.cprune.tuning.search import Progress
+from tvm.contrib.cprune.tuning.transplant import TransplantError
+from tvm.contrib.cprune.tuning.tuners import TUNERS
 from tvm.contrib.cprune.tuning.workers import MeasuringPool
 from tvm.contrib.cprune.types import Algorithm, CPruneError, Latency, RelayModel, Task
 
@@ -61,6 +61,10 @@ class Compiler:
         Records go to ``records/`` there, libraries to ``build/``.
     report
         Is told the progress of searches as ``{"event": "progress", ...}``.
+    strict
+        Whether a task without a valid program is an error.
+    profile
+        Records of layers at many widths (``profile_widths``): what is in them is not measured again.
     """
 
     def __init__(
@@ -70,9 +74,14 @@ class Compiler:
         run_dir: Path,
         target: str | None = None,
         report: Callable[[dict[str, Any]], None] = lambda _: None,
+        strict: bool = True,
+        profile: Path | None = None,
     ) -> None:
         self.config, self.input_shape, self.run_dir, self.report = config, input_shape, Path(run_dir), report
-        self.target = pinned_target(target or host_target())
+        self.strict, self.profile = strict, profile
+        self.tuner = TUNERS[config.tune.tuner]
+        wanted = target or host_target()
+        self.target = pinned_target(wanted) if config.tune.tuner == "ansor" else parse_target(wanted)
         self.algorithms: dict[str, Algorithm] = {}
         self._cache = LoweringCache()
         self._objects = ObjectCache(self.run_dir / "build" / "objects")
@@ -82,6 +91,7 @@ class Compiler:
         self.pool = MeasuringPool(self.config.tune)
         self.searched = RecordLog(self.run_dir / "records" / "search.json")
         self.transplanted = RecordLog(self.run_dir / "records" / "transplant.json")
+        self.profiled = _read_profile(self.profile)
         (self.run_dir / "build").mkdir(parents=True, exist_ok=True)
         return self
 
@@ -90,7 +100,8 @@ class Compiler:
 
     def best(self, workload_key: str) -> Measured | None:
         """Return the fastest program that was measured for a workload."""
-        return faster(self.searched.best(workload_key), self.transplanted.best(workload_key))
+        measured = faster(self.searched.best(workload_key), self.transplanted.best(workload_key))
+        return faster(measured, self.profiled.best(workload_key))
 
     def trials(self) -> dict[str, int]:
         """Return how many programs were measured so far, by how they came about."""
@@ -116,18 +127,44 @@ class Compiler:
         algorithms
             What an earlier run chose; None to choose.
         """
-        relay_model = from_torch(model, self.input_shape)
-        with self._clock("search"):
-            if algorithms is None:
-                algorithms = self._search_both(relay_model)
-            self.algorithms = dict(algorithms)
-        tasks = self._extract(relay_model)
-        table = self._table(tasks)
+        relay_model = self.import_model(model)
+        table = self.tune_relay(relay_model, algorithms)
         self.baseline = Candidate(model, relay_model, table, self._build(relay_model, table, "unpruned"))
         return self.baseline
 
+    def tune_relay(
+        self, relay_model: RelayModel, algorithms: Mapping[str, Algorithm] | None = None
+    ) -> TaskTable:
+        """Search programs for every task of a Relay model; see ``tune``."""
+        with self._clock("search"):
+            if algorithms is None:
+                both = self.config.tune.tuner == "ansor"
+                algorithms = self._search_both(relay_model) if both else self._search_templates(relay_model)
+            self.algorithms = dict(algorithms)
+        return self._table(self.extract(relay_model))
+
+    def import_model(self, model: torch.nn.Module) -> RelayModel:
+        """Return a model as Relay sees it, in the tuner's layout."""
+        return from_torch(model, self.input_shape, self.tuner.layout)
+
+    def _search_templates(self, relay_model: RelayModel) -> dict[str, Algorithm]:
+        """Search every template of AutoTVM for every layer, and return each layer's fastest."""
+        tasks = self.extract(relay_model)
+        self._search(list(tasks), self.config.tune)
+        self._share(list(tasks))
+        by_layer: dict[str, list[Task]] = defaultdict(list)
+        for task in tasks:
+            for layer in task.layers:
+                by_layer[layer].append(task)
+        known = {
+            layer: [task for task in found if self.best(task.workload_key)]
+            for layer, found in by_layer.items()
+        }
+        fastest = {layer: max(found, key=self._speed) for layer, found in known.items() if found}
+        return {layer: str(task.subgraphs[0].algorithm) for layer, task in fastest.items()}
+
     def _search_both(self, relay_model: RelayModel) -> dict[str, Algorithm]:
-        direct = self._extract(relay_model)
+        direct = self.extract(relay_model)
         every: dict[str, Algorithm] = dict.fromkeys(winograd_layers(relay_model.mod), "winograd")
         winograd = extract_from_program(relay_model.mod, None, self.target, every, self._cache)
         tasks = list({task.workload_key: task for task in (*direct, *winograd)}.values())
@@ -145,6 +182,7 @@ class Compiler:
     def _share(self, tasks: list[Task]) -> None:
         """Try on each task the best programs of others that compute alike at other shapes; a good one often
         serves all of them, and a few trials do not find it for each."""
+        tasks = [task for task in tasks if self.best(task.workload_key)]
         programs = [(task, self._best(task).line) for task in tasks]
         inputs = []
         for task in tasks:
@@ -158,7 +196,7 @@ class Compiler:
         found: list[Any] = []
         for other, line in sorted(programs, key=lambda each: self._speed(each[0]), reverse=True):
             try:
-                found += transplant(line, other, task, 1)
+                found += self.tuner.transplant(line, other, task, 1)
             except TransplantError:
                 continue
             if len(found) == DONORS:
@@ -177,7 +215,7 @@ class Compiler:
 
     def _measure(self, inputs: list[Any]) -> list[Measured]:
         """Measure transplanted programs, each once, and log them."""
-        known = {json.dumps(json.loads(each.line)["i"]) for each in self.transplanted.measured}
+        known = {input_identity(each.line) for each in self.transplanted.measured}
         new = [each for name, each in {identity(i): i for i in inputs}.items() if name not in known]
         results = self.pool.measure(new)
         measured = [dump(i, r) for i, r in zip(new, results, strict=True)]
@@ -196,8 +234,8 @@ class Compiler:
 
     def rebuild(self, candidate: Candidate, name: str) -> Candidate:
         """Compile a candidate again, with its model's present weights and the fastest programs known."""
-        relay_model = from_torch(candidate.model, self.input_shape)
-        table = self._table(self._extract(relay_model))
+        relay_model = self.import_model(candidate.model)
+        table = self._table(self.extract(relay_model))
         return Candidate(candidate.model, relay_model, table, self._build(relay_model, table, name))
 
     def move(self, current: Candidate, model: torch.nn.Module) -> Candidate:
@@ -211,16 +249,31 @@ class Compiler:
             If a task has no valid program at the new width.
         """
         with self._clock("import"):
-            relay_model = from_torch(model, self.input_shape)
-            tasks = self._extract(relay_model)
+            relay_model = self.import_model(model)
+        return Candidate(model, relay_model, *self.compile(relay_model, current.table, "candidate"))
+
+    def compile(self, relay_model: RelayModel, donor: TaskTable, name: str) -> tuple[TaskTable, Path]:
+        """Compile a Relay model with the programs of ``donor``, moved to its widths.
+
+        Returns
+        -------
+        Its own table, and the library, which is called after ``name``.
+
+        Raises
+        ------
+        CPruneError
+            If a task has no valid program at its width.
+        """
+        with self._clock("import"):
+            tasks = self.extract(relay_model)
         orphans = [task for task in tasks if self.best(task.workload_key) is None]
         with self._clock("transplant"):
-            orphans = [task for task in orphans if not self._transplant(task, current.table)]
+            orphans = [task for task in orphans if not self._transplant(task, donor)]
         if orphans:
             with self._clock("search"):
                 self._search(orphans, replace(self.config.tune, trials=self.config.tune.batch))
         table = self._table(tasks)
-        return Candidate(model, relay_model, table, self._build(relay_model, table, "candidate"))
+        return table, self._build(relay_model, table, name)
 
     def discard(self, candidate: Candidate) -> None:
         """Delete the library of a model that is not needed any more; the unpruned one stays, for the
@@ -237,8 +290,8 @@ class Compiler:
         own, inputs, fitting = donors(task, table), [], False
         for row in own:
             try:
-                inputs += transplant(row.program.record, row.task, task, self.config.variants)
-                fitting = fitting or fits(row.program.record, row.task, task)
+                inputs += self.tuner.transplant(row.program.record, row.task, task, self.config.variants)
+                fitting = fitting or self.tuner.fits(row.program.record, row.task, task)
             except TransplantError:
                 continue
         if not fitting:
@@ -255,8 +308,8 @@ class Compiler:
         ]
         for each in sorted(measured, key=lambda m: m.latency.median if m.latency else 0.0):
             try:
-                if fits(each.line, row.task, task):
-                    found += transplant(each.line, row.task, task, 1)
+                if self.tuner.fits(each.line, row.task, task):
+                    found += self.tuner.transplant(each.line, row.task, task, 1)
             except TransplantError:
                 continue
             if len(found) == ALTERNATIVES:
@@ -265,18 +318,24 @@ class Compiler:
 
     def time(self, candidates: Mapping[str, Candidate]) -> dict[str, Latency]:
         """Time candidates side by side."""
-        libraries = {name: candidate.library for name, candidate in candidates.items()}
+        return self.time_libraries({name: candidate.library for name, candidate in candidates.items()})
+
+    def time_libraries(self, libraries: Mapping[str, Path]) -> dict[str, Latency]:
+        """Time compiled models side by side."""
         with self._clock("measure"):
             return measure.time_side_by_side(
                 self.pool, libraries, self.input_shape, self.config.measure_repeats
             )
 
-    def _extract(self, relay_model: RelayModel) -> tuple[Task, ...]:
-        return extract_from_program(relay_model.mod, None, self.target, self.algorithms, self._cache)
+    def extract(self, relay_model: RelayModel) -> tuple[Task, ...]:
+        """Return the tasks of a Relay model, each convolution by the algorithm that was chosen for it."""
+        tuner = self.config.tune.tuner
+        return extract_from_program(relay_model.mod, None, self.target, self.algorithms, self._cache, tuner)
 
     def _table(self, tasks: tuple[Task, ...]) -> TaskTable:
         tune = self.config.tune
-        return make_table(tasks, self.best, str(self.target), self.pool.threads, tune.cold_weights)
+        settings = (str(self.target), self.pool.threads, tune.cold_weights, self.strict)
+        return make_table(tasks, self.best, *settings)
 
     def _build(self, relay_model: RelayModel, table: TaskTable, name: str) -> Path:
         with self._clock("build"):
@@ -290,7 +349,18 @@ class Compiler:
 
         if not tasks:
             raise CPruneError("the model has no task to tune: expected convolutions or dense layers")
-        search(tasks, tune, self.pool, self.searched, self.config.seed, known_rivals, tell)
+        self.tuner.search(
+            tasks, tune, self.pool, self.searched, self.config.seed, known_rivals, tell, self.strict
+        )
+
+
+def _read_profile(path: Path | None) -> RecordLog:
+    log = RecordLog(None)
+    if path is not None:
+        if not path.is_file():
+            raise CPruneError(f"cannot read {path}: expected the records that the command profile writes")
+        log.append(RecordLog(path).measured)
+    return log
 
 
 def donors(task: Task, table: TaskTable) -> list[Row]:

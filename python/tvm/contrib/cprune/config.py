@@ -8,6 +8,8 @@ from tvm.contrib.cprune.types import CPruneError
 
 IMPORTANCES = ("l1", "l2", "fpgm", "taylor", "bn-scale", "random")
 STEP_RULES = ("joint", "paper")
+TUNERS = ("ansor", "autotvm")
+STRATEGIES = ("xgb", "xgb-rank", "ga", "random", "gridsearch")
 
 
 def _check(condition: bool, name: str, value: Any, expected: str) -> None:
@@ -21,6 +23,12 @@ class TuneConfig:
 
     Attributes
     ----------
+    tuner
+        "ansor" (auto_scheduler) or "autotvm".
+    strategy
+        How AutoTVM chooses what to try: one of its tuners.
+    transfer
+        A file of AutoTVM records, of any tasks, that the learning tuners start from.
     trials
         Programs to measure for each task, on average: tasks that cost more get more. A convolution that could
         be direct or Winograd is two tasks; once one of them is far behind the other gets its trials.
@@ -43,6 +51,9 @@ class TuneConfig:
         Seconds after which a program counts as failed.
     """
 
+    tuner: Literal["ansor", "autotvm"] = "ansor"
+    strategy: Literal["xgb", "xgb-rank", "ga", "random", "gridsearch"] = "xgb"
+    transfer: str = ""
     trials: int = 16
     early_stopping: int = 64
     max_seconds: float = 0
@@ -55,6 +66,8 @@ class TuneConfig:
     run_timeout: float = 15
 
     def __post_init__(self) -> None:
+        _check(self.tuner in TUNERS, "tuner", self.tuner, f"one of {', '.join(TUNERS)}")
+        _check(self.strategy in STRATEGIES, "strategy", self.strategy, f"one of {', '.join(STRATEGIES)}")
         for name in ("trials", "early_stopping", "batch", "repeats"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("max_seconds", "threads", "population"):
@@ -78,6 +91,8 @@ class PruneConfig:
         ``joint`` or ``paper``: how far one step prunes (see ``step.py``).
     max_sparsity
         Share of a layer's channels that may go.
+    layer_sparsity
+        The same for single layers, as pairs of name and share.
     min_width
         Channels that every layer keeps.
     latency_floor
@@ -105,6 +120,7 @@ class PruneConfig:
     step_rule: Literal["joint", "paper"] = "joint"
     max_iterations: int = 100
     max_sparsity: float = 0.8
+    layer_sparsity: tuple[tuple[str, float], ...] = ()
     min_width: int = 8
     latency_floor: float = 0.1
     speedup_goal: float = 0
@@ -128,8 +144,14 @@ class PruneConfig:
         )
         _check(self.step_rule in STEP_RULES, "step_rule", self.step_rule, f"one of {', '.join(STEP_RULES)}")
         _check(0 < self.max_sparsity < 1, "max_sparsity", self.max_sparsity, "between 0 and 1")
+        for layer, share in self.layer_sparsity:
+            _check(0 < share < 1, f"layer_sparsity of {layer}", share, "between 0 and 1")
         for name in ("max_iterations", "min_width", "variants", "measure_repeats"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+
+    def sparsity_of(self, layer: str) -> float:
+        """Return the share of a layer's channels that may go."""
+        return dict(self.layer_sparsity).get(layer, self.max_sparsity)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -9,6 +9,21 @@ from tvm.contrib.cprune.strategy import KEY
 from tvm.contrib.cprune.types import CPruneError
 
 
+def parse_target(target: tvm.target.Target | str) -> tvm.target.Target:
+    """Return a target by what TVM calls it.
+
+    Raises
+    ------
+    CPruneError
+        If ``target`` is not one that TVM understands.
+    """
+    try:
+        return tvm.target.Target(target)
+    except (tvm.error.TVMError, ValueError, TypeError) as error:
+        reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
+        raise CPruneError(f"target {str(target)!r} is not one of TVM's: {reason}") from error
+
+
 def pinned_target(target: tvm.target.Target | str) -> tvm.target.Target:
     """Return ``target`` with the key under which CPrune, not TOPI, chooses between direct and Winograd
     convolution.
@@ -18,11 +33,7 @@ def pinned_target(target: tvm.target.Target | str) -> tvm.target.Target:
     CPruneError
         If ``target`` is not one that TVM understands.
     """
-    try:
-        plain = tvm.target.Target(target)
-    except (tvm.error.TVMError, ValueError, TypeError) as error:
-        reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
-        raise CPruneError(f"target {str(target)!r} is not one of TVM's: {reason}") from error
+    plain = parse_target(target)
     if KEY in plain.keys:
         return plain
     config = dict(plain.export())

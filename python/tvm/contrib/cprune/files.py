@@ -2,7 +2,8 @@
 """Files that survive a killed process: lines appended durably, whole files replaced at once."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -37,3 +38,15 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     aside.replace(path)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """Give a path to write to; what is there afterwards becomes ``path``, unless writing failed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"part-{path.name}")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

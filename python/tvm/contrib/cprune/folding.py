@@ -75,6 +75,7 @@ _FUNCTIONS: dict[str, Callable[..., Array | None]] = {
     "negative": lambda _, a: -a,
     "sqrt": lambda _, a: np.sqrt(a),
     "rsqrt": lambda _, a: (1 / np.sqrt(a)).astype(a.dtype),
+    "broadcast_to": lambda attrs, a: np.broadcast_to(a, _ints(attrs.shape)),
     "cast": lambda attrs, a: a.astype(str(attrs.dtype)),
     "expand_dims": _expand_dims,
     "layout_transform": _layout_transform,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Building a model with the programs of its task table, and timing models side by side."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,9 @@ from typing import Any
 import numpy as np
 from tvm.auto_scheduler.dispatcher import DispatchContext
 
-import tvm
-from tvm import relay
+from tvm import autotvm, relay
 from tvm.contrib.cprune.algorithms import pin_algorithms
-from tvm.contrib.cprune.device import pinned_target
+from tvm.contrib.cprune.device import parse_target, pinned_target
 from tvm.contrib.cprune.extract import pass_context
 from tvm.contrib.cprune.objects import ObjectCache
 from tvm.contrib.cprune.table import TaskTable
@@ -43,31 +43,58 @@ class _Programs(DispatchContext):
         self._states[str(workload_key)] = state
 
 
+class _Configurations(autotvm.task.ApplyHistoryBest):
+    """The same for AutoTVM's configurations; templates that the table does not use are not missing."""
+
+    def __init__(self, table: TaskTable) -> None:
+        super().__init__([autotvm.record.decode(row.program.record) for row in table.rows])
+        self._keys = {row.task.workload_key for row in table.rows}
+        self.used: set[str] = set()
+        self.missing: list[str] = []
+
+    def _query_inside(self, target: Any, workload: Any) -> Any:
+        config = super()._query_inside(target, workload)
+        key = json.dumps([workload[0], workload[1:]]) if workload else ""
+        if config is not None and key in self._keys:
+            self.used.add(key)
+        return config
+
+
 def algorithms_of(table: TaskTable) -> dict[str, Algorithm]:
-    """Return the algorithm of each layer whose algorithm is not the direct one."""
+    """Return the algorithm of each layer, but for direct ones of auto_scheduler."""
     subgraphs = (subgraph for row in table.rows for subgraph in row.task.subgraphs)
-    return {layer: "winograd" for each in subgraphs if each.algorithm == "winograd" for layer in each.layers}
+    named = [each for each in subgraphs if each.algorithm and each.algorithm != "direct"]
+    return {layer: str(each.algorithm) for each in named for layer in each.layers}
 
 
-def build(model: RelayModel, table: TaskTable) -> Any:
+def build(model: RelayModel, table: TaskTable, strict: bool = True) -> Any:
     """Compile a model with the programs of its table.
+
+    Parameters
+    ----------
+    strict
+        Whether a task without a program is an error. A program of the table that is not used always is one.
 
     Raises
     ------
     CPruneError
         If a task did not run with its program; the message names it.
     """
-    target = pinned_target(table.target)
-    mod = pin_algorithms(model.mod, algorithms_of(table))
-    programs = _Programs(table)
-    silent, tvm.autotvm.GLOBAL_SCOPE.silent = tvm.autotvm.GLOBAL_SCOPE.silent, True
+    programs: Any
+    if table.tuner == "ansor":
+        target, mod = pinned_target(table.target), pin_algorithms(model.mod, algorithms_of(table))
+        programs, context = _Programs(table), pass_context()
+    else:
+        target, mod = parse_target(table.target), model.mod
+        programs, context = _Configurations(table), pass_context("autotvm", alter_layouts=True)
+    silent, autotvm.GLOBAL_SCOPE.silent = autotvm.GLOBAL_SCOPE.silent, True
     try:
-        with programs, pass_context():
+        with programs, context:
             library = relay.build(mod, target)
     finally:
-        tvm.autotvm.GLOBAL_SCOPE.silent = silent
+        autotvm.GLOBAL_SCOPE.silent = silent
     unused = [row.task.title for row in table.rows if row.task.workload_key not in programs.used]
-    if unused or programs.missing:
+    if unused or (strict and programs.missing):
         ran = len(table.rows) - len(unused)
         names = "; ".join([*unused, *programs.missing])
         raise CPruneError(f"{ran} of {len(table.rows)} tasks ran with their program; without one: {names}")

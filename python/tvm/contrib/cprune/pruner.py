@@ -46,6 +46,8 @@ class CPruner:
         run must share.
     report
         Is told every event of the journal, and the progress of the searches.
+    profile
+        Records of the command ``profile``: widths that are in them are not measured again.
     """
 
     def __init__(
@@ -58,9 +60,10 @@ class CPruner:
         target: str | None = None,
         labels: dict[str, Any] | None = None,
         report: Report = lambda _: None,
+        profile: Path | None = None,
     ) -> None:
         self.model, self.input_shape, self.training, self.config = model, tuple(input_shape), training, config
-        self.compiler = Compiler(config, self.input_shape, run_dir, target, report)
+        self.compiler = Compiler(config, self.input_shape, run_dir, target, report, profile=profile)
         self.labels = {"model": type(model).__name__, "dataset": "", **(labels or {})}
         self.run_dir, self.report = Path(run_dir), report
         self.original_widths = widths(model)

@@ -9,7 +9,7 @@ outermost loop gets shorter.
 import math
 from collections.abc import Iterable
 
-from tvm.contrib.cprune._plugin import next_fitting_width
+from tvm.contrib.cprune._plugin import fitting_width
 from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.types import ChannelGroup, ChannelStep, GroupMember, Split
@@ -43,10 +43,12 @@ def constraints(group: ChannelGroup, table: TaskTable, relax: bool = False) -> t
     return tuple(sorted(each for each in found if each[2] > 1))
 
 
-def floor_width(original_width: int, unit: int, config: PruneConfig) -> int:
-    """Return the smallest width that a group of ``original_width`` channels may be pruned to."""
-    kept = math.ceil(original_width * (1 - config.max_sparsity) - 1e-9)
-    return math.ceil(max(kept, config.min_width) / unit) * unit
+def floor_width(group: ChannelGroup, original_width: int, config: PruneConfig) -> int:
+    """Return the smallest width that a group that had ``original_width`` channels may be pruned to."""
+    makers = [member.layer for member in group.members if member.side == "out"]
+    sparsity = min((config.sparsity_of(layer) for layer in makers), default=config.max_sparsity)
+    kept = math.ceil(original_width * (1 - sparsity) - 1e-9)
+    return math.ceil(max(kept, config.min_width) / group.unit) * group.unit
 
 
 def joint_step(group: ChannelGroup, table: TaskTable, start: int | None = None) -> ChannelStep | None:
@@ -87,7 +89,7 @@ def paper_step(
 def _next(group: ChannelGroup, width: int, every: tuple[Constraint, ...]) -> int:
     gone = group.width - width
     shifted = [(extent - gone * scale, scale, product) for extent, scale, product in every]
-    return next_fitting_width(width, group.unit, shifted)
+    return fitting_width(width, width - 1, 1, group.unit, shifted)
 
 
 def plan_step(
@@ -109,6 +111,6 @@ def plan_step(
         step = paper_step(group, table, layers, start)
     else:
         step = joint_step(group, table, start)
-    if step is None or step.next_width < floor_width(original_width, group.unit, config):
+    if step is None or step.next_width < floor_width(group, original_width, config):
         return None
     return step

@@ -2,7 +2,7 @@
 """A smaller copy of a model, its least important channels gone."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,21 +42,48 @@ def shrink(
     CPruneError
         If pruning would change the shape of the model's outputs.
     """
+    by_root = {step.group.root: step for step in steps}
+
+    def choose(root: str, whole: Any) -> list[int]:
+        return channels_to_drop(scorer(whole), by_root[root])
+
+    return _prune(model, input_shape, list(by_root), choose)
+
+
+def drop_channels(
+    model: torch.nn.Module, input_shape: tuple[int, ...], drops: Mapping[str, Sequence[int]]
+) -> torch.nn.Module:
+    """Return a copy of ``model`` without some channels of some groups, by the name of a group's root.
+
+    Raises
+    ------
+    CPruneError
+        If pruning would change the shape of the model's outputs.
+    """
+    return _prune(model, input_shape, list(drops), lambda root, _: list(drops[root]))
+
+
+def _prune(
+    model: torch.nn.Module,
+    input_shape: tuple[int, ...],
+    roots: Sequence[str],
+    choose: Callable[[str, Any], list[int]],
+) -> torch.nn.Module:
     small = copy.deepcopy(model)
     for name, parameter in model.named_parameters():  # deepcopy leaves gradients behind
         small.get_parameter(name).grad = None if parameter.grad is None else parameter.grad.clone()
     graph = dependency_graph(small, input_shape)
     modules = dict(small.named_modules())
-    for step in steps:
-        root = modules[step.group.root]
+    for name in roots:
+        root = modules[name]
         prune = graph.get_pruner_of_module(root).prune_out_channels
-        whole = graph.get_pruning_group(root, prune, list(range(step.width)))
-        drop = channels_to_drop(scorer(whole), step)
-        graph.get_pruning_group(root, prune, drop).prune()
+        whole = graph.get_pruning_group(root, prune, list(range(widths(small)[name])))
+        graph.get_pruning_group(root, prune, choose(name, whole)).prune()
     small.zero_grad(set_to_none=True)
     if output_shapes(small, input_shape) != output_shapes(model, input_shape):
-        roots = ", ".join(step.group.root for step in steps)
-        raise CPruneError(f"the channels of {roots} reach the model's outputs and cannot be pruned")
+        raise CPruneError(
+            f"the channels of {', '.join(roots)} reach the model's outputs and cannot be pruned"
+        )
     return small
 
 

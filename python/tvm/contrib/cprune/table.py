@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from tvm.contrib.cprune.files import write_text
-from tvm.contrib.cprune.structure import channel_splits
 from tvm.contrib.cprune.tuning.records import Measured, parse
-from tvm.contrib.cprune.types import CPruneError, Latency, Program, Subgraph, Task
+from tvm.contrib.cprune.tuning.tuners import tuner_of
+from tvm.contrib.cprune.types import CPruneError, Latency, Program, Split, Subgraph, Task, TunerName
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class TaskTable:
         return [row for row in self.rows if layer in row.task.layers]
 
     @property
+    def tuner(self) -> TunerName:
+        """Which tuner the programs come from."""
+        return self.rows[0].task.tuner if self.rows else "ansor"
+
+    @property
     def predicted(self) -> float:
         """Seconds of one inference, if nothing but tasks took time."""
         return sum(row.impact for row in self.rows)
@@ -63,8 +68,12 @@ class TaskTable:
                 "out_axes": row.task.out_axes,
                 "in_axes": row.task.in_axes,
                 "groups": row.task.groups,
+                "axes": row.task.axes,
+                "tuner": row.task.tuner,
                 "latency_s": row.program.latency.samples,
                 "record": row.program.record,
+                "out_splits": [asdict(split) for split in row.program.out_splits],
+                "in_splits": [asdict(split) for split in row.program.in_splits],
             }
             for row in self.rows
         ]
@@ -78,7 +87,7 @@ class TaskTable:
 
     @staticmethod
     def load(path: Path) -> "TaskTable":
-        """Read what ``save`` wrote. The tasks come without what TVM needs to measure them.
+        """Read what ``save`` wrote. The tasks come without what TVM needs to measure them (``search_task``).
 
         Raises
         ------
@@ -100,16 +109,30 @@ class TaskTable:
 def _row(data: dict[str, Any]) -> Row:
     subgraphs = tuple(Subgraph(**{**each, "layers": tuple(each["layers"])}) for each in data["subgraphs"])
     axes = {name: tuple(data[name]) for name in ("out_axes", "in_axes")}
-    task = Task(data["workload_key"], subgraphs, data["flops"], **axes, groups=data["groups"])
+    every = tuple((op, name, extent) for op, name, extent in data["axes"])
+    task = Task(
+        data["workload_key"],
+        subgraphs,
+        data["flops"],
+        **axes,
+        groups=data["groups"],
+        axes=every,
+        tuner=data["tuner"],
+    )
     parse(data["record"])
-    return Row(task, Program(data["record"], Latency(tuple(data["latency_s"]))))
+    splits = [tuple(_split(each) for each in data[side]) for side in ("out_splits", "in_splits")]
+    return Row(task, Program(data["record"], Latency(tuple(data["latency_s"])), *splits))
+
+
+def _split(data: dict[str, Any]) -> Split:
+    return Split(**{**data, "axes": tuple(data["axes"]), "lengths": tuple(data["lengths"])})
 
 
 def to_program(task: Task, measured: Measured) -> Program:
     """Return a measured record as the task's program, with the splits along its channels."""
     if measured.latency is None:
         raise CPruneError(f"the program of {task.title} failed when it was measured: {measured.error}")
-    out_splits, in_splits = channel_splits(task, measured.line)
+    out_splits, in_splits = tuner_of(task).channel_splits(task, measured.line)
     return Program(measured.line, measured.latency, out_splits, in_splits)
 
 
@@ -119,8 +142,14 @@ def make_table(
     target: str,
     threads: int,
     cold_weights: bool,
+    strict: bool = True,
 ) -> TaskTable:
     """Join tasks with the fastest record of their workload keys.
+
+    Parameters
+    ----------
+    strict
+        Whether a task without a record is an error; otherwise it is left out.
 
     Raises
     ------
@@ -129,7 +158,7 @@ def make_table(
     """
     found = [(task, best(task.workload_key)) for task in tasks]
     missing = [task.title for task, measured in found if measured is None]
-    if missing:
+    if missing and strict:
         raise CPruneError(f"no program was measured for {len(missing)} tasks: {'; '.join(missing)}")
     rows = tuple(Row(task, to_program(task, measured)) for task, measured in found if measured is not None)
     return TaskTable(rows, target, threads, cold_weights)

@@ -10,7 +10,11 @@ class CPruneError(Exception):
     """Something that the user can mend; the message says what came, what was expected and what to do."""
 
 
-Algorithm = Literal["direct", "winograd"]
+# "direct" or "winograd" for auto_scheduler, a template's name for AutoTVM.
+Algorithm = str
+TunerName = Literal["ansor", "autotvm"]
+# Operation, name and extent of one axis of a compute DAG.
+Axis = tuple[str, str, int]
 
 
 @dataclass(frozen=True)
@@ -91,10 +95,12 @@ class Subgraph:
 
 @dataclass(frozen=True)
 class Task:
-    """A tuning task: one workload key on one target, and the subgraphs that share it.
+    """A tuning task of auto_scheduler or AutoTVM: one workload key on one target, and the subgraphs that
+    share it.
 
-    ``out_axes`` and ``in_axes`` are the axes of its compute DAG that run over the anchor's output and input
-    channels; ``groups`` is the anchor's.
+    ``axes`` are those of its compute DAG (see ``axes.py``); ``out_axes`` and ``in_axes`` are the numbers of
+    those that run over the anchor's output and input channels; ``groups`` is the anchor's. Only measuring
+    needs ``search_task``, which TVM has for the tasks of a module that was lowered in this process.
     """
 
     workload_key: str
@@ -103,6 +109,8 @@ class Task:
     out_axes: tuple[int, ...] = ()
     in_axes: tuple[int, ...] = ()
     groups: int = 1
+    axes: tuple[Axis, ...] = ()
+    tuner: TunerName = "ansor"
     search_task: Any = field(default=None, compare=False, repr=False)
 
     @property

@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 import tvm.contrib.cprune  # noqa: F401  (before any part of TVM that would look for a network)
+from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.device import host_target, pinned_target
 from tvm.contrib.cprune.extract import extract_from_program
 from tvm.contrib.cprune.frontend import from_torch
-from tvm.contrib.cprune.tuning.records import Measured, RecordLog
+from tvm.contrib.cprune.tuning.records import Measured, RecordLog, dump
 from tvm.contrib.cprune.tuning.search import search
 from tvm.contrib.cprune.tuning.workers import MeasuringPool
 from tvm.contrib.cprune.types import Task
@@ -113,6 +114,24 @@ def task_of(kind: str, width: int, target) -> Task:  # type: ignore[no-untyped-d
     relay_model = from_torch(model, (1, inputs, 8, 8))
     tasks = extract_from_program(relay_model.mod, None, target, {"conv": algorithm})
     return next(task for task in tasks if layer in task.layers)
+
+
+def sampled_states(task: Task) -> list:  # type: ignore[type-arg]
+    """Return states that the search would start from."""
+    policy = auto_scheduler.SketchPolicy(
+        task.search_task, params={"sample_init_min_population": 30}, seed=7, verbose=0
+    )
+    return list(policy.sample_initial_population())
+
+
+def record_of(task: Task, state) -> str:  # type: ignore[no-untyped-def]
+    """Return the record of a state, as if it had been measured."""
+    result = auto_scheduler.MeasureResult([1.0], 0, "", 0.1, 0.0)
+    return dump(auto_scheduler.MeasureInput(task.search_task, state), result).line
+
+
+def random_records(task: Task) -> list[str]:
+    return [record_of(task, state) for state in sampled_states(task)]
 
 
 @pytest.fixture(scope="session")

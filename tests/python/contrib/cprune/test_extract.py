@@ -9,11 +9,11 @@ from torch import nn
 
 import tvm
 from models import make_model
-from models.torchvision_models import load_torchvision
 from tvm import auto_scheduler, relay
-from tvm.contrib.cprune import transform
 from tvm.contrib.cprune.extract import LoweringCache, extract_from_program, pass_context
 from tvm.contrib.cprune.frontend import from_torch
+from tvm.contrib.cprune.torchvision_models import load_torchvision
+from tvm.contrib.cprune.transform import simplify as transform
 
 NETWORKS = {
     "resnet18": 32,

@@ -15,39 +15,54 @@ ORDER = [
     "types",
     "files",
     "config",
+    "config_list",
     "decision",
     "_plugin",
     "folding",
-    "transform",
+    "transform.simplify",
     "algorithms",
     "frontend",
+    "frontend_onnx",
+    "torchvision_models",
     "strategy",
     "device",
     "axes",
     "structure",
-    "extract",
     "tuning.records",
     "tuning.transplant",
     "tuning.worker",
     "tuning.workers",
     "tuning.search",
+    "tuning.autotvm",
+    "tuning.tuners",
+    "tuning.rescale",
+    "extract",
     "table",
     "step",
+    "transform.channels",
+    "transform.rounding",
+    "model_file",
     "groups",
     "importance",
     "surgery",
+    "masks",
     "checkpoint",
     "objects",
     "measure",
+    "profile",
     "candidate",
     "journal",
     "report",
     "training",
     "result",
     "pruner",
+    "commands.profile",
+    "commands.round",
+    "commands.tune",
 ]
 WITH_TORCH = {
-    "frontend", "groups", "importance", "surgery", "checkpoint", "candidate", "training", "result", "pruner"
+    "config_list", "frontend", "torchvision_models", "model_file", "groups", "importance", "surgery",
+    "masks", "checkpoint", "candidate", "training", "result", "pruner",
 }  # fmt: skip
 
 
@@ -68,7 +83,13 @@ def imports(path: Path) -> set[str]:
 
 def test_every_module_has_its_place():
     names = {str(p.relative_to(PACKAGE).with_suffix("")).replace("/", ".") for p in PACKAGE.rglob("*.py")}
-    assert names - {"__init__", "tuning.__init__", "__main__"} == set(ORDER)
+    assert names - {
+        "__init__",
+        "transform.__init__",
+        "tuning.__init__",
+        "commands.__init__",
+        "__main__",
+    } == set(ORDER)
 
 
 @pytest.mark.parametrize("name", ORDER)

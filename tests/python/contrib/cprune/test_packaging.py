@@ -115,12 +115,12 @@ def test_a_tvm_without_relay_is_named(tmp_path):
 def test_the_plug_in_is_not_loaded_where_libtvm_has_its_functions():
     code = (
         "import ctypes, tvm, tvm.contrib.cprune\n"
-        "for name in ('FindSubgraphs', 'CollectVars', 'AxisClasses', 'FitLengths', 'NextFittingWidth'):\n"
+        "for name in ('FindSubgraphs', 'CollectVars', 'AxisClasses', 'FitLengths', 'FittingWidth'):\n"
         "    tvm.register_func(f'cprune.{name}', lambda *args: 7)\n"
         "def refuse(path, *rest):\n"
         "    raise SystemExit('the plug-in was loaded')\n"
         "ctypes.CDLL = refuse\n"
         "from tvm.contrib.cprune import _plugin\n"
-        "assert _plugin.next_fitting_width(8, 1, []) == 7\n"
+        "assert _plugin.fitting_width(8, 7, 1, 1, []) == 7\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

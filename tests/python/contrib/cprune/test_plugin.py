@@ -13,10 +13,10 @@ from tvm import relay, te
 from tvm.contrib.cprune import _plugin
 
 
-def naive_next(width, unit, constraints):
-    for new in range(width - 1, 0, -1):
-        lefts = [(extent - (width - new) * scale, product) for extent, scale, product in constraints]
-        if new % unit == 0 and all(left > 0 and left % product == 0 for left, product in lefts):
+def naive_fitting(width, first, last, unit, constraints):
+    for new in range(first, last + 1) if first <= last else range(first, last - 1, -1):
+        extents = [(extent + (new - width) * scale, product) for extent, scale, product in constraints]
+        if new > 0 and new % unit == 0 and all(e > 0 and e % product == 0 for e, product in extents):
             return new
     return 0
 
@@ -26,11 +26,14 @@ numbers = st.integers(1, 64)
 
 @given(
     numbers,
+    st.integers(0, 80),
+    st.integers(0, 80),
     st.integers(1, 8),
     st.lists(st.tuples(st.integers(1, 256), st.integers(1, 4), numbers), max_size=4),
 )
-def test_next_fitting_width_is_the_widest(width, unit, constraints):
-    assert _plugin.next_fitting_width(width, unit, constraints) == naive_next(width, unit, constraints)
+def test_fitting_width_is_the_first_one(width, first, last, unit, constraints):
+    found = _plugin.fitting_width(width, first, last, unit, constraints)
+    assert found == naive_fitting(width, first, last, unit, constraints)
 
 
 @given(st.integers(1, 96), st.lists(st.integers(1, 16), min_size=1, max_size=3), st.integers(1, 6))
@@ -89,7 +92,7 @@ def test_find_subgraphs_in_post_order():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: _plugin.next_fitting_width(0, 1, []), "width and unit must be at least 1"),
+        (lambda: _plugin.fitting_width(0, 8, 1, 1, []), "width and unit must be at least 1"),
         (lambda: _plugin.fit_lengths(8, [0], 1), "must be at least 1"),
         (lambda: _plugin.axis_classes([relay.var("x")]), "cannot read relay.Var"),
         (lambda: _plugin.find_subgraphs(relay.const(1), []), "cprune.FindSubgraphs"),

@@ -75,7 +75,15 @@ def test_the_papers_step():
 
 @pytest.mark.parametrize(("width", "unit", "expected"), [(256, 1, 52), (256, 8, 56), (20, 1, 8)])
 def test_floor_width(width, unit, expected):
-    assert floor_width(width, unit, PruneConfig(max_sparsity=0.8, min_width=8)) == expected
+    config = PruneConfig(max_sparsity=0.8, min_width=8)
+    assert floor_width(group(width, A, unit=unit), width, config) == expected
+
+
+def test_no_layer_of_a_group_loses_more_than_its_own_share():
+    config = PruneConfig(max_sparsity=0.8, layer_sparsity=(("c", 0.25),))
+    coupled = GroupMember("c", "out", 256, 1)
+    assert floor_width(group(256, A, coupled), 256, config) == 192
+    assert floor_width(group(256, A), 256, config) == 52
 
 
 def test_no_step_below_the_floor():

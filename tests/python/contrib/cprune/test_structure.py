@@ -4,26 +4,11 @@
 import json
 
 import pytest
-from conftest import KINDS, task_of
+from conftest import KINDS, record_of, sampled_states, task_of
 
 from tvm.contrib.cprune.structure import channel_splits, loop_counts, splits_of, steps_of
 from tvm.contrib.cprune.tuning.records import state_of
 from tvm.contrib.cprune.types import CPruneError
-
-
-def sampled_states(task):
-    from tvm.auto_scheduler import SketchPolicy
-
-    policy = SketchPolicy(task.search_task, params={"sample_init_min_population": 30}, seed=7, verbose=0)
-    return policy.sample_initial_population()
-
-
-def record_of(task, state):
-    from tvm.auto_scheduler import MeasureInput, MeasureResult
-
-    from tvm.contrib.cprune.tuning.records import dump
-
-    return dump(MeasureInput(task.search_task, state), MeasureResult([1.0], 0, "", 0.1, 0.0)).line
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -15,11 +15,11 @@ from tvm.contrib.cprune.types import CPruneError
 
 sys.path.insert(0, str(TUTORIAL))
 import main as tutorial
-from c_pruner import CPruner, read_config_list
+from c_pruner import CPruner
 from data import load_data
 from models import MODELS, make_model
-from models.torchvision_models import import_torchvision
 from train import accuracy, train
+from tvm.contrib.cprune.torchvision_models import import_torchvision
 
 
 def run(*arguments, **options):
@@ -192,19 +192,6 @@ def test_a_loss_that_is_not_finite_stops():
     splits = load_data("digits", None, 32, 100, 0)
     with pytest.raises(CPruneError, match="the loss became"):
         train(make_model("lenet", 1, 10), splits.train, 3, learning_rate=1e8)
-
-
-def test_config_lists():
-    settings = read_config_list(
-        [{"sparsity": 0.5, "op_types": ["Conv2d"]}, {"exclude": True, "op_names": ["fc", "a"]}]
-    )
-    assert settings == {"max_sparsity": 0.5, "exclude": ("fc", "a")}
-    assert read_config_list([{"sparsity": 0.3, "op_names": ["x"]}]) == {
-        "max_sparsity": 0.3,
-        "include": ("x",),
-    }
-    with pytest.raises(CPruneError, match="'sparsities'"):
-        read_config_list([{"sparsities": 0.5}])
 
 
 def test_the_originals_class_prunes(tmp_path):

@@ -2,14 +2,15 @@
 """Tuning logs in TVM's own format, one record a line, that survive a process killed while it wrote."""
 
 import json
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tvm.auto_scheduler.measure_record import dump_record_to_string, load_record_from_string
 
-from tvm import auto_scheduler
+from tvm import auto_scheduler, autotvm
 from tvm.contrib.cprune.files import append_lines, read_lines
 from tvm.contrib.cprune.types import CPruneError, Latency
 
@@ -32,7 +33,7 @@ def faster(a: Measured | None, b: Measured | None) -> Measured | None:
 
 
 def parse(line: str) -> Measured:
-    """Read one line of an auto_scheduler log.
+    """Read one line of a log of auto_scheduler or AutoTVM.
 
     Raises
     ------
@@ -41,24 +42,38 @@ def parse(line: str) -> Measured:
     """
     try:
         record = json.loads(line)
-        key = record["i"][0][0]
-        costs, error = record["r"][0], record["r"][1]
+        if "input" in record:
+            key, (costs, error) = json.dumps(record["input"][1:3]), record["result"][:2]
+        else:
+            key, (costs, error) = record["i"][0][0], record["r"][:2]
     except (ValueError, KeyError, IndexError, TypeError):
-        raise CPruneError(f"not a record of auto_scheduler: {line[:80]!r}") from None
+        raise CPruneError(f"not a record of auto_scheduler or AutoTVM: {line[:80]!r}") from None
     latency = Latency(tuple(float(cost) for cost in costs)) if error == 0 else None
     return Measured(key, line, latency, "" if error == 0 else f"error {error}")
 
 
 def dump(measure_input: Any, result: Any) -> Measured:
     """Return the line for a measured program."""
-    line = dump_record_to_string(measure_input, result).strip()
-    return Measured(measure_input.task.workload_key, line, parse(line).latency, str(result.error_msg or ""))
+    if isinstance(measure_input, autotvm.MeasureInput):
+        costs = [float(cost) for cost in result.costs]
+        plain = autotvm.MeasureResult(costs, int(result.error_no), float(result.all_cost), time.time())
+        line = autotvm.record.encode(measure_input, plain)
+    else:
+        line = dump_record_to_string(measure_input, result).strip()
+    return replace(parse(line), error=str(result.error_msg or ""))
 
 
 def identity(measure_input: Any) -> str:
     """Return what tells one program from another: its record without what was measured."""
-    line = dump_record_to_string(measure_input, auto_scheduler.MeasureResult([0.0], 0, "", 0.0, 0.0))
-    return json.dumps(json.loads(line)["i"])
+    return input_identity(dump(measure_input, auto_scheduler.MeasureResult([0.0], 0, "", 0.0, 0.0)).line)
+
+
+def input_identity(line: str) -> str:
+    """Return the ``identity`` of the program that a record measured."""
+    record = json.loads(line)
+    if "input" in record:
+        return json.dumps([record["input"], record["config"]["entity"]])
+    return json.dumps(record["i"])
 
 
 def state_of(line: str) -> Any:

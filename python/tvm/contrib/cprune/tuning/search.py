@@ -57,6 +57,11 @@ class _Search:
     rivals: list["_Search"] = field(default_factory=list)
 
     @property
+    def hopeless(self) -> bool:
+        """Whether so many programs failed that others would, too."""
+        return self.trials >= 16 and self.failures == self.trials
+
+    @property
     def beaten(self) -> bool:
         return self.trials > 0 and any(
             r.trials > 0 and self.best > RIVAL_MARGIN * r.best for r in self.rivals
@@ -76,6 +81,7 @@ def search(
     seed: int = 0,
     rivals: Mapping[str, str] | None = None,
     report: Callable[[Progress], None] = lambda _: None,
+    strict: bool = True,
 ) -> int:
     """Search programs for ``tasks`` until the trials or the time are used up; records go to ``log``.
 
@@ -86,6 +92,8 @@ def search(
     ----------
     rivals
         Workload keys of tasks that are the same layers by another algorithm, in both directions.
+    strict
+        Whether a task without a valid program is an error.
 
     Returns
     -------
@@ -121,11 +129,13 @@ def search(
             log.append(measured)
             current.exhausted = not measured
             _account(current, measured)
+            if current.hopeless and strict:
+                raise _nothing_valid(current)
             measured_now += len(measured)
             total = sum(each.trials for each in searches.values())
             report(Progress(current.task, current.trials, current.best, total, budget, time.time() - started))
     for each in searches.values():
-        if each.best == float("inf"):
+        if each.best == float("inf") and strict:
             raise _nothing_valid(each)
     return measured_now
 
@@ -161,7 +171,7 @@ def _nothing_valid(state: _Search) -> CPruneError:
 
 
 def _account(state: _Search, measured: Sequence[Measured]) -> None:
-    """Count new records of a task, and stop the run where nothing that was tried is valid."""
+    """Count new records of a task."""
     before = state.best
     for each in measured:
         state.trials += 1
@@ -171,8 +181,6 @@ def _account(state: _Search, measured: Sequence[Measured]) -> None:
         else:
             state.best = min(state.best, each.latency.median)
     state.since_best = 0 if state.best < before else state.since_best + len(measured)
-    if state.trials >= 16 and state.failures == state.trials:
-        raise _nothing_valid(state)
 
 
 def _first_batch(search_: _Search, config: TuneConfig) -> int:
@@ -191,6 +199,6 @@ def _next(searches: Sequence[_Search], config: TuneConfig, budget: int) -> _Sear
     running = [
         each
         for each in searches
-        if not each.exhausted and each.since_best < config.early_stopping and not each.beaten
+        if not (each.exhausted or each.beaten or each.hopeless) and each.since_best < config.early_stopping
     ]
     return max(running, key=lambda each: each.promise, default=None)

@@ -11,17 +11,16 @@ from typing import Any
 
 import tvm
 from tvm.contrib.cprune import _plugin
-from tvm.contrib.cprune.axes import axes_of
 from tvm.contrib.cprune.structure import Step, splits_of, steps_of
 from tvm.contrib.cprune.tuning.records import state_of
-from tvm.contrib.cprune.types import CPruneError, Split, Task
+from tvm.contrib.cprune.types import Axis, CPruneError, Split, Task
 
 
 class TransplantError(CPruneError):
     """The program cannot move to that task; the message says why."""
 
 
-def _check_same_structure(old: list[tuple[str, str, int]], new: list[tuple[str, str, int]]) -> None:
+def _check_same_structure(old: tuple[Axis, ...], new: tuple[Axis, ...]) -> None:
     if [axis[:2] for axis in old] != [axis[:2] for axis in new]:
         ops = [list(dict.fromkeys(op for op, _, _ in axes)) for axes in (old, new)]
         raise TransplantError(
@@ -29,7 +28,7 @@ def _check_same_structure(old: list[tuple[str, str, int]], new: list[tuple[str, 
         )
 
 
-def _combinations(options: dict[int, list[tuple[int, ...]]], limit: int) -> list[dict[int, tuple[int, ...]]]:
+def combinations(options: dict[int, list[tuple[int, ...]]], limit: int) -> list[dict[int, tuple[int, ...]]]:
     """Return at most ``limit`` choices of lengths by step: the closest for each split, then one changed at a
     time."""
     first = {step: choices[0] for step, choices in options.items()}
@@ -83,22 +82,22 @@ def rewrite_steps(record: str, old: Task, new: Task, limit: int) -> list[list[St
     TransplantError
         If the tasks compute differently, or no lengths fit.
     """
-    old_axes, new_axes = axes_of(old.search_task.compute_dag), axes_of(new.search_task.compute_dag)
-    _check_same_structure(old_axes, new_axes)
+    _check_same_structure(old.axes, new.axes)
     steps = steps_of(record)
     extents, options = {}, {}
-    for split in splits_of(old.search_task.compute_dag, steps):
-        if all(old_axes[axis][2] == new_axes[axis][2] for axis in split.axes):
+    # The DAGs have the same operations and axes; the old one may be known from a file alone.
+    for split in splits_of(new.search_task.compute_dag, steps):
+        if all(old.axes[axis][2] == new.axes[axis][2] for axis in split.axes):
             continue
-        if len(split.axes) != 1 or split.extent != old_axes[split.axes[0]][2]:
+        if len(split.axes) != 1 or split.extent != old.axes[split.axes[0]][2]:
             raise TransplantError(f"{split.stage} splits a loop that is only a part of a channel axis")
-        extent = new_axes[split.axes[0]][2]
+        extent = new.axes[split.axes[0]][2]
         choices = _fitting_lengths(extent, split, new, limit)
         if not choices:
             raise TransplantError(f"no inner lengths like {list(split.lengths)} divide {extent}")
         extents[split.step], options[split.step] = extent, choices
     rewritten = []
-    for choice in _combinations(options, limit) if options else [{}]:
+    for choice in combinations(options, limit) if options else [{}]:
         moved = [list(step) for step in steps]
         for index, lengths in choice.items():
             moved[index][3], moved[index][4] = extents[index], list(lengths)

@@ -7,14 +7,17 @@ Programs stay in the process that compiled them, so nothing is written to disk, 
 import functools
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from tvm.auto_scheduler.measure import MeasureErrorNo
+from tvm.autotvm.task.space import InstantiationError
 
 import tvm
-from tvm import auto_scheduler
+from tvm import auto_scheduler, autotvm
 from tvm.contrib import graph_executor
 
 # Number of the program -> (compiled module, shapes and types of its arguments).
@@ -35,7 +38,27 @@ def start(threads: int) -> None:
     """Fix the thread count before TVM's thread pool starts. Ctrl-C is the main process's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TVM_NUM_THREADS"] = str(threads)
-    os.environ["TVM_BIND_THREADS"] = "0"
+
+
+@contextmanager
+def _own_cores() -> Iterator[None]:
+    """Keep TVM's threads on a core each while something is timed.
+
+    Left to the system, the threads of a program that runs for less than a millisecond may share a core for
+    many runs, beside a core that does nothing: the same program then takes twice its time.
+    """
+    cores, threads = sorted(os.sched_getaffinity(0)), int(os.environ["TVM_NUM_THREADS"])
+    if not 1 < threads <= len(cores):
+        yield
+        return
+    one_core_per_thread = -2  # ThreadGroup::kSpecifyOneCorePerThread
+    used = cores[:threads]
+    tvm.get_global_func("runtime.config_threadpool")(one_core_per_thread, threads, [str(c) for c in used])
+    os.sched_setaffinity(0, used[:1])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def _last_line(error: BaseException) -> str:
@@ -44,22 +67,38 @@ def _last_line(error: BaseException) -> str:
 
 
 def build(number: int, serialized: Any) -> Failure | None:
-    """Compile a serialized ``MeasureInput`` and keep it under ``number``."""
-    measure_input = auto_scheduler.MeasureInput.deserialize(serialized)
-    task = measure_input.task
+    """Compile a ``MeasureInput`` of AutoTVM, or a serialized one of auto_scheduler; keep it under
+    ``number``."""
     try:
-        schedule, args = task.compute_dag.apply_steps_from_state(
-            measure_input.state, layout_rewrite=task.layout_rewrite_option
-        )
-    except tvm.error.TVMError as error:
+        schedule, args, target = _instantiate(serialized)
+    except (tvm.error.TVMError, InstantiationError) as error:
         return Failure(MeasureErrorNo.INSTANTIATION_ERROR, _last_line(error))
     try:
-        module = tvm.build(schedule, args, target=task.target)
+        module = tvm.build(schedule, args, target=target)
         module.get_function(module.entry_name, query_imports=True)
     except (tvm.error.TVMError, ValueError) as error:
         return Failure(MeasureErrorNo.COMPILE_HOST, _last_line(error))
     _programs[number] = (module, [(tuple(int(size) for size in arg.shape), str(arg.dtype)) for arg in args])
     return None
+
+
+def _instantiate(serialized: Any) -> tuple[Any, Any, Any]:
+    """Return the schedule of a program, its arguments and its target."""
+    if isinstance(serialized, autotvm.MeasureInput):
+        task, config = serialized.task, serialized.config
+        # Weights come packed, as the build of a model packs them.
+        autotvm.GLOBAL_SCOPE.in_tuning = True
+        with task.target:
+            schedule, args = task.instantiate(config)
+        if not config.valid():
+            raise InstantiationError(config.errors)
+        return schedule, args, task.target
+    measure_input = auto_scheduler.MeasureInput.deserialize(serialized)
+    task = measure_input.task
+    schedule, args = task.compute_dag.apply_steps_from_state(
+        measure_input.state, layout_rewrite=task.layout_rewrite_option
+    )
+    return schedule, args, task.target
 
 
 def run(number: int, repeats: int, cold_weights: bool) -> tuple[float, ...] | Failure:
@@ -74,7 +113,8 @@ def run(number: int, repeats: int, cold_weights: bool) -> tuple[float, ...] | Fa
         for arg in args:
             fill(arg)
         timer = module.time_evaluator(module.entry_name, device, number=1, repeat=repeats, f_preproc=_PREPARE)
-        return tuple(float(cost) for cost in timer(*args).results)
+        with _own_cores():
+            return tuple(float(cost) for cost in timer(*args).results)
     except tvm.error.TVMError as error:
         return Failure(MeasureErrorNo.RUNTIME_DEVICE, _last_line(error))
 
@@ -133,14 +173,15 @@ def time_models(
     models = [_load_model(path) for path in libraries]
     device = tvm.cpu()
     samples: list[list[float]] = [[] for _ in models]
-    for model in models:
-        model.set_input(names[0], tvm.nd.array(data, device))
-        model.run()
-        model.run()
     timers = [model.module.time_evaluator("run", device, number=1, repeat=1) for model in models]
-    for _ in range(repeats):
-        for timer, times in zip(timers, samples, strict=True):
-            times.append(float(timer().results[0]))
+    with _own_cores():
+        for model in models:
+            model.set_input(names[0], tvm.nd.array(data, device))
+            model.run()
+            model.run()
+        for _ in range(repeats):
+            for timer, times in zip(timers, samples, strict=True):
+                times.append(float(timer().results[0]))
     return [tuple(times) for times in samples]
 
 

@@ -19,7 +19,7 @@ from tvm.auto_scheduler.measure import MeasureErrorNo
 from tvm.contrib.popen_pool import PopenWorker
 
 import tvm
-from tvm import auto_scheduler
+from tvm import auto_scheduler, autotvm
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.device import host_threads
 from tvm.contrib.cprune.tuning import worker
@@ -129,9 +129,9 @@ class MeasuringPool:
         except ChildProcessError:
             return Failure(MeasureErrorNo.RUNTIME_DEVICE, "the program crashed its process")
 
-    def measure(self, inputs: Sequence[auto_scheduler.MeasureInput]) -> list[auto_scheduler.MeasureResult]:
-        """Build and time programs; a failure is a result, too."""
-        serialized = [each.serialize() for each in inputs]
+    def measure(self, inputs: Sequence[Any]) -> list[auto_scheduler.MeasureResult]:
+        """Build and time programs, ``MeasureInput`` of either tuner; a failure is a result, too."""
+        serialized = [e if isinstance(e, autotvm.MeasureInput) else e.serialize() for e in inputs]
         results = []
         for data, (number, failure, seconds) in zip(serialized, self.build(serialized), strict=True):
             outcome = failure if failure is not None else self.run(number, data)

@@ -5,6 +5,8 @@ from types import ModuleType
 
 import torch
 
+from tvm.contrib.cprune.types import CPruneError
+
 
 def import_torchvision() -> ModuleType:
     """Import torchvision, whose wheel is made for the CUDA build of torch.
@@ -30,7 +32,15 @@ def torchvision_names() -> list[str]:
 
 
 def load_torchvision(name: str, classes: int) -> torch.nn.Module:
-    """Return a torchvision model without weights."""
+    """Return a torchvision model without weights.
+
+    Raises
+    ------
+    CPruneError
+        If torchvision has no classification model of that name.
+    """
     torchvision = import_torchvision()
+    if name not in torchvision_names():
+        raise CPruneError(f"unknown model {name!r}; torchvision has {', '.join(torchvision_names())}")
     options = {"aux_logits": False, "init_weights": True} if name in ("inception_v3", "googlenet") else {}
     return torchvision.models.get_model(name, weights=None, num_classes=classes, **options)

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An ONNX file in, a ``RelayModel`` out, its layers named as the model that it was exported from named
+them."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import helper, numpy_helper, shape_inference
+
+import tvm
+from tvm import relay
+from tvm.contrib.cprune.frontend import INPUT, named, to_relay_model
+from tvm.contrib.cprune.types import CPruneError, RelayModel
+
+_WEIGHTED = ("Conv", "Gemm", "MatMul")
+
+
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Read a model, its anonymous weights named after their layers.
+
+    Raises
+    ------
+    CPruneError
+        If the file is missing or is no ONNX model.
+    """
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model)
+    except OSError as error:
+        raise CPruneError(f"cannot read {path}: {error.strerror}") from None
+    except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
+        raise CPruneError(f"{path} is not an ONNX model: {str(error).splitlines()[0]}") from None
+    return _name_weights(model)
+
+
+def _layer_name(node: onnx.NodeProto) -> str:
+    """Return the module path in a node's name: torch.onnx.export writes "/layer1/layer1.0/conv1/Conv"."""
+    path: list[str] = []
+    for part in node.name.strip("/").split("/")[:-1]:
+        if path and part.startswith(path[-1] + "."):
+            path[-1] = part
+        else:
+            path.append(part)
+    return ".".join(path) or node.name
+
+
+def _name_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Rename weights that the exporter folded, and so left without a name ("onnx::Conv_40")."""
+    model = copy.deepcopy(model)
+    values = {each.name: each for each in model.graph.initializer}
+    uses = [name for node in model.graph.node for name in node.input]
+    new: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.op_type not in _WEIGHTED:
+            continue
+        for name, role in zip(node.input[1:3], ("weight", "bias"), strict=False):
+            wanted = f"{_layer_name(node)}.{role}"
+            if (
+                name.startswith("onnx::")
+                and name in values
+                and uses.count(name) == 1
+                and wanted not in values
+            ):
+                new[name] = wanted
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = new.get(name, name)
+    for old, name in new.items():
+        values[old].name = name
+    return model
+
+
+def input_of(model: onnx.ModelProto) -> tuple[str, tuple[int, ...]]:
+    """Return the name and shape of a model's only input.
+
+    Raises
+    ------
+    CPruneError
+        If there are several, or a dimension behind the batch's is not fixed.
+    """
+    weights = {each.name for each in model.graph.initializer}
+    inputs = [each for each in model.graph.input if each.name not in weights]
+    if len(inputs) != 1:
+        raise CPruneError(f"the model has {len(inputs)} inputs, expected one")
+    dims = inputs[0].type.tensor_type.shape.dim
+    shape = tuple(int(dim.dim_value) or (1 if i == 0 else 0) for i, dim in enumerate(dims))
+    if not shape or 0 in shape:
+        raise CPruneError(f"the model's input {inputs[0].name} has no fixed shape: {shape}")
+    return inputs[0].name, shape
+
+
+def import_onnx(model: onnx.ModelProto) -> tuple[tvm.IRModule, dict[str, Any], tuple[int, ...]]:
+    """Return a model as Relay imports it, its layers named, its parameters by name, and its input's shape.
+
+    Raises
+    ------
+    CPruneError
+        If it holds an operator that TVM cannot import, or one that TVM misreads.
+    """
+    name, shape = input_of(model)
+    expected = _output_shape(model)
+    model = _axes_as_attributes(model)
+    model.graph.input[0].name = INPUT
+    for node in model.graph.node:
+        for index, each in enumerate(node.input):
+            node.input[index] = INPUT if each == name else each
+    try:
+        mod, params = relay.frontend.from_onnx(model, {INPUT: shape}, freeze_params=False)
+        mod = named(tvm.IRModule({"main": mod["main"]}))
+    except (tvm.error.TVMError, NotImplementedError, AssertionError, ValueError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise CPruneError(f"TVM cannot import the model: {lines[-1]}") from error
+    body = mod["main"].body.checked_type
+    found = tuple(int(size) for size in body.shape) if isinstance(body, relay.TensorType) else ()
+    if expected and found != expected:
+        raise CPruneError(f"TVM misreads the model: its output has shape {found}, expected {expected}")
+    return mod, params, shape
+
+
+def _output_shape(model: onnx.ModelProto) -> tuple[int, ...]:
+    """Return the shape that ONNX says the only output has, () where it does not say."""
+    inferred = shape_inference.infer_shapes(model, data_prop=True)
+    if len(inferred.graph.output) != 1:
+        return ()
+    shape = tuple(int(dim.dim_value) for dim in inferred.graph.output[0].type.tensor_type.shape.dim)
+    return () if 0 in shape else shape
+
+
+def _axes_as_attributes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in which reductions have their axes as an attribute, as they had before version 18.
+
+    Of axes that are an input TVM 0.17's importer sees the first alone.
+    """
+    model = copy.deepcopy(model)
+    constants = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    for node in model.graph.node:
+        if node.op_type.startswith("Reduce") and len(node.input) == 2 and node.input[1] in constants:
+            axes = [int(axis) for axis in constants[node.input[1]].reshape(-1)]
+            del node.input[1]
+            node.attribute.append(helper.make_attribute("axes", axes))
+    return model
+
+
+def from_onnx(path: Path, layout: str = "NHWC") -> RelayModel:
+    """Import an ONNX file.
+
+    Parameters
+    ----------
+    path
+        A model with one input of fixed shape ``(N, C, H, W)``.
+    layout
+        Layout of the convolutions inside: "NHWC" for auto_scheduler, "NCHW" for AutoTVM.
+
+    Raises
+    ------
+    CPruneError
+        If the file is no such model, or holds an operator that TVM cannot import.
+    """
+    mod, params, shape = import_onnx(load_onnx(path))
+    return to_relay_model(mod, params, shape, layout)
+
+
+def with_parameters(model: onnx.ModelProto, values: dict[str, Any]) -> onnx.ModelProto:
+    """Return a model with new values, of new shapes, for some of its weights.
+
+    Raises
+    ------
+    CPruneError
+        If its graph does not take these shapes.
+    """
+    model = copy.deepcopy(model)
+    for each in model.graph.initializer:
+        if each.name in values:
+            each.CopyFrom(numpy_helper.from_array(values[each.name], each.name))
+    del model.graph.value_info[:]
+    try:
+        onnx.checker.check_model(model)
+        shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, shape_inference.InferenceError) as error:
+        raise CPruneError(
+            f"the model's graph fixes a shape: {str(error).strip().splitlines()[-1]}"
+        ) from error
+    return model

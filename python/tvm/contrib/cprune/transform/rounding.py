@@ -1,0 +1,471 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rounding the channels of a model to widths that its tuned programs fit.
+
+A model that was pruned without its compiler has widths that no tile factor divides. Up, zero channels are
+added: they pass through everything between two anchors and meet weights of zero. Down, the channels that
+matter least go.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+import tvm
+from tvm import relay
+from tvm.contrib.cprune._plugin import fitting_width
+from tvm.contrib.cprune.step import relaxed_product
+from tvm.contrib.cprune.table import TaskTable
+from tvm.contrib.cprune.transform.channels import Channels, Layout, Reader
+from tvm.contrib.cprune.transform.simplify import operator_name, post_order
+from tvm.contrib.cprune.types import CPruneError
+
+Mode = Literal["up", "down", "nearest"]
+MODES: tuple[Mode, ...] = ("up", "down", "nearest")
+Array = npt.NDArray[Any]
+# New position -> old channel; -1 is a channel of zeros.
+Index = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What became of the channels that some layers share, and why."""
+
+    layers: tuple[str, ...]
+    width: int
+    new_width: int
+    reason: str
+
+    @property
+    def changed(self) -> bool:
+        return self.width != self.new_width
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A rounded function, with the new values of those of its parameters that are variables."""
+
+    function: relay.Function
+    parameters: dict[str, Array]
+    roundings: tuple[Rounding, ...]
+
+
+def round_function(
+    function: relay.Function,
+    table: TaskTable,
+    mode: Mode = "up",
+    max_growth: float | None = None,
+    scores: Mapping[str, Array] | None = None,
+    parameters: Mapping[str, Array] | None = None,
+    cut: bool = True,
+) -> Rounded:
+    """Round the channels of a typed Relay function; see ``RoundChannels``.
+
+    Parameters
+    ----------
+    parameters
+        Values of the variables of the function that are weights.
+    cut
+        Whether padding may be cut off, by an operator, in front of what cannot take it. Otherwise channels
+        that reach such a place are left.
+    """
+    if mode not in MODES:
+        raise CPruneError(f"mode is {mode!r}, expected one of {', '.join(MODES)}")
+    if max_growth is not None and max_growth < 0:
+        raise CPruneError(f"max_growth is {max_growth}, expected 0 or more")
+    known = {name: np.asarray(value) for name, value in (parameters or {}).items()}
+    channels = Channels(function, known)
+    weigh = _Scores(function, channels, known, scores or {})
+    indices, roundings = _decide(channels, table, mode, max_growth, cut, weigh)
+    new_function, values = _Rewriter(channels, indices, known).run(function)
+    return Rounded(new_function, values, roundings)
+
+
+@tvm.transform.module_pass(opt_level=0, name="RoundChannels", required=["InferType"])
+class RoundChannels:
+    """Snap the channels of every convolution and dense layer to widths that fit the layers' tuned programs.
+
+    Takes and returns a module whose weights are constants and whose layers are named, as ``from_torch``,
+    ``from_onnx`` and ``prepare`` return it. Inputs and outputs stay what they are.
+
+    Parameters
+    ----------
+    table
+        Programs by layer, tuned at whatever widths.
+    mode
+        "up" adds channels of zeros: outputs stay the same. "down" drops channels. "nearest" does what changes
+        less. Channels that an operator such as a softmax looks across, or that are outputs of the model, are
+        never dropped.
+    max_growth
+        Most channels to add, as a share of a layer's; None for any number.
+    scores
+        How much each output channel of a layer matters, by layer; by default the l1 norm of its weights.
+
+    Attributes
+    ----------
+    roundings
+        What was changed and what was left, and why, after the pass ran.
+
+    Raises
+    ------
+    CPruneError
+        If the mode is unknown.
+    """
+
+    def __init__(
+        self,
+        table: TaskTable,
+        mode: Mode = "up",
+        max_growth: float | None = None,
+        scores: Mapping[str, Array] | None = None,
+    ) -> None:
+        if mode not in MODES:
+            raise CPruneError(f"mode is {mode!r}, expected one of {', '.join(MODES)}")
+        self.table, self.mode, self.max_growth, self.scores = table, mode, max_growth, scores
+        self.roundings: tuple[Rounding, ...] = ()
+
+    def transform_module(self, mod: tvm.IRModule, _: Any) -> tvm.IRModule:
+        rounded = round_function(mod["main"], self.table, self.mode, self.max_growth, self.scores)
+        self.roundings = rounded.roundings
+        return relay.transform.InferType()(tvm.IRModule({"main": rounded.function}))
+
+
+class _Scores:
+    """How much the channels of a variable matter: the sum over the layers that make them."""
+
+    def __init__(
+        self,
+        function: relay.Function,
+        channels: Channels,
+        parameters: Mapping[str, Array],
+        given: Mapping[str, Array],
+    ) -> None:
+        self._found: dict[int, Array] = {}
+        for call in post_order(function.body):
+            if not isinstance(call, relay.Call) or operator_name(call) not in ("nn.conv2d", "nn.dense"):
+                continue
+            use = channels.uses.get(call)
+            made = use.result.segments[0].variable if use and use.result else None
+            if use is None or made is None:
+                continue
+            layer, root = str(call.span.source_name.name), channels.find(made)
+            for dim, layout in use.parameters.get(1, {}).items():
+                if [segment.variable for segment in layout.segments] != [made]:
+                    continue
+                value = given.get(layer)
+                if value is None:
+                    leaf, axis = _leaf(call.args[1], dim)
+                    weight = (
+                        leaf.data.numpy()
+                        if isinstance(leaf, relay.Constant)
+                        else parameters[str(leaf.name_hint)]
+                    )
+                    value = np.abs(weight).sum(tuple(i for i in range(weight.ndim) if i != axis))
+                width = channels.variables[root].width
+                if len(value) != width:
+                    raise CPruneError(f"{len(value)} scores for {layer}, expected {width}")
+                self._found[root] = self._found.get(root, 0) + np.asarray(value, dtype="float64")
+
+    def of(self, root: int) -> Array:
+        return self._found[root]
+
+
+def _leaf(node: relay.Expr, dim: int) -> tuple[relay.Expr, int]:
+    """Return the parameter that a weight's expression reads, and which of its dimensions ``dim`` is."""
+    while isinstance(node, relay.Call):
+        if operator_name(node) == "transpose":
+            rank = len(node.checked_type.shape)
+            dim = int(node.attrs.axes[dim]) % rank if node.attrs.axes else rank - 1 - dim
+        node = node.args[0]
+    return node, dim
+
+
+def _decide(
+    channels: Channels, table: TaskTable, mode: Mode, max_growth: float | None, cut: bool, scores: _Scores
+) -> tuple[dict[int, Index], tuple[Rounding, ...]]:
+    """Choose a width for each variable, in the order in which the function makes them.
+
+    Where several sets are read side by side, the last of them makes the sum fit.
+    """
+    indices: dict[int, Index] = {}
+    widths = {root: channels.variables[root].width for root in channels.roots()}
+    roundings = []
+    for root in channels.roots():
+        variable = channels.variables[root]
+        new, reason = _new_width(channels, table, mode, max_growth, cut, root, widths)
+        if new != variable.width:
+            scored = scores.of(root) if new < variable.width else None
+            indices[root] = _index(variable.width, new, variable.unit, scored)
+        widths[root] = new
+        roundings.append(Rounding(tuple(dict.fromkeys(variable.layers)), variable.width, new, reason))
+    return indices, tuple(roundings)
+
+
+def _new_width(
+    channels: Channels,
+    table: TaskTable,
+    mode: Mode,
+    max_growth: float | None,
+    cut: bool,
+    root: int,
+    widths: Mapping[int, int],
+) -> tuple[int, str]:
+    variable = channels.variables[root]
+    width, stop = variable.width, next(iter(variable.stops), "")
+    if variable.frozen:
+        return width, variable.frozen
+    missing = [layer for layer in variable.layers if not table.of_layer(layer)]
+    if missing:
+        return width, f"the table has no program of {missing[0]}"
+    if stop and not cut:
+        return width, f"{stop} takes them as they are"
+    highest = 2**31 if max_growth is None else int(width * (1 + max_growth) + 1e-9)
+    readers = _readers(channels, root)
+    for own, relax in ((False, False), (True, False), (False, True), (True, True)):
+        chosen = [reader for reader in readers if reader.side == "out" or not own]
+        every = [c for r in chosen for c in _constraints(channels, r, table, root, widths, relax)]
+        # No further than to where every product fits at once.
+        top = min(highest, width + variable.unit * int(np.lcm.reduce([1, *(c[2] for c in every)])))
+        up = fitting_width(width, width, top, variable.unit, every) if mode != "down" else 0
+        down = fitting_width(width, width, 1, variable.unit, every) if mode != "up" and not stop else 0
+        found = [each for each in (up, down) if each]
+        if found:
+            new = min(found, key=lambda each: (abs(each - width), -each))
+            what = "its own program" if own else "every program"
+            with_change = " with one inner length changed" if relax else ""
+            return new, f"fits {what}{with_change}" + (" already" if new == width else "")
+    if mode == "down" and stop:
+        return width, f"{stop} takes them as they are"
+    return width, "no width within the limit fits"
+
+
+def _readers(channels: Channels, root: int) -> list[Reader]:
+    """Return the anchors that constrain ``root``: those of whose channels it is the last.
+
+    The others were decided before. A depthwise convolution makes as many channels as it reads; it wants each
+    set to fit by itself, or the last one could not make up for the others and fit its own layer, too.
+    """
+    found = []
+    for reader in channels.readers:
+        roots = [channels.find(s.variable) for s in reader.segments if s.variable is not None]
+        if roots and max(roots) == root:
+            found.append(reader)
+        elif root in roots and reader.side == "out":
+            own = tuple(s for s in reader.segments if s.variable is not None)
+            alone = tuple(s for s in own if channels.find(s.variable) == root)  # type: ignore[arg-type]
+            found.append(replace(reader, segments=alone))
+    return found
+
+
+def _constraints(
+    channels: Channels, reader: Reader, table: TaskTable, root: int, widths: Mapping[int, int], relax: bool
+) -> list[tuple[int, int, int]]:
+    """Return what a width must fulfil for an anchor's programs, as ``fitting_width`` takes it."""
+    extent = scale = 0
+    for segment in reader.segments:
+        at = None if segment.variable is None else channels.find(segment.variable)
+        extent += segment.scale * (segment.channels if at is None else widths[at])
+        scale += segment.scale if at == root else 0
+    programs = [row.program for row in table.of_layer(reader.layer)]
+    splits = [s for p in programs for s in (p.out_splits if reader.side == "out" else p.in_splits)]
+    products = {(relaxed_product(split) if relax else split.product) * reader.groups for split in splits}
+    return [(extent, scale, product) for product in sorted(products) if product > 1]
+
+
+def _index(width: int, new: int, unit: int, scores: Array | None) -> Index:
+    """Return which old channel stands at each new position. Each of ``unit`` blocks changes alike."""
+    block, new_block = width // unit, new // unit
+    if scores is None:
+        inside = np.concatenate([np.arange(block), np.full(new_block - block, -1)])
+    else:
+        by_position = np.asarray(scores).reshape(unit, block).sum(0)
+        inside = np.sort(np.argsort(-by_position, kind="stable")[:new_block])
+    blocks = [np.where(inside < 0, -1, inside + i * block) for i in range(unit)]
+    return np.concatenate(blocks).astype("int64")
+
+
+class _Rewriter:
+    """Rebuilds a function with new channels."""
+
+    def __init__(
+        self, channels: Channels, indices: Mapping[int, Index], parameters: Mapping[str, Array]
+    ) -> None:
+        self._channels, self._indices, self._values = channels, indices, parameters
+        self._new: dict[relay.Expr, relay.Expr] = {}
+        self._vars: dict[relay.Var, tuple[relay.Var, dict[int, Index]]] = {}
+        self._cuts: dict[relay.Expr, relay.Expr] = {}
+
+    def run(self, function: relay.Function) -> tuple[relay.Function, dict[str, Array]]:
+        for node in post_order(function.body):
+            self._new[node] = self._rebuild(node)
+        params = [self._vars[p][0] if p in self._vars else p for p in function.params]
+        values = {
+            str(old.name_hint): _take(self._values[str(old.name_hint)], dims)
+            for old, (_, dims) in self._vars.items()
+        }
+        body = self._exact(function.body)
+        return relay.Function(params, body, None, function.type_params, function.attrs), values
+
+    def _index(self, layout: Layout | None) -> Index | None:
+        """Return the new positions along a layout's axis, None where nothing changes."""
+        changed, offset, parts = False, 0, []
+        for segment in layout.segments if layout else ():
+            root = None if segment.variable is None else self._channels.find(segment.variable)
+            index = self._indices.get(root) if root is not None else None
+            changed = changed or index is not None
+            index = np.arange(segment.channels) if index is None else index
+            inner = np.arange(segment.scale)
+            spread = np.where(index[:, None] < 0, -1, offset + index[:, None] * segment.scale + inner)
+            parts.append(spread.reshape(-1))
+            offset += segment.size
+        return np.concatenate(parts).astype("int64") if changed else None
+
+    def _rebuild(self, node: relay.Expr) -> relay.Expr:
+        if isinstance(node, relay.Call):
+            use = self._channels.uses.get(node)
+            if use is None:
+                args = [self._new[arg] for arg in node.args]
+                return _call(node, args) if _differ(args, node.args) else node
+            return self._rebuild_call(node)
+        if isinstance(node, relay.Tuple):
+            return relay.Tuple([self._exact(each) for each in node.fields], node.span)
+        if isinstance(node, relay.TupleGetItem):
+            return relay.TupleGetItem(self._new[node.tuple_value], node.index)
+        return node
+
+    def _rebuild_call(self, call: relay.Call) -> relay.Expr:
+        use, args = self._channels.uses[call], []
+        for position, arg in enumerate(call.args):
+            dims = {
+                dim: index
+                for dim, layout in use.parameters.get(position, {}).items()
+                if (index := self._index(layout)) is not None
+            }
+            if self._channels.is_parameter(arg):
+                args.append(self._parameter(arg, self._per_group(call, dims)))
+            elif use.exact:
+                args.append(self._exact(arg))
+            elif isinstance(arg, relay.Tuple):
+                args.append(relay.Tuple([self._new[each] for each in arg.fields], arg.span))
+            else:
+                args.append(self._new[arg])
+        if not _differ(args, call.args):
+            return call
+        return _call(call, args, self._attributes(call))
+
+    def _per_group(self, call: relay.Call, dims: dict[int, Index]) -> dict[int, Index]:
+        """Return the index of a grouped convolution's inputs within one group; all groups are alike."""
+        if operator_name(call) != "nn.conv2d" or int(call.attrs.groups) == 1:
+            return dims
+        shape = [int(n) for n in call.args[1].checked_type.shape]
+        inputs = str(call.attrs.kernel_layout).index("I")
+        groups = int(call.attrs.groups)
+        if inputs in dims and len(dims[inputs]) and shape[inputs] * groups == self._inputs(call):
+            first = dims[inputs][: len(dims[inputs]) // groups]
+            return {**dims, inputs: first}
+        return dims
+
+    def _inputs(self, call: relay.Call) -> int:
+        layout = self._channels.layouts[call.args[0]]
+        return sum(segment.size for segment in layout.segments) if layout else 0
+
+    def _attributes(self, call: relay.Call) -> dict[str, Any]:
+        """Return the attributes of a call that hold a number of channels, with the new one."""
+        index = self._index(self._channels.layouts[call])
+        if index is None:
+            return {}
+        name, size = operator_name(call), len(index)
+        if name == "nn.conv2d":
+            depthwise = int(call.attrs.groups) > 1 and int(call.attrs.groups) == self._inputs(call)
+            return {"channels": size, **({"groups": size} if depthwise else {})}
+        if name == "nn.dense":
+            return {"units": size}
+        if name == "reshape":
+            shape = [int(n) for n in call.checked_type.shape]
+            shape[self._channels.layouts[call].axis] = size  # type: ignore[union-attr]
+            return {"newshape": shape}
+        return {}
+
+    def _exact(self, node: relay.Expr) -> relay.Expr:
+        """Return a node's value without padding."""
+        if isinstance(node, relay.Tuple):
+            return self._new[node]
+        layout = self._channels.layouts[node]
+        index = self._index(layout)
+        if index is None or layout is None:
+            return self._new[node]
+        if node not in self._cuts:
+            positions = np.flatnonzero(index >= 0)
+            order = positions[np.argsort(index[positions])]
+            if (order == np.arange(len(order))).all():
+                begin, end = [0], [len(order)]
+                cut = relay.strided_slice(self._new[node], begin, end, axes=[layout.axis])
+            else:
+                cut = relay.take(self._new[node], relay.const(order.astype("int32")), axis=layout.axis)
+            self._cuts[node] = cut
+        return self._cuts[node]
+
+    def _parameter(self, node: relay.Expr, dims: Mapping[int, Index]) -> relay.Expr:
+        """Return a parameter's expression with new channels along ``dims``."""
+        if not dims:
+            return self._new[node]
+        if isinstance(node, relay.Constant):
+            return relay.const(_take(node.data.numpy(), dims))
+        if isinstance(node, relay.Var):
+            return self._variable(node, dims)
+        name, rank = operator_name(node), len(node.checked_type.shape)
+        if name == "transpose":
+            axes = [int(a) % rank for a in node.attrs.axes] if node.attrs.axes else [*range(rank)][::-1]
+            inner = {axes[dim]: index for dim, index in dims.items()}
+            return _call(node, [self._parameter(node.args[0], inner)])
+        if name == "expand_dims":
+            count, first = int(node.attrs.num_newaxis), int(node.attrs.axis)
+            first = first if first >= 0 else rank - count + 1 + first
+            inner = {dim - (count if dim >= first else 0): index for dim, index in dims.items()}
+            return _call(node, [self._parameter(node.args[0], inner)])
+        if name == "broadcast_to":  # to its own shape
+            return self._parameter(node.args[0], dims)
+        args = []
+        for arg in node.args:
+            shape = [int(n) for n in arg.checked_type.shape]
+            lacks = rank - len(shape)
+            inner = {d - lacks: i for d, i in dims.items() if d >= lacks and shape[d - lacks] > 1}
+            args.append(self._parameter(arg, inner))
+        return _call(node, args)
+
+    def _variable(self, var: relay.Var, dims: Mapping[int, Index]) -> relay.Var:
+        if var in self._vars:
+            known = self._vars[var][1]
+            if known.keys() != dims.keys() or any((known[d] != dims[d]).any() for d in dims):
+                raise CPruneError(f"{var.name_hint} is used with different channels")
+            return self._vars[var][0]
+        shape = [int(n) for n in var.checked_type.shape]
+        for dim, index in dims.items():
+            shape[dim] = len(index)
+        new = relay.Var(var.name_hint, relay.TensorType(shape, var.checked_type.dtype))
+        self._vars[var] = new, dict(dims)
+        return new
+
+
+def _take(value: Array, dims: Mapping[int, Index]) -> Array:
+    """Return ``value`` with the channels of ``dims``, zeros where an index is -1."""
+    for dim, index in dims.items():
+        value = np.take(value, np.maximum(index, 0), axis=dim)
+        shape = [1] * value.ndim
+        shape[dim] = len(index)
+        value = np.where((index >= 0).reshape(shape), value, 0).astype(value.dtype)
+    return np.ascontiguousarray(value)
+
+
+def _differ(new: list[relay.Expr], old: Any) -> bool:
+    return any(not a.same_as(b) for a, b in zip(new, old, strict=True))
+
+
+def _call(call: relay.Call, args: list[relay.Expr], changes: Mapping[str, Any] | None = None) -> relay.Call:
+    attrs = call.attrs
+    if changes:
+        known = {str(name): attrs[name] for name in attrs.keys()}  # noqa: SIM118
+        attrs = tvm.ir.make_node(attrs.type_key, **{**known, **changes})
+    return relay.Call(call.op, args, attrs, call.type_args, call.span)

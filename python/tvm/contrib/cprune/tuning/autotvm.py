@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AutoTVM as a tuner: the structure of its configurations, moving them to other widths, and the search.
+
+A template's split knobs are the axes of a task here: their numbers take the place of a compute DAG's axes,
+and which of them run over channels is found by making the task anew with more channels.
+"""
+
+import functools
+import json
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tvm.autotvm.task.space import AnnotateEntity, ReorderEntity, SplitEntity, SplitSpace
+from tvm.autotvm.tuner import GATuner, GridSearchTuner, RandomTuner, XGBTuner
+
+from tvm import autotvm
+from tvm.contrib.cprune import _plugin
+from tvm.contrib.cprune.config import TuneConfig
+from tvm.contrib.cprune.device import host_threads
+from tvm.contrib.cprune.tuning.records import Measured, RecordLog, dump
+from tvm.contrib.cprune.tuning.search import Progress
+from tvm.contrib.cprune.tuning.transplant import TransplantError, combinations
+from tvm.contrib.cprune.tuning.workers import MeasuringPool
+from tvm.contrib.cprune.types import Axis, CPruneError, Split, Task
+
+Knob = list[Any]
+
+
+def workload_key(task: autotvm.task.Task) -> str:
+    """Return what tells one AutoTVM task from another, as its records have it."""
+    return json.dumps([task.name, task.args])
+
+
+def axes_of(task: autotvm.task.Task) -> tuple[Axis, ...]:
+    """Return ``(template, knob, extent)`` of every knob, an extent of 0 where it is no split."""
+    spaces = task.config_space.space_map.items()
+    return tuple(
+        (task.name, name, space.product if isinstance(space, SplitSpace) else 0) for name, space in spaces
+    )
+
+
+def channel_axes(task: autotvm.task.Task, anchor: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the numbers of the knobs that split an anchor's output channels, and of those that split its
+    input channels."""
+    found = []
+    for side in ("out", "in"):
+        other = resized(task, anchor, side, 2)
+        before, after = axes_of(task), axes_of(other)
+        changed = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a[2] != b[2]]
+        found.append(tuple(changed))
+    return found[0], found[1]
+
+
+def resized(task: autotvm.task.Task, anchor: Any, side: str, factor: int) -> autotvm.task.Task:
+    """Return a task with ``factor`` times as many output or input channels."""
+    args = [list(each) if isinstance(each, tuple) else each for each in task.args]
+    tensors = [each for each in args if isinstance(each, list) and each[:1] == ["TENSOR"]]
+    data, weight = (list(each[1]) for each in tensors[:2])
+    if anchor.op.name == "nn.dense":
+        channel, kernel = 1, "OI"
+    else:
+        channel, kernel = str(anchor.attrs.data_layout).index("C"), str(anchor.attrs.kernel_layout)
+    depthwise = anchor.op.name == "nn.conv2d" and int(anchor.attrs.groups) == data[channel] > 1
+    if depthwise:
+        data[channel] *= factor
+        axis = max(range(len(kernel)), key=lambda i: weight[i] if kernel[i] in "OI" else 0)
+        weight[axis] *= factor
+    elif side == "out":
+        weight[kernel.index("O")] *= factor
+    else:
+        data[channel] *= factor
+        weight[kernel.index("I")] *= factor
+    tensors[0][1], tensors[1][1] = tuple(data), tuple(weight)
+    new = tuple(tuple(each) if isinstance(each, list) else each for each in args)
+    return autotvm.task.create(task.name, new, task.target)
+
+
+def knobs_of(record: str) -> list[Knob]:
+    """Return ``[name, kind, value]`` of each knob of an AutoTVM record.
+
+    Raises
+    ------
+    CPruneError
+        If the line is no such record.
+    """
+    try:
+        return [list(each) for each in json.loads(record)["config"]["entity"]]
+    except (ValueError, KeyError, TypeError):
+        raise CPruneError(f"not a record of AutoTVM: {record[:80]!r}") from None
+
+
+def channel_splits(task: Task, record: str) -> tuple[tuple[Split, ...], tuple[Split, ...]]:
+    """Return the splits of a configuration along the output channels, and along the input channels."""
+    names = [name for _, name, _ in task.axes]
+    splits = []
+    for name, kind, value in knobs_of(record):
+        if kind == "sp":
+            number = names.index(name)
+            splits.append(Split(number, name, (number,), task.axes[number][2], tuple(value[1:])))
+    sides = (task.out_axes, task.in_axes)
+    out, into = (tuple(split for split in splits if split.axes[0] in axes) for axes in sides)
+    return out, into
+
+
+def transplant(record: str, old: Task, new: Task, limit: int = 3) -> list[autotvm.MeasureInput]:
+    """Return ``MeasureInput`` of the configuration of ``record`` moved to ``new``: one where the width fits.
+
+    Raises
+    ------
+    TransplantError
+        If the tasks have other templates, or the template does not allow such a configuration.
+    """
+    if [axis[:2] for axis in old.axes] != [axis[:2] for axis in new.axes]:
+        raise TransplantError(f"the templates differ: {old.axes[0][0]} and {new.axes[0][0]}")
+    space = new.search_task.config_space
+    extents = {name: extent for _, name, extent in new.axes}
+    options: dict[int, list[tuple[int, ...]]] = {}
+    knobs = knobs_of(record)
+    for number, (name, kind, value) in enumerate(knobs):
+        if kind == "sp":
+            choices = _plugin.fit_lengths(extents[name], value[1:], limit * 4)
+            legal = [each for each in choices if _find(space.space_map[name], "sp", [-1, *each]) is not None]
+            if not legal:
+                raise TransplantError(f"{name} cannot split {extents[name]} like {value[1:]}")
+            options[number] = legal[:limit]
+    inputs = []
+    for choice in combinations(options, limit) if options else [{}]:
+        moved = [
+            [name, kind, [-1, *choice[i]] if i in choice else value]
+            for i, (name, kind, value) in enumerate(knobs)
+        ]
+        index = _index(space, moved)
+        if index is not None:
+            task = new.search_task
+            inputs.append(autotvm.MeasureInput(task.target, task, space.get(index)))
+    if not inputs:
+        raise TransplantError(f"the template {old.axes[0][0]} does not allow the configuration at that width")
+    return inputs
+
+
+def fits(record: str, old: Task, new: Task) -> bool:
+    """Whether the configuration keeps all its inner lengths in ``new``."""
+    moved = transplant(record, old, new, 1)[0].config.to_json_dict()["entity"]
+    pairs = zip(knobs_of(record), moved, strict=True)
+    return all(list(a[2])[1:] == list(b[2])[1:] for a, b in pairs if a[1] == "sp")
+
+
+def _value(entity: Any) -> Any:
+    if isinstance(entity, SplitEntity):
+        return list(entity.size)
+    if isinstance(entity, ReorderEntity):
+        return list(entity.perm)
+    return list(entity.anns) if isinstance(entity, AnnotateEntity) else entity.val
+
+
+def _find(space: Any, kind: str, value: Any) -> int | None:
+    """Return the number of a value in a knob's space; the first length of a split follows from the others."""
+    for number, entity in enumerate(space.entities):
+        found = _value(entity)
+        if (found[1:] == list(value)[1:]) if kind == "sp" else (found == value):
+            return number
+    return None
+
+
+def _index(space: Any, knobs: Sequence[Knob]) -> int | None:
+    """Return a configuration's index in its space, None where the space does not hold it."""
+    by_name = {name: (kind, value) for name, kind, value in knobs}
+    index, step = 0, 1
+    for name, knob in space.space_map.items():
+        number = _find(knob, *by_name[name])
+        if number is None:
+            return None
+        index += number * step
+        step *= len(knob)
+    return index if space.is_index_valid(index) else None
+
+
+def search(
+    tasks: Sequence[Task],
+    config: TuneConfig,
+    pool: MeasuringPool,
+    log: RecordLog,
+    seed: int = 0,
+    rivals: Mapping[str, str] | None = None,
+    report: Callable[[Progress], None] = lambda _: None,
+    strict: bool = True,
+) -> int:
+    """Search configurations for ``tasks``, each for as many trials; records go to ``log``.
+
+    Trials that the log holds count, and the learning tuners start from them, those of other tasks included.
+
+    Parameters
+    ----------
+    rivals
+        Not used: templates for the same layers are searched alike.
+    strict
+        Whether a task without a valid configuration is an error.
+
+    Returns
+    -------
+    How many configurations were measured now.
+
+    Raises
+    ------
+    CPruneError
+        If no configuration of a task is valid; the message names the task and the first cause.
+    """
+    started, measured_now = time.time(), 0
+    budget = sum(min(config.trials, len(task.search_task.config_space)) for task in tasks)
+    done = {task.workload_key: len(log.of(task.workload_key)) for task in tasks}
+    for task in tasks:
+        known = log.best(task.workload_key)
+        best = known.latency.median if known and known.latency else float("inf")
+        for measured in _tune(task, config, pool, log, seed):
+            log.append(measured)
+            measured_now += len(measured)
+            done[task.workload_key] += len(measured)
+            best = min([best, *(each.latency.median for each in measured if each.latency)])
+            total, seconds = sum(done.values()), time.time() - started
+            report(Progress(task, done[task.workload_key], best, total, budget, seconds))
+            if config.max_seconds and seconds > config.max_seconds and best < float("inf"):
+                break
+        if best == float("inf") and strict:
+            errors = [each.error for each in log.of(task.workload_key)]
+            cause = errors[0] if errors else "the search space is empty"
+            raise CPruneError(
+                f"no valid program for task {task.title} in {len(errors)} trials; "
+                f"the first failed with: {cause}"
+            )
+    return measured_now
+
+
+def _tune(
+    task: Task, config: TuneConfig, pool: MeasuringPool, log: RecordLog, seed: int
+) -> Iterator[list[Measured]]:
+    """Measure batch after batch of one task."""
+    np.random.seed((seed + zlib.crc32(task.workload_key.encode())) % (1 << 32))
+    tuner = _make_tuner(task, config)
+    known = log.of(task.workload_key)
+    history = [*_transferred(config.transfer), *log.measured]
+    if history and isinstance(tuner, XGBTuner):
+        pairs = [autotvm.record.decode(each.line) for each in history if each.latency]
+        tuner.load_history(pairs, min_seed_records=4 * config.batch)
+    visited = {json.loads(each.line)["config"]["index"] for each in known}
+    if isinstance(tuner, XGBTuner | GATuner):
+        tuner.visited |= visited
+    # The others do not know what was tried; how far they go is bounded by the size of their space.
+    trials, since_best, asked = len(known), 0, 0
+    best = min([each.latency.median for each in known if each.latency], default=float("inf"))
+    space = task.search_task.config_space
+    while trials < min(config.trials, len(space)) and since_best < config.early_stopping and tuner.has_next():
+        configs = tuner.next_batch(min(config.batch, config.trials - trials))
+        asked += len(configs)
+        fresh = [each for each in configs if each.index not in visited]
+        if not fresh:
+            if not configs or asked > len(space):
+                return
+            continue
+        target = task.search_task.target
+        inputs = [autotvm.MeasureInput(target, task.search_task, each) for each in fresh]
+        results = pool.measure(inputs)
+        visited |= {each.index for each in fresh}
+        measured = [dump(i, r) for i, r in zip(inputs, results, strict=True)]
+        # Without the errors: the tuners look at costs alone.
+        tuner.update(inputs, [to_autotvm(r) for r in results])
+        now = min([best, *(each.latency.median for each in measured if each.latency)])
+        since_best = 0 if now < best else since_best + len(measured)
+        best, trials = now, trials + len(measured)
+        yield measured
+
+
+@functools.cache
+def _transferred(path: str) -> tuple[Measured, ...]:
+    """Return the records of another tuning."""
+    if not path:
+        return ()
+    found = RecordLog(Path(path)).measured
+    if not any("input" in json.loads(each.line) for each in found):
+        raise CPruneError(f"{path} holds no records of AutoTVM to start from")
+    return tuple(found)
+
+
+def _make_tuner(task: Task, config: TuneConfig) -> Any:
+    search_task = task.search_task
+    if config.strategy == "ga":
+        return GATuner(search_task, pop_size=min(config.trials, 50))
+    if config.strategy == "random":
+        return RandomTuner(search_task)
+    if config.strategy == "gridsearch":
+        return GridSearchTuner(search_task)
+    loss = "rank-binary" if config.strategy == "xgb-rank" else "reg"
+    return XGBTuner(search_task, loss_type=loss, plan_size=config.batch, num_threads=host_threads())
+
+
+def to_autotvm(result: Any) -> autotvm.MeasureResult:
+    """Return a result of our measuring pool as AutoTVM has it."""
+    if result.error_no:
+        message = (str(result.error_msg or ""), RuntimeError(str(result.error_msg or "")))
+        return autotvm.MeasureResult(message, int(result.error_no), float(result.all_cost), result.timestamp)
+    costs = tuple(float(cost) for cost in result.costs)
+    return autotvm.MeasureResult(costs, 0, float(result.all_cost), float(result.timestamp))

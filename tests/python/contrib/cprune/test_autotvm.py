@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AutoTVM as the tuner: tasks, the structure of configurations, moving them, and the whole way."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, Branches, OneLayer, randomize_norms
+
+import tvm
+from tvm import autotvm
+from tvm.contrib.cprune import extract_from_program, from_torch
+from tvm.contrib.cprune.candidate import Compiler
+from tvm.contrib.cprune.config import PruneConfig, TuneConfig
+from tvm.contrib.cprune.device import host_target
+from tvm.contrib.cprune.groups import find_groups
+from tvm.contrib.cprune.importance import score
+from tvm.contrib.cprune.surgery import shrink
+from tvm.contrib.cprune.table import TaskTable
+from tvm.contrib.cprune.tuning import autotvm as tasks_of
+from tvm.contrib.cprune.tuning import worker
+from tvm.contrib.cprune.tuning.records import RecordLog, dump
+from tvm.contrib.cprune.tuning.search import Progress
+from tvm.contrib.cprune.tuning.transplant import TransplantError
+from tvm.contrib.cprune.types import ChannelStep, Task
+
+ARM = "llvm -device=arm_cpu -mtriple=aarch64-linux-gnu -mattr=+neon"
+MALI = tvm.target.Target("opencl -device=mali", host="llvm -mtriple=aarch64-linux-gnu")
+
+
+def extract(model, shape, target=None):  # type: ignore[no-untyped-def]
+    relay_model = from_torch(model, shape, "NCHW")
+    return extract_from_program(relay_model.mod, None, target or host_target(), tuner="autotvm")
+
+
+# Layer -> (network at a width, input shape at a width, layer, side that changes).
+KINDS = {
+    "direct": (lambda w: OneLayer(8, w), lambda w: (1, 8, 8, 8), "conv", "out"),
+    "reduction": (lambda w: OneLayer(w, 32), lambda w: (1, w, 8, 8), "conv", "in"),
+    "1x1": (lambda w: OneLayer(16, w, kernel=1), lambda w: (1, 16, 8, 8), "conv", "out"),
+    "strided": (lambda w: OneLayer(8, w, stride=2), lambda w: (1, 8, 8, 8), "conv", "out"),
+    "depthwise": (lambda w: OneLayer(w, w, groups=w), lambda w: (1, w, 8, 8), "conv", "out"),
+    "dense": (lambda w: OneLayer(8, w), lambda w: (1, 8, 8, 8), "fc", "in"),
+}
+
+
+def task_of(kind: str, width: int, target=None) -> Task:  # type: ignore[no-untyped-def]
+    make, shape, layer, _ = KINDS[kind]
+    return next(task for task in extract(make(width), shape(width), target) if layer in task.layers)
+
+
+def random_records(task: Task, count: int) -> list[str]:
+    space = task.search_task.config_space
+    rng, lines = np.random.default_rng(0), []
+    for index in rng.integers(0, len(space), count):
+        measure_input = autotvm.MeasureInput(task.search_task.target, task.search_task, space.get(int(index)))
+        result = tvm.auto_scheduler.MeasureResult([1.0], 0, "", 0.1, 0.0)
+        lines.append(dump(measure_input, result).line)
+    return lines
+
+
+def test_every_layer_is_in_a_task_of_each_of_its_templates():
+    tasks = extract(Branches(16).eval(), (1, 3, 16, 16))
+    templates = {}
+    for task in tasks:
+        for subgraph in task.subgraphs:
+            templates.setdefault(subgraph.layers[0], []).append(subgraph.algorithm)
+    assert templates == {
+        **{name: ["conv2d_NCHWc.x86"] for name in ("stem.0", "left", "right", "mix", "squeeze", "excite")},
+        "depthwise": ["depthwise_conv2d_NCHWc.x86"],
+        "grouped": ["group_conv2d_nchw.x86"],
+        "fc": ["dense_nopack.x86", "dense_pack.x86"],
+    }
+    pinned = from_torch(Branches(16).eval(), (1, 3, 16, 16), "NCHW").mod
+    chosen = {"fc": "dense_pack.x86"}
+    found = extract_from_program(pinned, None, host_target(), chosen, tuner="autotvm")
+    assert [task.subgraphs[0].algorithm for task in found if "fc" in task.layers] == ["dense_pack.x86"]
+
+
+@pytest.mark.parametrize("target", [ARM, MALI], ids=["arm_cpu", "mali"])
+def test_templates_of_other_targets_are_read_and_compiled(target):
+    task = next(t for t in extract(OneLayer(8, 32).eval(), (1, 8, 8, 8), target) if "conv" in t.layers)
+    assert task.subgraphs[0].algorithm.startswith("conv2d_nchw_")
+    names = [name for _, name, _ in task.axes]
+    assert [names[i] for i in task.out_axes] == ["tile_co"]
+    space = task.search_task.config_space
+    built = 0
+    for index in range(0, len(space), max(1, len(space) // 8)):
+        with task.search_task.target:
+            schedule, args = task.search_task.instantiate(space.get(index))
+        module = tvm.build(schedule, args, target=task.search_task.target)
+        built += 1
+        assert "opencl" not in str(target) or module.imported_modules[0].type_key == "opencl"
+    assert built >= 8
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_configurations_that_fit_keep_every_inner_length(kind):
+    base, side = task_of(kind, 64), KINDS[kind][3]
+    for line in random_records(base, 6):
+        out, into = tasks_of.channel_splits(base, line)
+        splits = out if side == "out" else into
+        assert splits and all(split.extent == 64 for split in splits)
+        for width in (16, 32, 48, 50):
+            new = task_of(kind, width)
+            try:
+                moved = tasks_of.transplant(line, base, new)
+            except TransplantError:
+                continue
+            expected = all(width % split.product == 0 for split in splits)
+            assert tasks_of.fits(line, base, new) == expected
+            if expected:
+                assert len(moved) == 1
+            old = {name: value for name, _, value in tasks_of.knobs_of(line)}
+            for each in moved:
+                for name, kind_of_knob, value in each.config.to_json_dict()["entity"]:
+                    if kind_of_knob != "sp" or not expected:
+                        continue
+                    assert list(value)[1:] == list(old[name])[1:]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_moved_configurations_compute_the_right_numbers(kind):
+    base = task_of(kind, 64)
+    (line,) = random_records(base, 1)
+    new = task_of(kind, 48)
+    for measure_input in tasks_of.transplant(line, base, new):
+        with new.search_task.target:
+            schedule, args = new.search_task.instantiate(measure_input.config)
+            moved = tvm.build(schedule, args)
+            plain, plain_args = new.search_task.instantiate(new.search_task.config_space.get(0))
+            reference = tvm.build(plain, plain_args)
+        rng = np.random.default_rng(0)
+        # A template's first argument is its output.
+        values = [rng.standard_normal([int(n) for n in arg.shape]).astype("float32") for arg in args[1:]]
+        results = []
+        for module, output in ((moved, args[0]), (reference, plain_args[0])):
+            empty = np.zeros([int(n) for n in output.shape], "float32")
+            arrays = [tvm.nd.array(value) for value in (empty, *values)]
+            module(*arrays)
+            result = arrays[0].numpy()
+            if result.ndim == 5:  # NCHWc, by the configuration's own c
+                result = result.transpose(0, 1, 4, 2, 3).reshape(1, -1, *result.shape[2:4])
+            results.append(result)
+        np.testing.assert_allclose(results[0], results[1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_configuration_cannot_move_to_another_template():
+    base = task_of("direct", 64)
+    (line,) = random_records(base, 1)
+    with pytest.raises(TransplantError, match=r"the templates differ: conv2d_NCHWc.x86 and depthwise"):
+        tasks_of.transplant(line, base, task_of("depthwise", 64))
+
+
+TUNE = TuneConfig(tuner="autotvm", trials=4, batch=4, repeats=3)
+
+
+@pytest.mark.parametrize("strategy", ["xgb", "xgb-rank", "ga", "random", "gridsearch"])
+def test_every_strategy_finds_programs_and_goes_on_from_its_records(strategy, pool, tmp_path):
+    task = task_of("1x1", 32)
+    config = TuneConfig(tuner="autotvm", strategy=strategy, trials=4, batch=2, repeats=3)
+    log, seen = RecordLog(tmp_path / "log.json"), []
+    assert tasks_of.search([task], config, pool, log, report=seen.append) == 4
+    assert isinstance(seen[-1], Progress) and seen[-1].trials == 4
+    assert log.best(task.workload_key).latency.median > 0
+    indices = [json.loads(each.line)["config"]["index"] for each in log.measured]
+    assert len(set(indices)) == 4
+    # TVM itself reads the log.
+    assert len(list(autotvm.record.load_from_file(str(tmp_path / "log.json")))) == 4
+    again = RecordLog(tmp_path / "log.json")
+    assert tasks_of.search([task], config, pool, again) == 0
+
+
+def test_a_model_is_tuned_built_and_moved(tmp_path):
+    torch.manual_seed(0)
+    model, shape = randomize_norms(Branches(16)), (1, 3, 8, 8)
+    data = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    config = PruneConfig(tune=TUNE, measure_repeats=3)
+    with Compiler(config, shape, tmp_path) as compiler:
+        base = compiler.tune(model)
+        assert set(compiler.algorithms) == {layer for row in base.table.rows for layer in row.task.layers}
+        group = next(g for g in find_groups(model, shape).groups if g.root == "squeeze")
+        step = ChannelStep(group, 4, "half of it")
+        small = shrink(model, shape, [step], lambda each: score(each, "l1", 0))
+        before = compiler.trials()
+        moved = compiler.move(base, small)
+        assert compiler.trials()["search"] == before["search"]
+        assert compiler.trials()["transplant"] > before["transplant"]
+        for candidate in (base, moved):
+            found = compiler.pool.call(worker.run_model, str(candidate.library), "data", data)
+            expected = candidate.model(torch.tensor(data)).detach().numpy()
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+        base.table.save(tmp_path / "table.json")
+    loaded = TaskTable.load(tmp_path / "table.json")
+    assert loaded.tuner == "autotvm"
+    assert [row.program for row in loaded.rows] == [row.program for row in base.table.rows]
+
+
+def cprune(*arguments: str, cwd=ROOT) -> subprocess.CompletedProcess:  # type: ignore[no-untyped-def,type-arg]
+    command = [sys.executable, "-m", "tvm.contrib.cprune", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+def test_the_command_tune(tmp_path):
+    arguments = ("tune", "--network", "squeezenet_v1.1", "--image-size", "32", "--tuner", "random")
+    options = (
+        "--trials",
+        "1",
+        "--repeats",
+        "3",
+        "--full-coverage",
+        "--out",
+        str(tmp_path),
+        "--format",
+        "tar",
+    )
+    done = cprune(*arguments, *options)
+    assert done.returncode == 0, done.stderr
+    assert "tasks ran with a tuned program" in done.stdout
+    assert "standard deviation" in done.stdout
+    assert tvm.runtime.load_module(str(tmp_path / "net.tar"))["default"](tvm.cpu()) is not None
+    count = len(TaskTable.load(tmp_path / "table.json").rows)
+    assert f"{count} of {count} tasks ran" in done.stdout
+    assert len(list(autotvm.record.load_from_file(str(tmp_path / "best.json")))) == count
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tune", "--network", "nonet"), "unknown model 'nonet'"),
+        (("tune", "--network", "missing.onnx"), "cannot read missing.onnx"),
+        (("tune", "--network", "mobilenet", "--target", "abacus"), "target 'abacus' is not one of TVM's"),
+        (
+            ("tune", "--network", "mobilenet", "--transfer", "x"),
+            "--transfer is for the tuners xgb and xgb-rank",
+        ),
+        (("tune", "--network", "mobilenet", "--trials", "0"), "trials is 0, expected at least 1"),
+        (("profile", "m.onnx", "--table", "no.json"), "cannot read no.json"),
+        (("round", "m.onnx", "--table", "no.json", "--out", "o.pt"), "--out is o.pt, expected a .onnx file"),
+    ],
+)
+def test_bad_input_to_commands_gets_one_line(arguments, message, tmp_path):
+    done = cprune(*arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if "Warning" not in line]
+    assert len(lines) == 1 and message in lines[0], done.stderr
+    # TVM makes an empty .pkl_memoize_py3 wherever it is imported.
+    assert [each.name for each in tmp_path.iterdir() if not each.name.startswith(".pkl")] == []

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A task at other widths, and the latency staircase that comes of it."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import FAST, KINDS, OneLayer, task_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tvm import auto_scheduler
+from tvm.contrib.cprune import extract_from_program, from_torch
+from tvm.contrib.cprune.candidate import Compiler
+from tvm.contrib.cprune.config import PruneConfig
+from tvm.contrib.cprune.groups import find_groups
+from tvm.contrib.cprune.importance import score
+from tvm.contrib.cprune.profile import profile_widths, to_csv
+from tvm.contrib.cprune.surgery import shrink
+from tvm.contrib.cprune.table import Row, TaskTable, to_program
+from tvm.contrib.cprune.tuning.records import RecordLog
+from tvm.contrib.cprune.tuning.rescale import at_width, width_of
+from tvm.contrib.cprune.types import ChannelStep, CPruneError
+
+SIDE = {"reduction": "in", "dense": "in"}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "grouped"])
+def test_a_task_at_another_width_is_what_extraction_finds_there(kind, target):
+    base, side = task_of(kind, 64, target), SIDE.get(kind, "out")
+    assert width_of(base, side) == 64
+    for width in (48, 20):
+        expected, found = task_of(kind, width, target), at_width(base, width, side)
+        assert found.workload_key == expected.workload_key
+        assert found.axes == expected.axes
+        assert found.flops == expected.flops
+        assert found.search_task.compute_dag.workload_key() == expected.search_task.compute_dag.workload_key()
+
+
+@settings(max_examples=4, deadline=None)
+@given(st.integers(1, 70))
+def test_rescaled_tasks_search_like_others(width):
+    from tvm.contrib.cprune.device import host_target, pinned_target
+
+    task = at_width(task_of("direct 3x3", 64, pinned_target(host_target())), width)
+    policy = auto_scheduler.SketchPolicy(
+        task.search_task, params={"sample_init_min_population": 2}, verbose=0
+    )
+    assert policy.sample_initial_population()
+
+
+def test_what_cannot_be_rescaled_is_refused(target):
+    with pytest.raises(CPruneError, match="is a grouped convolution"):
+        at_width(task_of("grouped", 64, target), 32)
+    with pytest.raises(CPruneError, match="width is 0, expected at least 1"):
+        at_width(task_of("1x1", 64, target), 0)
+
+
+def table_of(task, best):  # type: ignore[no-untyped-def]
+    return TaskTable((Row(task, to_program(task, best)),), str(task.search_task.target), 2, True)
+
+
+def test_a_profile_says_where_the_structure_breaks(tuned, pool, tmp_path):
+    task, best = tuned("1x1")
+    log = RecordLog(tmp_path / "profile.json")
+    widths = [8, 16, 24, 30, 32, 48, 64]
+    told = []
+    found = profile_widths(
+        table_of(task, best), "conv", pool, log, widths=widths, variants=2, report=told.append
+    )
+    assert told == found
+    assert [each.width for each in found] == widths
+    products = [split.product for split in to_program(task, best).out_splits]
+    for each in found:
+        assert each.fits == all(each.width % product == 0 for product in products)
+        assert each.latency is not None and each.trials <= 2
+    measured = len(log.measured)
+    again = profile_widths(table_of(task, best), "conv", pool, RecordLog(log.path), widths=widths, variants=2)
+    assert again == found
+    assert len(RecordLog(log.path).measured) == measured
+    assert to_csv(found).splitlines()[0] == "width,latency_us,spread_us,fits,trials,error"
+    assert len(to_csv(found).splitlines()) == len(widths) + 1
+    with pytest.raises(CPruneError, match="no layer 'nope'; it has conv"):
+        profile_widths(table_of(task, best), "nope", pool, log)
+
+
+def test_a_candidate_at_a_profiled_width_is_not_measured_again(tmp_path):
+    torch.manual_seed(0)
+    model, shape = OneLayer(8, 32).eval(), (1, 8, 8, 8)
+    config = PruneConfig(tune=FAST, measure_repeats=3)
+    with Compiler(config, shape, tmp_path) as compiler:
+        base = compiler.tune(model)
+        profile = RecordLog(tmp_path / "profile.json")
+        profile_widths(base.table, "conv", compiler.pool, profile, widths=[16])
+        profile_widths(base.table, "fc", compiler.pool, profile, "in", widths=[16])
+    group = next(g for g in find_groups(model, shape).groups if g.root == "conv")
+    small = shrink(model, shape, [ChannelStep(group, 16, "")], lambda each: score(each, "l1", 0))
+    with Compiler(config, shape, tmp_path, profile=tmp_path / "profile.json") as compiler:
+        base = compiler.tune(model, {})
+        before = compiler.trials()
+        moved = compiler.move(base, small)
+        names = {row.task.title for row in moved.table.rows}
+        now = compiler.trials()
+        # A mean over the channels may be a task of its own, which no profile of a layer holds.
+        others = [row for row in moved.table.rows if not row.task.layers]
+        assert now["search"] - before["search"] <= FAST.batch * len(others)
+        profiled = {each.line for each in profile.measured}
+        assert {"conv", "fc"} <= names
+        assert all(row.program.record in profiled for row in moved.table.rows if row.task.layers)
+
+
+def test_the_command_profile(tmp_path, pool):
+    torch.manual_seed(0)
+    model, shape = OneLayer(8, 16).eval(), (1, 8, 8, 8)
+    config = PruneConfig(tune=FAST, measure_repeats=3)
+    with Compiler(config, shape, tmp_path) as compiler:
+        compiler.tune(model).table.save(tmp_path / "table.json")
+    path = tmp_path / "model.pt"
+    torch.jit.trace(model, torch.zeros(shape)).save(str(path))
+    arguments = [str(path), "--table", str(tmp_path / "table.json"), "--input-shape", "1,8,8,8"]
+    options = ["--layer", "conv", "--every", "4", "--variants", "1", "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "tvm.contrib.cprune", "profile", *arguments, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "out" / "profile-conv.csv").read_text().splitlines()
+    assert [int(line.split(",")[0]) for line in lines[1:]] == [4, 8, 12, 16]
+    assert (tmp_path / "out" / "profile-conv.png").read_bytes()[:4] == b"\x89PNG"
+    # What the command read is the model that was tuned.
+    tasks = extract_from_program(from_torch(torch.jit.load(str(path)), shape).mod, None, "llvm")
+    assert {layer for task in tasks for layer in task.layers} == {"conv", "fc"}

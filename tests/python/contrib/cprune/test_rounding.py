@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RoundChannels: the same outputs at widths that fit, whatever lies between two layers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Branches, randomize_norms
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import tvm
+from tvm import relay
+from tvm.contrib import graph_executor
+from tvm.contrib.cprune import from_torch
+from tvm.contrib.cprune.frontend import import_torch
+from tvm.contrib.cprune.frontend_onnx import from_onnx
+from tvm.contrib.cprune.table import Row, TaskTable
+from tvm.contrib.cprune.transform import RoundChannels
+from tvm.contrib.cprune.transform.rounding import round_function
+from tvm.contrib.cprune.transform.simplify import operator_name, post_order
+from tvm.contrib.cprune.types import CPruneError, Latency, Program, Split, Subgraph, Task
+
+SHAPE = (1, 3, 8, 8)
+
+
+def table_of(products: dict[str, tuple[int, int]]) -> TaskTable:
+    """Return a table whose programs have inner products (output channels, input channels) for each layer."""
+    rows = []
+    for layer, (out, into) in products.items():
+        task = Task(layer, (Subgraph("f#0", "nn.conv2d", (layer,), "direct"),), 1.0)
+        splits = [(Split(0, "conv", (0,), 0, (size,)),) for size in (out, into)]
+        rows.append(Row(task, Program("{}", Latency((1.0,)), *splits)))
+    return TaskTable(tuple(rows), "llvm", 2, True)
+
+
+def run(mod: tvm.IRModule, data: np.ndarray, params: dict | None = None) -> np.ndarray:
+    """Return what TVM computes without any optimization of ours."""
+    with tvm.transform.PassContext(opt_level=1):
+        library = relay.build(mod, "llvm", params=params)
+    model = graph_executor.GraphModule(library["default"](tvm.cpu()))
+    model.set_input("data", data)
+    model.run()
+    return model.get_output(0).numpy()
+
+
+def convolution_widths(mod: tvm.IRModule) -> dict[str, int]:
+    calls = [node for node in post_order(mod["main"].body) if isinstance(node, relay.Call)]
+    found = {}
+    for call in calls:
+        if operator_name(call) == "nn.conv2d":
+            axis = str(call.attrs.data_layout).index("C")
+            found[str(call.span.source_name.name)] = int(call.checked_type.shape[axis])
+        elif operator_name(call) == "nn.dense":
+            found[str(call.span.source_name.name)] = int(call.checked_type.shape[1])
+    return found
+
+
+def rounded(model: nn.Module, table: TaskTable, shape=SHAPE, **options):  # type: ignore[no-untyped-def]
+    relay_model = from_torch(model, shape)
+    rounding = RoundChannels(table, **options)
+    return relay_model.mod, rounding(relay_model.mod), rounding.roundings
+
+
+def check_same(model: nn.Module, before: tvm.IRModule, after: tvm.IRModule, shape=SHAPE) -> None:  # type: ignore[no-untyped-def]
+    data = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    expected = run(before, data)
+    np.testing.assert_allclose(run(after, data), expected, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        np.testing.assert_allclose(expected, model(torch.tensor(data)).numpy(), rtol=1e-3, atol=1e-4)
+
+
+class Block(nn.Module):
+    """A layer of a random network, of one of several kinds, that takes any input."""
+
+    def __init__(self, kind: str, inputs: int, width: int) -> None:
+        super().__init__()
+        self.kind, self.width = kind, width
+        if kind == "depthwise":
+            self.width = inputs
+            self.conv = nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False)
+        elif kind == "residual":
+            self.width = inputs
+            self.conv = nn.Conv2d(inputs, inputs, 3, padding=1)
+        elif kind == "squeeze":
+            self.width = inputs
+            self.down, self.up = nn.Conv2d(inputs, width, 1), nn.Conv2d(width, inputs, 1)
+            self.conv = nn.Conv2d(inputs, inputs, 1)
+        elif kind == "concat":
+            self.width = inputs + width
+            self.conv = nn.Conv2d(inputs, width, 1)
+        else:
+            self.conv = nn.Conv2d(inputs, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(self.conv.out_channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(self.conv(x))
+        if self.kind == "residual":
+            return torch.relu(y + x)
+        if self.kind == "concat":
+            return torch.cat([x, nn.functional.leaky_relu(y, 0.1)], 1)
+        if self.kind == "squeeze":
+            gate = self.up(torch.relu(self.down(y.mean((2, 3), keepdim=True))))
+            return y * nn.functional.hardsigmoid(gate) if self.width % 2 else y * torch.sigmoid(gate)
+        return nn.functional.relu6(y)
+
+
+class RandomNet(nn.Module):
+    def __init__(self, stem: int, blocks: list[tuple[str, int]], flatten: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, stem, 3, padding=1)
+        layers, width = [], stem
+        for kind, size in blocks:
+            layers.append(Block(kind, width, size))
+            width = layers[-1].width
+        self.body = nn.Sequential(*layers)
+        self.flatten = flatten
+        self.fc = nn.Linear(width * 16 if flatten else width, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(torch.relu(self.stem(x)))
+        if self.flatten:
+            return self.fc(torch.flatten(nn.functional.max_pool2d(x, 2), 1))
+        return self.fc(x.mean((2, 3)))
+
+
+KINDS = ("plain", "depthwise", "residual", "concat", "squeeze")
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.integers(3, 13),
+    st.lists(st.tuples(st.sampled_from(KINDS), st.integers(2, 13)), max_size=5),
+    st.booleans(),
+    st.data(),
+)
+def test_rounding_up_keeps_outputs_and_every_width_fits(stem, blocks, flatten, data):
+    torch.manual_seed(0)
+    model = randomize_norms(RandomNet(stem, blocks, flatten))
+    layers = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    powers = st.sampled_from([1, 2, 4, 8])
+    products = {layer: (data.draw(powers), data.draw(powers)) for layer in layers}
+    before, after, _ = rounded(model, table_of(products))
+    check_same(model, before, after)
+    for layer, width in convolution_widths(after).items():
+        assert width % products[layer][0] == 0, (layer, width, products[layer])
+
+
+def test_a_network_of_every_kind_is_padded_through():
+    torch.manual_seed(1)
+    model = randomize_norms(Branches(12))
+    layers = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    before, after, roundings = rounded(model, table_of(dict.fromkeys(layers, (16, 1))))
+    check_same(model, before, after)
+    widths = convolution_widths(after)
+    assert all(width % 16 == 0 for width in widths.values()), widths
+    # Grouped: 64 = 4 groups of 16.
+    assert widths["grouped"] == 64
+    assert {layer for each in roundings for layer in each.layers} == set(layers) - {"depthwise"}
+
+
+def count(mod: tvm.IRModule, *names: str) -> int:
+    return sum(isinstance(n, relay.Call) and operator_name(n) in names for n in post_order(mod["main"].body))
+
+
+class Headed(nn.Module):
+    """Two convolutions with something between them."""
+
+    def __init__(self, between: nn.Module | None = None) -> None:
+        super().__init__()
+        self.one, self.two, self.between = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 1), between
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.one(x)
+        return self.two(self.between(x) if self.between else x)
+
+
+@pytest.mark.parametrize(
+    ("between", "cuts"),
+    [
+        (nn.Softmax(1), True),
+        (nn.GroupNorm(1, 6), True),
+        (nn.Sigmoid(), False),
+        (nn.Hardswish(), False),
+        (nn.SiLU(), False),
+        (nn.Tanh(), False),
+        (nn.PReLU(6), False),
+        (nn.AvgPool2d(3, 1, 1), False),
+        (nn.Upsample(scale_factor=2), False),
+    ],
+    ids=lambda each: type(each).__name__ if isinstance(each, nn.Module) else "",
+)
+def test_padding_stops_only_where_channels_are_looked_across(between, cuts):
+    torch.manual_seed(2)
+    model = Headed(between).eval()
+    before, after, _ = rounded(model, table_of({"one": (8, 1), "two": (8, 1)}))
+    check_same(model, before, after)
+    assert convolution_widths(after) == {"one": 8, "two": 8}
+    # One cut gives the model's output its six channels back.
+    assert (count(after, "strided_slice", "take") > 1) == cuts
+
+
+def test_down_drops_the_least_important_and_never_an_output():
+    model = Headed().eval()
+    with torch.no_grad():
+        model.one.weight[[1, 4]] *= 1e-3
+        model.one.bias[[1, 4]] = 0
+    before, after, roundings = rounded(model, table_of({"one": (4, 1), "two": (4, 1)}), mode="down")
+    assert convolution_widths(after) == {"one": 4, "two": 6}
+    assert [(r.layers, r.width, r.new_width) for r in roundings] == [(("one",), 6, 4), (("two",), 6, 6)]
+    assert "the model's output" in roundings[1].reason
+    data = np.random.default_rng(0).standard_normal(SHAPE).astype("float32")
+    np.testing.assert_allclose(run(after, data), run(before, data), atol=1e-2)
+
+
+def test_scores_decide_what_is_dropped():
+    model = Headed().eval()
+    _, after, _ = rounded(
+        model, table_of({"one": (4, 1), "two": (1, 1)}), mode="down", scores={"one": np.arange(6)}
+    )
+    conv = next(n for n in post_order(after["main"].body) if isinstance(n, relay.Constant))
+    kept = model.one.weight.detach().permute(2, 3, 1, 0).numpy()[..., 2:]
+    np.testing.assert_array_equal(conv.data.numpy(), kept)
+
+
+@pytest.mark.parametrize(("width", "new"), [(9, 8), (12, 16), (13, 16)])
+def test_nearest_goes_the_shorter_way_and_up_from_the_middle(width, new):
+    model = nn.Sequential(nn.Conv2d(3, width, 1), nn.Conv2d(width, 4, 1)).eval()
+    _, after, _ = rounded(model, table_of({"0": (8, 1), "1": (1, 1)}), mode="nearest")
+    assert convolution_widths(after)["0"] == new
+
+
+def test_growth_is_limited_and_a_smaller_change_tried_instead():
+    model = nn.Sequential(nn.Conv2d(3, 9, 1), nn.Conv2d(9, 4, 1)).eval()
+    table = table_of({"0": (1, 1), "1": (1, 1)})
+    splits = (Split(0, "conv", (0,), 0, (4, 4)),)
+    row = Row(table.rows[0].task, Program("{}", Latency((1.0,)), splits, ()))
+    table = TaskTable((row, table.rows[1]), "llvm", 2, True)
+    found = []
+    for limit in (None, 0.5, 0.1):
+        _, after, roundings = rounded(model, table, max_growth=limit)
+        found.append((convolution_widths(after)["0"], roundings[0].reason))
+    assert found == [
+        (16, "fits every program"),
+        (12, "fits every program with one inner length changed"),
+        (9, "no width within the limit fits"),
+    ]
+
+
+def test_layers_without_a_program_and_layers_used_twice_are_left():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.c(self.b(self.b(self.a(x))))
+
+    model = Twice().eval()
+    before, after, roundings = rounded(model, table_of({"a": (8, 1), "b": (8, 1)}))
+    check_same(model, before, after)
+    reasons = {r.layers[0]: (r.new_width, r.reason) for r in roundings}
+    assert reasons["a"][0] == 8
+    assert reasons["b"] == (6, "its layer is used more than once")
+    assert reasons["c"] == (6, "the table has no program of c")
+
+
+def test_parameters_that_are_variables_are_rounded_as_constants_are():
+    torch.manual_seed(3)
+    model = randomize_norms(RandomNet(5, [("residual", 4), ("concat", 3), ("squeeze", 3)], True))
+    layers = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    mod, params = import_torch(model, SHAPE)
+    values = {name: value.numpy() for name, value in params.items()}
+    table = table_of(dict.fromkeys(layers, (8, 1)))
+    result = round_function(mod["main"], table, parameters=values, cut=False)
+    data = np.random.default_rng(0).standard_normal(SHAPE).astype("float32")
+    after = run(tvm.IRModule({"main": result.function}), data, {**values, **result.parameters})
+    np.testing.assert_allclose(after, model(torch.tensor(data)).detach().numpy(), rtol=1e-3, atol=1e-4)
+    assert result.parameters["stem.weight"].shape == (8, 3, 3, 3)
+    # Its padding would have to be cut off the model's output.
+    assert next(r for r in result.roundings if r.layers == ("fc",)).new_width == 10
+
+
+@pytest.mark.parametrize("folding", [True, False])
+def test_onnx_models_have_their_layers_names_and_are_rounded(tmp_path: Path, folding: bool):
+    torch.manual_seed(4)
+    model = randomize_norms(Branches(12))
+    path = tmp_path / "model.onnx"
+    mode = torch.onnx.TrainingMode.EVAL if folding else torch.onnx.TrainingMode.PRESERVE
+    torch.onnx.export(
+        model, (torch.zeros(SHAPE),), str(path), dynamo=False, training=mode, do_constant_folding=folding
+    )
+    relay_model = from_onnx(path)
+    layers = {n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    assert set(relay_model.layers) == layers
+    rounding = RoundChannels(table_of(dict.fromkeys(layers, (16, 1))))
+    after = rounding(relay_model.mod)
+    check_same(model, relay_model.mod, after)
+    assert all(width % 16 == 0 for width in convolution_widths(after).values())
+
+
+def test_the_pass_composes_and_has_a_name():
+    model = Headed().eval()
+    rounding = RoundChannels(table_of({"one": (8, 1), "two": (8, 1)}))
+    assert (rounding.info.name, rounding.info.opt_level) == ("RoundChannels", 0)
+    assert [str(each) for each in rounding.info.required] == ["InferType"]
+    mod = from_torch(model, SHAPE).mod
+    after = tvm.transform.Sequential([rounding, relay.transform.FuseOps()])(mod)
+    assert after["main"].checked_type is not None
+    twice = rounding(rounding(mod))
+    assert all(not each.changed for each in rounding.roundings)
+    check_same(model, mod, twice)
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(CPruneError, match=r"mode is 'sideways', expected one of up, down, nearest"):
+        RoundChannels(table_of({}), mode="sideways")  # type: ignore[arg-type]
+    with pytest.raises(CPruneError, match=r"max_growth is -1, expected 0 or more"):
+        rounded(Headed().eval(), table_of({}), max_growth=-1)
+    with pytest.raises(CPruneError, match=r"2 scores for one, expected 6"):
+        rounded(Headed().eval(), table_of({"one": (4, 1)}), mode="down", scores={"one": np.zeros(2)})
