@@ -72,9 +72,9 @@ Value FitLengths(const std::vector<Value>& args) {
   return MakeArray(result);
 }
 
-// (width, first, last, unit, [extent, scale, product]...) -> the first of the widths from `first` to `last`, up
-// or down, that is a multiple of `unit` and at which every constraint holds, or 0. Each channel more or less
-// than `width` changes a constraint's `extent` by `scale`; it holds where that is a positive multiple of
+// (width, first, last, unit, [extent, scale, product]...) -> the first of the widths from `first` to `last`,
+// up or down, that is a multiple of `unit` and at which every constraint holds, or 0. Each channel more or
+// less than `width` changes a constraint's `extent` by `scale`; it holds where that is a positive multiple of
 // `product`.
 Value FittingWidth(const std::vector<Value>& args) {
   if (args.size() < 4 || args.size() % 3 != 1) {

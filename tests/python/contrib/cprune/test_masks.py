@@ -8,9 +8,9 @@ import warnings
 import pytest
 import torch
 from conftest import Branches, randomize_norms
-from models import make_model
 from torch import nn
 
+from models import make_model
 from tvm.contrib.cprune.masks import apply_masks, load_masks, masked_channels, save_masks, speedup
 from tvm.contrib.cprune.surgery import widths
 from tvm.contrib.cprune.table import Row, TaskTable

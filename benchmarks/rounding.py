@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models pruned without their compiler, before and after RoundChannels, and searched anew.
+
+    python benchmarks/rounding.py                      # both networks, without a new search
+    python benchmarks/rounding.py --fresh-trials 48    # beside one of 48 trials a task in each row: hours
+
+ResNet-18 and MobileNetV2 for 32x32 images are tuned once. Then every layer loses 10, 30 and 50 % of its
+channels by plain l1, to whatever widths these are, and the tuned programs are moved there: "before". "After"
+has those channels rounded up to widths that fit the programs.
+"""
+
+import argparse
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common import CACHE, SHAPE, TRIALS, print_machine
+from models import make_model
+from tvm.contrib.cprune.candidate import Candidate, Compiler
+from tvm.contrib.cprune.config import PruneConfig, TuneConfig
+from tvm.contrib.cprune.groups import find_groups
+from tvm.contrib.cprune.importance import score
+from tvm.contrib.cprune.measure import sample_input
+from tvm.contrib.cprune.report import ConsoleReport
+from tvm.contrib.cprune.surgery import shrink
+from tvm.contrib.cprune.transform import RoundChannels
+from tvm.contrib.cprune.tuning import worker
+from tvm.contrib.cprune.types import ChannelStep, Latency, RelayModel
+
+SPARSITIES, ROUNDS = (0.1, 0.3, 0.5), 3
+
+
+def pruned(model: torch.nn.Module, sparsity: float) -> torch.nn.Module:
+    """Return the model without a share of each group's channels, those of the least l1 norm."""
+    steps = []
+    for group in find_groups(model, SHAPE).groups:
+        width = max(group.unit, round(group.width * (1 - sparsity) / group.unit) * group.unit)
+        # One less where that happens to be a multiple of eight: nobody who prunes by l1 alone looks at it.
+        width -= group.unit if width % 8 == 0 and width > group.unit else 0
+        steps.append(ChannelStep(group, width, ""))
+    return shrink(model, SHAPE, steps, lambda each: score(each, "l1", 0))
+
+
+def searched(relay_model: RelayModel, trials: int, folder: Path) -> Path:
+    """Return the library of a model that was searched for from nothing."""
+    config = PruneConfig(tune=TuneConfig(trials=trials, early_stopping=trials), measure_repeats=60)
+    with Compiler(config, SHAPE, folder, report=ConsoleReport()) as compiler:
+        table = compiler.tune_relay(relay_model)
+        return compiler.compile(relay_model, table, "fresh")[1]
+
+
+def row(
+    compiler: Compiler, base: Candidate, sparsity: float, max_growth: float, fresh_trials: int
+) -> tuple[str, dict[str, float]]:
+    model = pruned(base.model, sparsity)
+    before = compiler.import_model(model)
+    rounding = RoundChannels(base.table, max_growth=max_growth)
+    after = RelayModel(rounding(before.mod), before.input_shape, before.layers)
+    libraries = {
+        "before": compiler.compile(before, base.table, "before")[1],
+        "after": compiler.compile(after, base.table, "after")[1],
+    }
+    data = sample_input(SHAPE)
+    found = [compiler.pool.call(worker.run_model, str(each), "data", data) for each in libraries.values()]
+    error = float(np.abs(found[0] - found[1]).max() / np.abs(found[0]).max())
+    if fresh_trials:
+        with tempfile.TemporaryDirectory() as name:
+            libraries["fresh"] = searched(before, fresh_trials, Path(name))
+            times = timed(compiler, libraries)
+    else:
+        times = timed(compiler, libraries)
+    changed = [each for each in rounding.roundings if each.changed]
+    added = sum(each.new_width - each.width for each in changed) / sum(e.width for e in rounding.roundings)
+    cells = [
+        f"{times[name].median * 1e3:.3f} ± {times[name].spread * 1e3:.3f}" if name in times else "-"
+        for name in ("before", "after", "fresh")
+    ]
+    ratios = {name: times["before"].median / each.median for name, each in times.items() if name != "before"}
+    line = (
+        f"{sparsity:8.1f} {len(changed):4}/{len(rounding.roundings):<4} {added:8.0%} "
+        f"{cells[0]:>15} {cells[1]:>15} {cells[2]:>15} {ratios['after']:12.2f} {error:8.1e}"
+    )
+    return line, ratios
+
+
+def timed(compiler: Compiler, libraries: dict[str, Path]) -> dict[str, Latency]:
+    samples: dict[str, tuple[float, ...]] = {name: () for name in libraries}
+    for _ in range(ROUNDS):
+        for name, latency in compiler.time_libraries(libraries).items():
+            samples[name] += latency.samples
+    return {name: Latency(each) for name, each in samples.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--network", choices=("resnet18", "mobilenetv2"), help="one network alone")
+    parser.add_argument("--fresh-trials", type=int, default=0, help="of a search for each row; 0: none")
+    parser.add_argument("--max-growth", type=float, default=0.5, help="of a layer (%(default)s)")
+    options = parser.parse_args()
+    print_machine()
+    every: dict[str, list[float]] = {}
+    for network in [options.network] if options.network else ["resnet18", "mobilenetv2"]:
+        torch.manual_seed(0)
+        model = make_model(network, 3, 10).eval()
+        config = PruneConfig(tune=TuneConfig(trials=TRIALS), measure_repeats=60)
+        with Compiler(config, SHAPE, CACHE / network, report=ConsoleReport()) as compiler:
+            base = compiler.tune(model)
+            unpruned = compiler.time({"model": base})["model"]
+            print(f"# {network}, {TRIALS} trials a task: {unpruned.median * 1e3:.3f} ms unpruned")
+            head = f"{'sparsity':>8} {'rounded':>9} {'channels':>8} {'before ms':>15} {'after ms':>15} "
+            print(head + f"{'fresh ms':>15} {'before/after':>12} {'error':>8}")
+            for sparsity in SPARSITIES:
+                line, ratios = row(compiler, base, sparsity, options.max_growth, options.fresh_trials)
+                for name, ratio in ratios.items():
+                    every.setdefault(name, []).append(ratio)
+                print(line, flush=True)
+    for name, ratios in every.items():
+        mean = math.exp(sum(math.log(ratio) for ratio in ratios) / len(ratios))
+        print(f"before over {name}: geometric mean {mean:.3f}, least {min(ratios):.3f}")
+
+
+if __name__ == "__main__":
+    main()
