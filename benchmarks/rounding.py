@@ -27,7 +27,6 @@ from tvm.contrib.cprune.measure import sample_input
 from tvm.contrib.cprune.report import ConsoleReport
 from tvm.contrib.cprune.surgery import shrink
 from tvm.contrib.cprune.transform import RoundChannels
-from tvm.contrib.cprune.tuning import worker
 from tvm.contrib.cprune.types import ChannelStep, Latency, RelayModel
 
 SPARSITIES, ROUNDS = (0.1, 0.3, 0.5), 3
@@ -64,7 +63,7 @@ def row(
         "after": compiler.compile(after, base.table, "after")[1],
     }
     data = sample_input(SHAPE)
-    found = [compiler.pool.call(worker.run_model, str(each), "data", data) for each in libraries.values()]
+    found = [compiler.pool.run_model(each, data) for each in libraries.values()]
     error = float(np.abs(found[0] - found[1]).max() / np.abs(found[0]).max())
     if fresh_trials:
         with tempfile.TemporaryDirectory() as name:
@@ -87,7 +86,7 @@ def row(
 
 
 def timed(compiler: Compiler, libraries: dict[str, Path]) -> dict[str, Latency]:
-    samples: dict[str, tuple[float, ...]] = {name: () for name in libraries}
+    samples: dict[str, tuple[float, ...]] = dict.fromkeys(libraries, ())
     for _ in range(ROUNDS):
         for name, latency in compiler.time_libraries(libraries).items():
             samples[name] += latency.samples

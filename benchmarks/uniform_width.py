@@ -26,7 +26,6 @@ from tvm.contrib.cprune.importance import score
 from tvm.contrib.cprune.measure import sample_input
 from tvm.contrib.cprune.step import joint_step
 from tvm.contrib.cprune.surgery import macs_and_params, shrink
-from tvm.contrib.cprune.tuning import worker
 from tvm.contrib.cprune.types import ChannelStep
 
 FACTORS = ((0.875, False), (0.75, False), (0.5, False), (0.9, True), (0.7, True), (0.45, True))
@@ -40,7 +39,7 @@ def scaled(base: Candidate, factor: float, rounded: bool) -> torch.nn.Module:
         width = round(group.width * factor)
         if rounded:
             step = joint_step(group, base.table, start=width + 1)
-            width = step.next_width if step else width
+            width = step.next_width if step else group.width
         if width < group.width:
             steps.append(ChannelStep(group, width, ""))
     return shrink(base.model, SHAPE, steps, lambda each: score(each, "l1", 0))
@@ -81,7 +80,7 @@ def row(compiler: Compiler, base: Candidate, factor: float, rounded: bool, folde
     trials = now["transplant"] - before["transplant"]
 
     data = np.random.default_rng(1).standard_normal(SHAPE).astype("float32")
-    found = compiler.pool.call(worker.run_model, str(candidate.library), "data", data)
+    found = compiler.pool.run_model(candidate.library, data)
     expected = candidate.model(torch.tensor(data)).detach().numpy()
     error = float(np.abs(found - expected).max() / np.abs(expected).max())
 

@@ -187,6 +187,11 @@ Value MakeShapeTuple(const std::vector<int64_t>& elements) {
   return make(std::vector<Value>(elements.begin(), elements.end()));
 }
 
+Value MakeString(const std::string& text) {
+  static const Function make("runtime.String");
+  return make({Value(text.c_str())});
+}
+
 Registration::Registration(const char* name, Body body) {
   TVMHandle handle = nullptr;
   if (TVMFuncCreateFromCFunc(CallBody, reinterpret_cast<void*>(body), nullptr, &handle) == 0) {

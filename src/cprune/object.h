@@ -82,9 +82,10 @@ class Function {
 void WithCallback(const std::function<void(const Value&)>& visit,
                   const std::function<void(const Value&)>& call);
 
-// Makes Array and ShapeTuple values.
+// Makes Array, ShapeTuple and String values.
 Value MakeArray(const std::vector<Value>& elements);
 Value MakeShapeTuple(const std::vector<int64_t>& elements);
+Value MakeString(const std::string& text);
 
 // Registers `body` as a global function of TVM when it is constructed.
 class Registration {

@@ -23,10 +23,12 @@ from models import MODELS, make_model
 from train import LEARNING_RATE, accuracy, train
 from tvm.contrib.cprune.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from tvm.contrib.cprune.config import IMPORTANCES, STEP_RULES, STRATEGIES, TUNERS, PruneConfig, TuneConfig
-from tvm.contrib.cprune.device import host_threads, pinned_target
+from tvm.contrib.cprune.device import host_threads
+from tvm.contrib.cprune.presets import NAMES, find_preset
 from tvm.contrib.cprune.pruner import CPruner
 from tvm.contrib.cprune.report import ConsoleReport, summary
 from tvm.contrib.cprune.training import Training
+from tvm.contrib.cprune.tuning.devices import Tracker
 from tvm.contrib.cprune.types import CPruneError
 
 PRUNE, TUNE = PruneConfig(), TuneConfig()
@@ -119,7 +121,26 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
     tune = parser.add_argument_group("tuning and measuring")
     tune.add_argument(
-        "--target", help='what to compile for, such as "llvm -mcpu=core-avx2" (default: this machine)'
+        "--target",
+        help=f'{", ".join(NAMES)}, or a target of TVM such as "llvm -mcpu=core-avx2" (default: this machine)',
+    )
+    tune.add_argument(
+        "--tracker",
+        help="host:port of an RPC tracker: measure on its devices (or TVM_TRACKER_HOST and _PORT)",
+    )
+    tune.add_argument("--device-key", help="which of the tracker's devices")
+    tune.add_argument("--cool-down", type=float, default=0, help="seconds between two programs on a device")
+    tune.add_argument(
+        "--run-timeout", type=float, default=TUNE.run_timeout, help="seconds for a program (%(default)s)"
+    )
+    tune.add_argument(
+        "--build-timeout", type=float, default=TUNE.build_timeout, help="seconds to compile one (%(default)s)"
+    )
+    tune.add_argument(
+        "--wait-timeout", type=float, default=10, help="seconds until a missing device is said (%(default)s)"
+    )
+    tune.add_argument(
+        "--repeats", type=int, default=TUNE.repeats, help="timed runs of a program (%(default)s)"
     )
     tune.add_argument(
         "--trials", type=int, default=TUNE.trials, help="programs to measure a task (%(default)s)"
@@ -192,6 +213,9 @@ def make_config(options: argparse.Namespace) -> PruneConfig:
             trials=options.trials,
             max_seconds=options.tune_seconds,
             threads=options.threads,
+            repeats=options.repeats,
+            run_timeout=options.run_timeout,
+            build_timeout=options.build_timeout,
         ),
         final_trials=options.final_trials,
     )
@@ -223,7 +247,12 @@ def trained_model(options: argparse.Namespace, splits, folder: Path, say) -> tor
 
 def run(options: argparse.Namespace) -> None:
     config = make_config(options)
-    pinned_target(options.target or "llvm")
+    find_preset(options.target)
+    tracker = None
+    if options.tracker or options.device_key:
+        limits = {"wait": options.wait_timeout, "cooldown": options.cool_down}
+        tracker = Tracker.parse(options.tracker, options.device_key, **limits)
+        tracker.devices()
     splits = load_data(
         options.dataset, options.data_dir, options.batch_size, options.test_batch_size, options.seed
     )
@@ -248,7 +277,7 @@ def run(options: argparse.Namespace) -> None:
         }
         shape = (1, *splits.shape)
         pruner = CPruner(
-            model, shape, training, config, folder, options.target, labels, report, options.profile
+            model, shape, training, config, folder, options.target, labels, report, options.profile, tracker
         )
         result = pruner.run(resume=options.resume)
         report.console.print(summary(result))

@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import NoReturn
 
 COMMANDS = {
+    "deploy": "build a run's model for a device, check it there, and leave a bundle",
+    "doctor": "check everything between here and a measured program",
     "profile": "measure a layer's tuned program at every width",
     "round": "snap a pruned model's channels to widths that tuned programs fit",
     "tune": "tune, build, export and time a network",

@@ -12,24 +12,26 @@ import tvm
 LIBRARY = "libtvm_cprune.so"
 
 
-def _load() -> None:
+def _load() -> str:
+    """Load the plug-in where it is needed; return where the functions come from."""
     if tvm.get_global_func("cprune.FindSubgraphs", allow_missing=True) is not None:
-        return
+        return "in libtvm"
     folders = [os.environ.get("CPRUNE_LIBRARY_PATH"), *tvm.contrib.cprune.__path__]
     for folder in folders:
         if folder and Path(folder, LIBRARY).exists():
             ctypes.CDLL(str(Path(folder, LIBRARY)))
-            return
+            return f"in {Path(folder, LIBRARY)}"
     raise ImportError(
         f"{LIBRARY} is in none of {[f for f in folders if f]}, and this libtvm was built without USE_CPRUNE: "
         "install CPrune with `pip install .`, or name the folder of the library in CPRUNE_LIBRARY_PATH"
     )
 
 
-_load()
+ORIGIN = _load()
 _find_subgraphs = tvm.get_global_func("cprune.FindSubgraphs")
 _collect_vars = tvm.get_global_func("cprune.CollectVars")
 _axis_classes = tvm.get_global_func("cprune.AxisClasses")
+_tile_factors = tvm.get_global_func("cprune.TileFactors")
 _fit_lengths = tvm.get_global_func("cprune.FitLengths")
 _fitting_width = tvm.get_global_func("cprune.FittingWidth")
 
@@ -48,6 +50,18 @@ def axis_classes(operations: Sequence[Any]) -> list[int]:
     """Return a class number for each axis of each TE operation in turn (see
     ``src/cprune/program_structure.cc``)."""
     return [int(each) for each in _axis_classes(list(operations))]
+
+
+def tile_factors(statement: Any) -> list[list[list[Any]]]:
+    """Return the accesses of every anchor in a TIR statement, the store first, each as
+    ``[buffer, [[loop, (steps, stride, extent), kind], ...] for each dimension]``."""
+    return [
+        [
+            [str(access[0]), *([[str(f[0]), tuple(f[1]), str(f[2])] for f in dim] for dim in access[1:])]
+            for access in anchor
+        ]
+        for anchor in _tile_factors(statement)
+    ]
 
 
 def fit_lengths(extent: int, lengths: Sequence[int], limit: int) -> list[tuple[int, ...]]:

@@ -16,11 +16,13 @@ import torch
 from tvm.contrib.cprune import measure
 from tvm.contrib.cprune.algorithms import winograd_layers
 from tvm.contrib.cprune.config import PruneConfig
-from tvm.contrib.cprune.device import host_target, parse_target, pinned_target
+from tvm.contrib.cprune.device import pinned_target
 from tvm.contrib.cprune.extract import LoweringCache, extract_from_program
 from tvm.contrib.cprune.frontend import from_torch
 from tvm.contrib.cprune.objects import ObjectCache
+from tvm.contrib.cprune.presets import find_preset
 from tvm.contrib.cprune.table import Row, TaskTable, make_table
+from tvm.contrib.cprune.tuning.devices import DevicePool, Tracker
 from tvm.contrib.cprune.tuning.records import Measured, RecordLog, dump, faster, identity, input_identity
 from tvm.contrib.cprune.tuning.search import Progress
 from tvm.contrib.cprune.tuning.transplant import TransplantError
@@ -57,6 +59,8 @@ class Compiler:
 
     Parameters
     ----------
+    target
+        A preset's name (``presets.py``) or a target of TVM; None is this machine.
     run_dir
         Records go to ``records/`` there, libraries to ``build/``.
     report
@@ -65,6 +69,8 @@ class Compiler:
         Whether a task without a valid program is an error.
     profile
         Records of layers at many widths (``profile_widths``): what is in them is not measured again.
+    tracker
+        Where devices are asked for that programs and models are timed on; None is this machine.
     """
 
     def __init__(
@@ -76,19 +82,24 @@ class Compiler:
         report: Callable[[dict[str, Any]], None] = lambda _: None,
         strict: bool = True,
         profile: Path | None = None,
+        tracker: Tracker | None = None,
     ) -> None:
         self.config, self.input_shape, self.run_dir, self.report = config, input_shape, Path(run_dir), report
         self.strict, self.profile = strict, profile
         self.tuner = TUNERS[config.tune.tuner]
-        wanted = target or host_target()
-        self.target = pinned_target(wanted) if config.tune.tuner == "ansor" else parse_target(wanted)
+        self.preset, self.tracker = find_preset(target), tracker
+        plain = self.preset.make_target()
+        self.target = pinned_target(plain) if config.tune.tuner == "ansor" else plain
         self.algorithms: dict[str, Algorithm] = {}
         self._cache = LoweringCache()
         self._objects = ObjectCache(self.run_dir / "build" / "objects")
         self._seconds: dict[str, float] = defaultdict(float)
 
     def __enter__(self) -> "Compiler":
-        self.pool = MeasuringPool(self.config.tune)
+        if self.tracker is None:
+            self.pool = MeasuringPool(self.config.tune)
+        else:
+            self.pool = DevicePool(self.config.tune, self.preset, self.tracker, self.report)
         self.searched = RecordLog(self.run_dir / "records" / "search.json")
         self.transplanted = RecordLog(self.run_dir / "records" / "transplant.json")
         self.profiled = _read_profile(self.profile)
@@ -341,7 +352,7 @@ class Compiler:
         with self._clock("build"):
             # A name of its own: a process that has loaded a library keeps seeing the old file under a name.
             path = self.run_dir / "build" / f"{name}-{time.time_ns()}.so"
-            return measure.build_to(relay_model, table, path, self._objects)
+            return measure.build_to(relay_model, table, path, self._objects, self.preset)
 
     def _search(self, tasks: list[Task], tune: Any, known_rivals: Mapping[str, str] | None = None) -> None:
         def tell(progress: Progress) -> None:

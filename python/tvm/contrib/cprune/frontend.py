@@ -13,9 +13,7 @@ from tvm.relay import transform as relay_transform
 import tvm
 from tvm import relay
 from tvm.contrib.cprune.transform.simplify import LabelLayers, anchor_layers, prepare
-from tvm.contrib.cprune.types import CPruneError, RelayModel
-
-INPUT = "data"
+from tvm.contrib.cprune.types import INPUT, CPruneError, RelayModel
 
 
 def from_torch(model: torch.nn.Module, input_shape: tuple[int, ...], layout: str = "NHWC") -> RelayModel:

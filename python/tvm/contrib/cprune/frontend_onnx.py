@@ -3,6 +3,7 @@
 them."""
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from onnx import helper, numpy_helper, shape_inference
 
 import tvm
 from tvm import relay
-from tvm.contrib.cprune.frontend import INPUT, named, to_relay_model
-from tvm.contrib.cprune.types import CPruneError, RelayModel
+from tvm.contrib.cprune.frontend import named, to_relay_model
+from tvm.contrib.cprune.types import INPUT, CPruneError, RelayModel
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 
@@ -108,7 +109,9 @@ def import_onnx(model: onnx.ModelProto) -> tuple[tvm.IRModule, dict[str, Any], t
         for index, each in enumerate(node.input):
             node.input[index] = INPUT if each == name else each
     try:
-        mod, params = relay.frontend.from_onnx(model, {INPUT: shape}, freeze_params=False)
+        with warnings.catch_warnings():  # about the attribute
+            warnings.simplefilter("ignore")
+            mod, params = relay.frontend.from_onnx(model, {INPUT: shape}, freeze_params=False)
         mod = named(tvm.IRModule({"main": mod["main"]}))
     except (tvm.error.TVMError, NotImplementedError, AssertionError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]

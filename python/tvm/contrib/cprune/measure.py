@@ -14,8 +14,8 @@ from tvm.contrib.cprune.algorithms import pin_algorithms
 from tvm.contrib.cprune.device import parse_target, pinned_target
 from tvm.contrib.cprune.extract import pass_context
 from tvm.contrib.cprune.objects import ObjectCache
+from tvm.contrib.cprune.presets import Preset, find_preset
 from tvm.contrib.cprune.table import TaskTable
-from tvm.contrib.cprune.tuning import worker
 from tvm.contrib.cprune.tuning.records import state_of
 from tvm.contrib.cprune.tuning.workers import MeasuringPool
 from tvm.contrib.cprune.types import Algorithm, CPruneError, Latency, RelayModel
@@ -101,7 +101,9 @@ def build(model: RelayModel, table: TaskTable, strict: bool = True) -> Any:
     return library
 
 
-def build_to(model: RelayModel, table: TaskTable, path: Path, objects: ObjectCache) -> Path:
+def build_to(
+    model: RelayModel, table: TaskTable, path: Path, objects: ObjectCache, preset: Preset | None = None
+) -> Path:
     """Compile a model into the shared library ``path``; it appears whole or not at all.
 
     Functions that ``objects`` holds from earlier builds are not compiled again.
@@ -109,7 +111,7 @@ def build_to(model: RelayModel, table: TaskTable, path: Path, objects: ObjectCac
     with objects.serve_builds():
         library = build(model, table)
     aside = path.with_name(f"part-{path.name}")
-    library.export_library(str(aside))
+    (preset or find_preset(None)).link(library, aside)
     aside.replace(path)
     return path
 
@@ -124,6 +126,5 @@ def time_side_by_side(
 ) -> dict[str, Latency]:
     """Time compiled models interleaved in one process, so that whatever disturbs one disturbs all."""
     data = sample_input(input_shape)
-    paths = [str(path) for path in libraries.values()]
-    samples = pool.call(worker.time_models, paths, ["data"], data, repeats)
+    samples = pool.time_models(list(libraries.values()), data, repeats)
     return {name: Latency(times) for name, times in zip(libraries, samples, strict=True)}

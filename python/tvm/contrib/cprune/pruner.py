@@ -21,6 +21,7 @@ from tvm.contrib.cprune.step import plan_step
 from tvm.contrib.cprune.surgery import shrink, widths
 from tvm.contrib.cprune.table import Row
 from tvm.contrib.cprune.training import Report, Run, Training
+from tvm.contrib.cprune.tuning.devices import Tracker
 from tvm.contrib.cprune.types import ChannelStep, CPruneError, Decision
 
 
@@ -38,7 +39,7 @@ class CPruner:
     config
         What is asked for.
     target
-        What to compile for, as TVM names it; by default this machine.
+        What to compile for: a preset, or a target as TVM names it; by default this machine.
     run_dir
         Folder of the run: everything that is written goes there.
     labels
@@ -48,6 +49,8 @@ class CPruner:
         Is told every event of the journal, and the progress of the searches.
     profile
         Records of the command ``profile``: widths that are in them are not measured again.
+    tracker
+        Where devices are asked for; None measures on this machine.
     """
 
     def __init__(
@@ -61,9 +64,12 @@ class CPruner:
         labels: dict[str, Any] | None = None,
         report: Report = lambda _: None,
         profile: Path | None = None,
+        tracker: Tracker | None = None,
     ) -> None:
         self.model, self.input_shape, self.training, self.config = model, tuple(input_shape), training, config
-        self.compiler = Compiler(config, self.input_shape, run_dir, target, report, profile=profile)
+        self.compiler = Compiler(
+            config, self.input_shape, run_dir, target, report, profile=profile, tracker=tracker
+        )
         self.labels = {"model": type(model).__name__, "dataset": "", **(labels or {})}
         self.run_dir, self.report = Path(run_dir), report
         self.original_widths = widths(model)

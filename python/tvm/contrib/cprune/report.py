@@ -38,6 +38,9 @@ class ConsoleReport:
         if kind == "progress":
             self._progress(event["progress"])
             return
+        if kind == "device":
+            self.say(event["message"])
+            return
         self._end_live()
         if kind == "baseline":
             latency = Latency(tuple(event["latency_s"]))

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tvm.contrib.cprune.candidate import Candidate
 from tvm.contrib.cprune.checkpoint import load_checkpoint, save_checkpoint
-from tvm.contrib.cprune.files import write_text
+from tvm.contrib.cprune.files import replaced, write_text
 from tvm.contrib.cprune.journal import Journal
 from tvm.contrib.cprune.report import write_html
 from tvm.contrib.cprune.surgery import macs_and_params, widths
@@ -81,7 +82,7 @@ def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[st
     result = {
         **run.labels,
         "target": str(compiler.target),
-        "device_key": "local",
+        "device_key": compiler.tracker.key if compiler.tracker else "local",
         "threads": compiler.pool.threads,
         **{name: side.to_json(run.input_shape) for name, side in sides.items()},
         "speedup": latencies["baseline"].median / latencies["pruned"].median,
@@ -146,6 +147,12 @@ def _export(run: Run, candidate: Candidate, result: dict[str, Any]) -> None:
     example = torch.zeros(run.input_shape)
     with torch.no_grad():
         _replace(folder / "model.pt", lambda path: torch.jit.trace(model, example).save(str(path)))
+        unpruned = run.model.cpu().eval()
+        _replace(folder / "unpruned.pt", lambda path: torch.jit.trace(unpruned, example).save(str(path)))
+    if run.training.batches is not None:
+        inputs = next(iter(run.training.batches()))[0][:8].cpu().numpy()
+        with replaced(folder / "samples.npy") as aside, aside.open("wb") as file:
+            np.save(file, inputs)
     _replace(folder / "net.so", lambda path: path.write_bytes(candidate.library.read_bytes()))
     problem = _export_onnx(model, example, folder / "model.onnx")
     if problem:

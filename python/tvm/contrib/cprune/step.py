@@ -14,6 +14,8 @@ from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.types import ChannelGroup, ChannelStep, GroupMember, Split
 
+# Elements of the widest vectors, which an innermost loop should fill.
+VECTOR = 16
 Constraint = tuple[int, int, int]
 
 
@@ -25,8 +27,15 @@ def _splits(member: GroupMember, table: TaskTable) -> list[Split]:
 
 
 def relaxed_product(split: Split) -> int:
-    """Return the split's product with its largest non-innermost length free to shrink."""
-    return split.product // max(split.lengths[:-1], default=1)
+    """Return the split's product with one length free to shrink: the largest but for the innermost, or that
+    one where it is the only loop, down to a vector."""
+    largest = max(split.lengths[:-1], default=1)
+    if largest > 1:
+        return split.product // largest
+    inner = split.product
+    while inner > VECTOR and inner % 2 == 0:
+        inner //= 2
+    return inner
 
 
 def constraints(group: ChannelGroup, table: TaskTable, relax: bool = False) -> tuple[Constraint, ...]:

@@ -17,6 +17,10 @@ TunerName = Literal["ansor", "autotvm"]
 Axis = tuple[str, str, int]
 
 
+# What a compiled model calls its input.
+INPUT = "data"
+
+
 @dataclass(frozen=True)
 class RelayModel:
     """A model as Relay sees it: its layers are named in the spans of their calls, its parameters are

@@ -21,7 +21,6 @@ from tvm.contrib.cprune.importance import score
 from tvm.contrib.cprune.surgery import shrink
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.tuning import autotvm as tasks_of
-from tvm.contrib.cprune.tuning import worker
 from tvm.contrib.cprune.tuning.records import RecordLog, dump
 from tvm.contrib.cprune.tuning.search import Progress
 from tvm.contrib.cprune.tuning.transplant import TransplantError
@@ -190,7 +189,7 @@ def test_a_model_is_tuned_built_and_moved(tmp_path):
         assert compiler.trials()["search"] == before["search"]
         assert compiler.trials()["transplant"] > before["transplant"]
         for candidate in (base, moved):
-            found = compiler.pool.call(worker.run_model, str(candidate.library), "data", data)
+            found = compiler.pool.run_model(candidate.library, data)
             expected = candidate.model(torch.tensor(data)).detach().numpy()
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
         base.table.save(tmp_path / "table.json")

@@ -13,7 +13,6 @@ from tvm.contrib.cprune.frontend import from_torch
 from tvm.contrib.cprune.measure import build_to, time_side_by_side
 from tvm.contrib.cprune.objects import ObjectCache
 from tvm.contrib.cprune.table import TaskTable, make_table
-from tvm.contrib.cprune.tuning import worker
 from tvm.contrib.cprune.tuning.records import RecordLog
 from tvm.contrib.cprune.tuning.search import search
 from tvm.contrib.cprune.types import CPruneError
@@ -41,7 +40,7 @@ def test_a_tuned_model_computes_what_torch_does(algorithm, tuned_model, pool, tm
     model, relay_model, tables = tuned_model
     library = build_to(relay_model, tables[algorithm], tmp_path / "net.so", ObjectCache(tmp_path / "objects"))
     data = np.random.default_rng(0).standard_normal(SHAPE).astype("float32")
-    found = pool.call(worker.run_model, str(library), "data", data)
+    found = pool.run_model(library, data)
     expected = model(torch.tensor(data)).detach().numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
@@ -57,7 +56,7 @@ def test_functions_are_compiled_once(tuned_model, pool, tmp_path):
     assert cache.compiled <= 2 * first
     assert cache.reused > first
     data = np.random.default_rng(0).standard_normal(SHAPE).astype("float32")
-    found = pool.call(worker.run_model, str(other), "data", data)
+    found = pool.run_model(other, data)
     np.testing.assert_allclose(found, model(torch.tensor(data)).detach().numpy(), rtol=1e-3, atol=1e-4)
 
 

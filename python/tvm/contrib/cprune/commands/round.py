@@ -23,7 +23,6 @@ from tvm.contrib.cprune.measure import algorithms_of, sample_input
 from tvm.contrib.cprune.model_file import ModelFile, add_model_arguments, parse_shape
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.transform.rounding import MODES, Rounded, Rounding, round_function
-from tvm.contrib.cprune.tuning import worker
 from tvm.contrib.cprune.types import CPruneError, Latency, RelayModel
 
 # Outputs may differ by this share of the largest one: sums are added in another order.
@@ -97,9 +96,7 @@ def measure(
                 "after": compiler.compile(new, table, "after")[1],
             }
             data = sample_input(old.input_shape)
-            outputs = [
-                compiler.pool.call(worker.run_model, str(each), "data", data) for each in libraries.values()
-            ]
+            outputs = [compiler.pool.run_model(each, data) for each in libraries.values()]
             error = float(np.abs(outputs[0] - outputs[1]).max() / np.abs(outputs[0]).max())
             if options.mode == "up" and error > TOLERANCE:
                 options.out.unlink()

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Relay passes: naming layers, folding constants, recording subgraphs, rounding channels."""
+"""Relay passes: naming layers, folding constants, recording subgraphs, rounding channels.
+
+And one TIR pass, which reads the tile factors of a program from its loops."""
 
 from tvm.contrib.cprune.transform.rounding import RoundChannels
 from tvm.contrib.cprune.transform.simplify import (
@@ -11,6 +13,7 @@ from tvm.contrib.cprune.transform.simplify import (
     fuse,
     prepare,
 )
+from tvm.contrib.cprune.transform.tile_factors import RecordTileFactors
 
 __all__ = [
     "DISABLED_PASSES",
@@ -18,6 +21,7 @@ __all__ = [
     "FoldScales",
     "LabelLayers",
     "RecordSubgraphs",
+    "RecordTileFactors",
     "RoundChannels",
     "fuse",
     "prepare",

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tvm.auto_scheduler.measure import ProgramMeasurer
+from tvm.auto_scheduler.measure_record import load_record_from_string
 
 from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.device import host_threads
-from tvm.contrib.cprune.tuning.records import Measured, RecordLog, dump
+from tvm.contrib.cprune.tuning.records import Measured, RecordLog, dump, to_input
 from tvm.contrib.cprune.tuning.workers import MeasuringPool
 from tvm.contrib.cprune.types import CPruneError, Task
 
@@ -108,7 +109,7 @@ def search(
     model = auto_scheduler.XGBModel(num_warmup_sample=2 * config.batch, seed=seed)
     callbacks = []
     if log.path is not None and log.measured:
-        model.update_from_file(str(log.path))
+        _learn(model, tasks, log)
         callbacks = [auto_scheduler.PreloadMeasuredStates(str(log.path))]
     searches = {task.workload_key: _start(task, config, model, log, seed, callbacks) for task in tasks}
     for key, rival in (rivals or {}).items():
@@ -138,6 +139,17 @@ def search(
         if each.best == float("inf") and strict:
             raise _nothing_valid(each)
     return measured_now
+
+
+def _learn(model: Any, tasks: Sequence[Task], log: RecordLog) -> None:
+    """Teach the cost model what was measured for these tasks; others may not be known in this process."""
+    inputs, results = [], []
+    for task in tasks:
+        for each in log.of(task.workload_key):
+            inputs.append(to_input(each.line, task.search_task))
+            results.append(load_record_from_string(each.line)[1])
+    if inputs:
+        model.update(inputs, results)
 
 
 def _start(

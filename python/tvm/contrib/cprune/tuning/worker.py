@@ -10,6 +10,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from tvm.autotvm.task.space import InstantiationError
 import tvm
 from tvm import auto_scheduler, autotvm
 from tvm.contrib import graph_executor
+from tvm.contrib.cprune.presets import Preset
+from tvm.contrib.cprune.types import CPruneError
 
 # Number of the program -> (compiled module, shapes and types of its arguments).
 _programs: dict[int, tuple[Any, list[tuple[tuple[int, ...], str]]]] = {}
@@ -61,7 +64,8 @@ def _own_cores() -> Iterator[None]:
         os.sched_setaffinity(0, cores)
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
+    """Return what an error of TVM says behind its stack."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
@@ -72,12 +76,12 @@ def build(number: int, serialized: Any) -> Failure | None:
     try:
         schedule, args, target = _instantiate(serialized)
     except (tvm.error.TVMError, InstantiationError) as error:
-        return Failure(MeasureErrorNo.INSTANTIATION_ERROR, _last_line(error))
+        return Failure(MeasureErrorNo.INSTANTIATION_ERROR, last_line(error))
     try:
         module = tvm.build(schedule, args, target=target)
         module.get_function(module.entry_name, query_imports=True)
     except (tvm.error.TVMError, ValueError) as error:
-        return Failure(MeasureErrorNo.COMPILE_HOST, _last_line(error))
+        return Failure(MeasureErrorNo.COMPILE_HOST, last_line(error))
     _programs[number] = (module, [(tuple(int(size) for size in arg.shape), str(arg.dtype)) for arg in args])
     return None
 
@@ -101,6 +105,19 @@ def _instantiate(serialized: Any) -> tuple[Any, Any, Any]:
     return schedule, args, task.target
 
 
+def build_file(serialized: Any, path: str, preset: Preset) -> list[tuple[tuple[int, ...], str]] | Failure:
+    """Compile a program into a library for another device; return its arguments' shapes and types."""
+    try:
+        schedule, args, target = _instantiate(serialized)
+    except (tvm.error.TVMError, InstantiationError) as error:
+        return Failure(MeasureErrorNo.INSTANTIATION_ERROR, last_line(error))
+    try:
+        preset.link(tvm.build(schedule, args, target=target), Path(path))
+    except (tvm.error.TVMError, ValueError, CPruneError) as error:
+        return Failure(MeasureErrorNo.COMPILE_DEVICE, last_line(error))
+    return [(tuple(int(size) for size in arg.shape), str(arg.dtype)) for arg in args]
+
+
 def run(number: int, repeats: int, cold_weights: bool) -> tuple[float, ...] | Failure:
     """Time a program that ``build`` kept: seconds of each of ``repeats`` runs, after one that is not
     counted."""
@@ -116,7 +133,7 @@ def run(number: int, repeats: int, cold_weights: bool) -> tuple[float, ...] | Fa
         with _own_cores():
             return tuple(float(cost) for cost in timer(*args).results)
     except tvm.error.TVMError as error:
-        return Failure(MeasureErrorNo.RUNTIME_DEVICE, _last_line(error))
+        return Failure(MeasureErrorNo.RUNTIME_DEVICE, last_line(error))
 
 
 @functools.cache

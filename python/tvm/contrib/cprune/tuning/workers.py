@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tvm.auto_scheduler.measure import MeasureErrorNo
 from tvm.contrib.popen_pool import PopenWorker
 
@@ -24,6 +26,7 @@ from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.device import host_threads
 from tvm.contrib.cprune.tuning import worker
 from tvm.contrib.cprune.tuning.worker import Failure
+from tvm.contrib.cprune.types import INPUT
 
 MAX_COST = 1e10
 
@@ -131,12 +134,25 @@ class MeasuringPool:
 
     def measure(self, inputs: Sequence[Any]) -> list[auto_scheduler.MeasureResult]:
         """Build and time programs, ``MeasureInput`` of either tuner; a failure is a result, too."""
-        serialized = [e if isinstance(e, autotvm.MeasureInput) else e.serialize() for e in inputs]
+        return self.measure_serialized(serialize(inputs))
+
+    def measure_serialized(self, serialized: Sequence[Any]) -> list[auto_scheduler.MeasureResult]:
+        """Build and time programs that ``serialize`` returned."""
         results = []
         for data, (number, failure, seconds) in zip(serialized, self.build(serialized), strict=True):
             outcome = failure if failure is not None else self.run(number, data)
-            results.append(_measure_result(outcome, seconds))
+            results.append(measure_result(outcome, seconds))
         return results
+
+    def time_models(
+        self, libraries: Sequence[Path], data: np.ndarray, repeats: int
+    ) -> list[tuple[float, ...]]:
+        """Time compiled models in turn in one process while the others rest: seconds of each run."""
+        return self.call(worker.time_models, [str(path) for path in libraries], [INPUT], data, repeats)
+
+    def run_model(self, library: Path, data: np.ndarray) -> np.ndarray:
+        """Return a compiled model's first output."""
+        return self.call(worker.run_model, str(library), INPUT, data)
 
     def call(self, function: Callable[..., Any], *args: Any, timeout: float = 120) -> Any:
         """Run a function of ``worker`` in one process while the others rest."""
@@ -147,28 +163,14 @@ class MeasuringPool:
         """Let auto_scheduler's local builder and runner measure in this pool."""
         names = ("auto_scheduler.local_builder.build", "auto_scheduler.local_runner.run")
         stock = [tvm.get_global_func(name) for name in names]
-        serialized: dict[int, Any] = {}
+        waiting: list[Any] = []
 
         def build(inputs: Any, *_: Any) -> list[auto_scheduler.measure.BuildResult]:
-            serialized.clear()
-            data = [each.serialize() for each in inputs]
-            results = []
-            for each, (number, failure, seconds) in zip(data, self.build(data), strict=True):
-                serialized[number] = each
-                code, message = (failure.number, failure.message) if failure else (0, None)
-                results.append(auto_scheduler.measure.BuildResult(str(number), [], code, message, seconds))
-            return results
+            waiting[:] = serialize(inputs)
+            return [auto_scheduler.measure.BuildResult("", [], 0, None, 0.0) for _ in waiting]
 
-        def run(_: Any, builds: Any, *__: Any) -> list[auto_scheduler.MeasureResult]:
-            results = []
-            for built in builds:
-                if built.error_no:
-                    outcome: Any = Failure(int(built.error_no), str(built.error_msg))
-                else:
-                    number = int(built.filename)
-                    outcome = self.run(number, serialized[number])
-                results.append(_measure_result(outcome, float(built.time_cost)))
-            return results
+        def run(*_: Any) -> list[auto_scheduler.MeasureResult]:
+            return self.measure_serialized(waiting)
 
         for name, function in zip(names, (build, run), strict=True):
             tvm.register_func(name, function, override=True)
@@ -179,7 +181,13 @@ class MeasuringPool:
                 tvm.register_func(name, function, override=True)
 
 
-def _measure_result(outcome: tuple[float, ...] | Failure, seconds: float) -> auto_scheduler.MeasureResult:
+def serialize(inputs: Sequence[Any]) -> list[Any]:
+    """Return what a measuring process can be sent."""
+    return [each if isinstance(each, autotvm.MeasureInput) else each.serialize() for each in inputs]
+
+
+def measure_result(outcome: tuple[float, ...] | Failure, seconds: float) -> auto_scheduler.MeasureResult:
+    """Return what was measured as auto_scheduler has it."""
     if isinstance(outcome, Failure):
         return auto_scheduler.MeasureResult([MAX_COST], outcome.number, outcome.message, seconds, time.time())
     return auto_scheduler.MeasureResult(list(outcome), 0, None, seconds + sum(outcome), time.time())

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `round`, on an ONNX file and on a TorchScript file, with a table of real programs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from conftest import FAST, randomize_norms
+from torch import nn
+
+from tvm.contrib.cprune.candidate import Compiler
+from tvm.contrib.cprune.config import PruneConfig
+from tvm.contrib.cprune.frontend_onnx import from_onnx
+from tvm.contrib.cprune.groups import find_groups
+from tvm.contrib.cprune.importance import score
+from tvm.contrib.cprune.surgery import shrink
+from tvm.contrib.cprune.types import ChannelStep
+
+SHAPE = (1, 3, 8, 8)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU())
+        self.body = nn.Conv2d(32, 32, 1)
+        self.fc = nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return self.fc(torch.relu(self.body(x) + x).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:  # type: ignore[no-untyped-def]
+    """Return a folder with the table of a tuned network, and the network pruned to 27 channels as two
+    files."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    model = randomize_norms(Net())
+    with Compiler(PruneConfig(tune=FAST, measure_repeats=3), SHAPE, folder) as compiler:
+        compiler.tune(model).table.save(folder / "table.json")
+    (group,) = find_groups(model, SHAPE).groups
+    small = shrink(model, SHAPE, [ChannelStep(group, 27, "")], lambda each: score(each, "l1", 0)).eval()
+    torch.jit.trace(small, torch.zeros(SHAPE)).save(str(folder / "small.pt"))
+    torch.onnx.export(small, (torch.zeros(SHAPE),), str(folder / "small.onnx"), dynamo=False)
+    return folder
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:  # type: ignore[type-arg]
+    full = [sys.executable, "-m", "tvm.contrib.cprune", "round", *arguments]
+    return subprocess.run(full, capture_output=True, text=True, check=False)
+
+
+def outputs(path: Path, data: np.ndarray) -> np.ndarray:
+    if path.suffix == ".pt":
+        return torch.jit.load(str(path))(torch.tensor(data)).detach().numpy()
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: data})[0]
+
+
+@pytest.mark.parametrize(("suffix", "timing"), [(".onnx", True), (".pt", False)])
+def test_a_file_is_rounded_and_computes_the_same(run, suffix, timing):
+    out = run / f"rounded{suffix}"
+    options = ["--table", str(run / "table.json"), "--out", str(out), "--max-growth", "4"]
+    options += [] if timing else ["--no-timing"]
+    options += ["--input-shape", "1,3,8,8"] if suffix == ".pt" else []
+    done = command(str(run / f"small{suffix}"), *options)
+    assert done.returncode == 0, done.stderr
+    assert "stem.0, body" in done.stdout
+    assert ("times as fast" in done.stdout) == timing
+    data = np.random.default_rng(0).standard_normal(SHAPE).astype("float32")
+    expected = outputs(run / f"small{suffix}", data)
+    np.testing.assert_allclose(outputs(out, data), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_reaches_the_outputs_is_left_and_said(run):
+    out = run / "again.onnx"
+    done = command(
+        str(run / "small.onnx"), "--table", str(run / "table.json"), "--out", str(out), "--no-timing"
+    )
+    assert "the model's output takes them as they are" in " ".join(done.stdout.split())
+    assert set(from_onnx(out).layers) == {"stem.0", "body", "fc"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "arguments", "message"),
+    [
+        ("model.onnx", b"not a model", (), "is not an ONNX model"),
+        ("model.pt", b"not a model", ("--input-shape", "1,3,8,8"), "is not a TorchScript file"),
+        ("model.pt", b"not a model", (), "does not say its input's shape"),
+        ("model.pt", b"not a model", ("--input-shape", "1,x"), "--input-shape is '1,x', expected numbers"),
+        ("model.txt", b"", (), "is neither an .onnx nor a .pt file"),
+    ],
+)
+def test_damaged_files_get_one_line_and_nothing_is_written(run, tmp_path, name, content, arguments, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    out = tmp_path / f"out{path.suffix}"
+    done = command(str(path), "--table", str(run / "table.json"), "--out", str(out), *arguments)
+    assert done.returncode == 1
+    assert message in done.stderr.splitlines()[-1]
+    assert not out.exists()
