@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tvm.auto_scheduler.dispatcher import DispatchContext
 
+import tvm
 from tvm import autotvm, relay
 from tvm.contrib.cprune.algorithms import pin_algorithms
 from tvm.contrib.cprune.device import parse_target, pinned_target
@@ -68,7 +69,7 @@ def algorithms_of(table: TaskTable) -> dict[str, Algorithm]:
 
 
 def build(model: RelayModel, table: TaskTable, strict: bool = True) -> Any:
-    """Compile a model with the programs of its table.
+    """Compile a model with the programs of its table, for TVM's graph executor.
 
     Parameters
     ----------
@@ -80,6 +81,21 @@ def build(model: RelayModel, table: TaskTable, strict: bool = True) -> Any:
     CPruneError
         If a task did not run with its program; the message names it.
     """
+    return relay_build(model, table, strict)
+
+
+def relay_build(
+    model: RelayModel, table: TaskTable, strict: bool = True, host: str | None = None, **options: Any
+) -> Any:
+    """Compile a model with the programs of its table; see ``build``.
+
+    Parameters
+    ----------
+    host
+        Target of the code between the tasks, where that is not the table's.
+    options
+        For ``relay.build``: an executor, a runtime.
+    """
     programs: Any
     if table.tuner == "ansor":
         target, mod = pinned_target(table.target), pin_algorithms(model.mod, algorithms_of(table))
@@ -87,10 +103,11 @@ def build(model: RelayModel, table: TaskTable, strict: bool = True) -> Any:
     else:
         target, mod = parse_target(table.target), model.mod
         programs, context = _Configurations(table), pass_context("autotvm", alter_layouts=True)
+    target = tvm.target.Target(target, host=host) if host else target
     silent, autotvm.GLOBAL_SCOPE.silent = autotvm.GLOBAL_SCOPE.silent, True
     try:
         with programs, context:
-            library = relay.build(mod, target)
+            library = relay.build(mod, target, **options)
     finally:
         autotvm.GLOBAL_SCOPE.silent = silent
     unused = [row.task.title for row in table.rows if row.task.workload_key not in programs.used]

@@ -9,9 +9,10 @@ from typing import Any
 
 from tvm.relay.op import OpStrategy
 from tvm.relay.op.strategy import generic
+from tvm.relay.op.strategy.generic import is_depthwise_conv2d
 
 import tvm
-from tvm import auto_scheduler, te
+from tvm import auto_scheduler, te, topi
 
 KEY = "cprune"
 
@@ -22,22 +23,40 @@ def _without_key(target: tvm.target.Target) -> tvm.target.Target:
     return tvm.target.Target(config)
 
 
-def _without(strategy: OpStrategy, word: str) -> OpStrategy:
-    """Return ``strategy`` without the implementations that have ``word`` in their names."""
-    kept = OpStrategy()
-    for specialization in strategy.specializations:
-        for impl in specialization.implementations:
-            if word not in impl.name:
-                kept.add_implementation(impl.compute, impl.schedule, name=impl.name, plevel=impl.plevel)
-    return kept
-
-
 @generic.conv2d_strategy.register(KEY)
 def _direct_conv2d(attrs: Any, inputs: Any, out_type: Any, target: Any) -> OpStrategy:
-    """The target's own strategy without Winograd: a Winograd convolution is pinned, and then another
-    operator."""
-    with _without_key(target) as plain:
-        return _without(generic.conv2d_strategy(attrs, inputs, out_type, plain), "winograd")
+    """Plain NHWC convolutions, whatever the target.
+
+    TVM's own choice goes to Winograd by the number of channels (which is pinned here, and then another
+    operator), and on Arm to a matrix product over pixels and channels in one, in which no loop runs over
+    channels alone. Other layouts are the target's own matter.
+    """
+    if attrs.data_layout != "NHWC":
+        with _without_key(target) as plain:
+            return generic.conv2d_strategy(attrs, inputs, out_type, plain)
+    data, kernel = (list(each.shape) for each in inputs)
+    if attrs.groups == 1:
+        compute = generic.wrap_compute_conv2d(topi.nn.conv2d_nhwc, need_auto_scheduler_layout=True)
+    elif is_depthwise_conv2d(data, "NHWC", kernel, attrs.kernel_layout, attrs.groups):
+        compute = generic.wrap_compute_conv2d(topi.nn.depthwise_conv2d_nhwc, need_kernel_layout=True)
+    else:
+        compute = generic.wrap_compute_conv2d(topi.nn.group_conv2d_nhwc, has_groups=True)
+    strategy = OpStrategy()
+    strategy.add_implementation(compute, generic.naive_schedule, name="conv2d_nhwc.cprune")
+    return strategy
+
+
+@generic.conv2d_winograd_without_weight_transform_strategy.register(KEY)
+def _winograd_conv2d(attrs: Any, inputs: Any, out_type: Any, target: Any) -> OpStrategy:
+    """Winograd in NHWC, whatever the target: TVM has it for x86 alone."""
+    strategy = OpStrategy()
+    compute = topi.nn.conv2d_winograd_nhwc_without_weight_transform
+    strategy.add_implementation(
+        generic.wrap_compute_conv2d(compute, need_auto_scheduler_layout=True),
+        generic.naive_schedule,
+        name="conv2d_nhwc_winograd.cprune",
+    )
+    return strategy
 
 
 def _dense(data: te.Tensor, weight: te.Tensor, _: Any, out_dtype: str, layout: str = "") -> te.Tensor:

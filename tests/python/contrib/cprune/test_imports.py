@@ -54,6 +54,7 @@ ORDER = [
     "objects",
     "measure",
     "bundle",
+    "aot",
     "profile",
     "candidate",
     "journal",

@@ -8,6 +8,7 @@ the time-out of the program in flight, which another device then takes. With no 
 import itertools
 import os
 import queue
+import socket
 import tempfile
 import threading
 import time
@@ -34,6 +35,8 @@ from tvm.contrib.cprune.types import INPUT, CPruneError
 ATTEMPTS = 3
 # A device that failed this often in a row is left alone for so many seconds.
 FAILURES, PAUSE = 2, 30.0
+# Seconds for the tracker to accept a connection.
+CONNECT = 3.0
 # Seconds between two looks at the tracker's list of devices.
 LOOK = 2.0
 
@@ -89,6 +92,8 @@ class Tracker:
             If there is no tracker at the address.
         """
         try:
+            # TVM would go on trying for a minute.
+            socket.create_connection((self.host, self.port), timeout=CONNECT).close()
             session = TrackerSession((self.host, self.port))
             found = session.summary()
             session.close()

@@ -7,6 +7,7 @@ lengths, the lengths are rewritten: the innermost one, the vector, goes last.
 """
 
 import json
+import math
 from typing import Any
 
 import tvm
@@ -84,10 +85,14 @@ def rewrite_steps(record: str, old: Task, new: Task, limit: int) -> list[list[St
     """
     _check_same_structure(old.axes, new.axes)
     steps = steps_of(record)
-    extents, options = {}, {}
+    extents, options, shared = {}, {}, False
     # The DAGs have the same operations and axes; the old one may be known from a file alone.
     for split in splits_of(new.search_task.compute_dag, steps):
         if all(old.axes[axis][2] == new.axes[axis][2] for axis in split.axes):
+            continue
+        if len(split.axes) > 1 and split.extent < math.prod(old.axes[axis][2] for axis in split.axes):
+            # The threads of a GPU load a tile together, whose size hangs on the inner lengths alone.
+            shared = True
             continue
         if len(split.axes) != 1 or split.extent != old.axes[split.axes[0]][2]:
             raise TransplantError(f"{split.stage} splits a loop that is only a part of a channel axis")
@@ -96,6 +101,12 @@ def rewrite_steps(record: str, old: Task, new: Task, limit: int) -> list[list[St
         if not choices:
             raise TransplantError(f"no inner lengths like {list(split.lengths)} divide {extent}")
         extents[split.step], options[split.step] = extent, choices
+    if shared:
+        options = {
+            step: [each for each in found if each == tuple(steps[step][4])] for step, found in options.items()
+        }
+        if not all(options.values()):
+            raise TransplantError("its threads load a tile together, whose size would change")
     rewritten = []
     for choice in combinations(options, limit) if options else [{}]:
         moved = [list(step) for step in steps]

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+# TVM's Android RPC app for CPUs: copied to apps/android_rpc/app/src/main/jni/config.mk of a TVM checkout.
+APP_ABI = arm64-v8a
+APP_PLATFORM = android-24
+USE_OPENCL = 0
+USE_VULKAN = 0
+USE_SORT = 1
+USE_RANDOM = 1
+ADD_C_INCLUDES =
+ADD_LDLIBS =

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pruned network, tuned here, cross-compiled for AArch64 and run in an emulator."""
+
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import FAST, Branches, randomize_norms
+
+from tvm import auto_scheduler
+from tvm.contrib.cprune.aot import export_c
+from tvm.contrib.cprune.candidate import Compiler
+from tvm.contrib.cprune.config import PruneConfig
+from tvm.contrib.cprune.extract import extract_from_program
+from tvm.contrib.cprune.groups import find_groups
+from tvm.contrib.cprune.importance import score
+from tvm.contrib.cprune.measure import algorithms_of
+from tvm.contrib.cprune.presets import PRESETS
+from tvm.contrib.cprune.structure import channel_splits
+from tvm.contrib.cprune.surgery import shrink
+from tvm.contrib.cprune.table import Row, TaskTable, to_program
+from tvm.contrib.cprune.tuning.records import dump
+from tvm.contrib.cprune.tuning.transplant import transplant
+from tvm.contrib.cprune.types import ChannelStep
+
+GCC, QEMU, SYSROOT = "aarch64-linux-gnu-gcc", "qemu-aarch64", "/usr/aarch64-linux-gnu"
+HARNESS = Path(__file__).parent / "aot"
+SHAPE = (1, 3, 8, 8)
+TUNE = replace(FAST, trials=2, batch=2)
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which(GCC) and shutil.which(QEMU)),
+    reason="apt install g++-aarch64-linux-gnu qemu-user to run code for AArch64",
+)
+
+
+def moved_table(table: TaskTable, mod) -> TaskTable:  # type: ignore[no-untyped-def]
+    """Return a table of this machine's programs for AArch64, where nothing measures them."""
+    target = PRESETS["arm64-linux"].make_target()
+    rows = []
+    for task in extract_from_program(mod, None, target, algorithms_of(table)):
+        donor = next(
+            row
+            for row in table.rows
+            if row.task.layers == task.layers and row.task.subgraphs[0].op == task.subgraphs[0].op
+        )
+        (found, *_) = transplant(donor.program.record, donor.task, task, 1)
+        result = auto_scheduler.MeasureResult([1.0], 0, "", 0.0, 0.0)
+        rows.append(Row(task, to_program(task, dump(found, result))))
+    return TaskTable(tuple(rows), str(rows[0].task.search_task.target), 4, True)
+
+
+def test_a_pruned_network_runs_on_aarch64(tmp_path):
+    torch.manual_seed(0)
+    model = randomize_norms(Branches(16))
+    (group,) = [each for each in find_groups(model, SHAPE).groups if each.root == "squeeze"]
+    model = shrink(model, SHAPE, [ChannelStep(group, 4, "")], lambda each: score(each, "l1", 0)).eval()
+    with Compiler(PruneConfig(tune=TUNE, measure_repeats=3), SHAPE, tmp_path / "run") as compiler:
+        tuned = compiler.tune(model)
+    table = moved_table(tuned.table, tuned.relay.mod)
+    assert any(
+        split.lengths for row in table.rows for split in channel_splits(row.task, row.program.record)[0]
+    )
+
+    files = export_c(tuned.relay, table, tmp_path / "c")
+    program = tmp_path / "program"
+    sizes = [f"-DINPUTS={np.prod(SHAPE)}", "-DOUTPUTS=10"]
+    sources = [str(path) for path in (HARNESS / "main.c", *files)]
+    subprocess.run(
+        [GCC, "-O1", "-w", f"-I{HARNESS}", *sizes, *sources, "-lm", "-o", str(program)], check=True
+    )
+    data = np.random.default_rng(0).standard_normal(SHAPE).astype("float32")
+    data.tofile(tmp_path / "input.bin")
+    run = [QEMU, "-L", SYSROOT, str(program), str(tmp_path / "input.bin"), str(tmp_path / "output.bin")]
+    subprocess.run(run, check=True)
+    found = np.fromfile(tmp_path / "output.bin", "float32")
+    expected = model(torch.tensor(data)).detach().numpy().reshape(-1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Devices behind a real tracker on loopback: three servers, and what happens to them."""
+
+import contextlib
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from conftest import ROOT, TUTORIAL, random_records, task_of
+
+import tvm
+from tvm.contrib.cprune.config import TuneConfig
+from tvm.contrib.cprune.device import host_target, pinned_target
+from tvm.contrib.cprune.presets import PRESETS, find_preset
+from tvm.contrib.cprune.structure import channel_splits
+from tvm.contrib.cprune.transform.tile_factors import read_tile_factors
+from tvm.contrib.cprune.tuning.devices import DevicePool, Tracker
+from tvm.contrib.cprune.tuning.records import to_input
+from tvm.contrib.cprune.tuning.transplant import TransplantError, transplant
+from tvm.contrib.cprune.types import CPruneError
+
+KEY = "board"
+HOLD = 0.1
+FAST = TuneConfig(repeats=2, run_timeout=6, threads=1)
+
+
+class Site:
+    """A tracker and servers on loopback, each a process of its own."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.servers: list[subprocess.Popen] = []  # type: ignore[type-arg]
+        self.start_tracker()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start_tracker(self) -> None:
+        where = ["--host", "127.0.0.1", "--port", str(self.port), "--port-end", str(self.port + 1)]
+        self.tracker = self._start("-m", "tvm.exec.rpc_tracker", *where)
+
+    def add(self) -> subprocess.Popen:  # type: ignore[type-arg]
+        script = str(ROOT / "benchmarks" / "holding_server.py")
+        self.servers.append(self._start(script, self.address, KEY, str(HOLD)))
+        return self.servers[-1]
+
+    def _start(self, *command: str) -> subprocess.Popen:  # type: ignore[type-arg]
+        return subprocess.Popen(
+            [sys.executable, *command],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def wait(self, count: int) -> None:
+        """Wait until the tracker knows ``count`` devices."""
+        deadline = time.time() + 60
+        while time.time() < deadline:
+            with contextlib.suppress(CPruneError):
+                if Tracker.parse(self.address, KEY).devices()[0] >= count:
+                    return
+            time.sleep(0.2)
+        raise AssertionError(f"no {count} servers came up")
+
+    def close(self) -> None:
+        for process in [*self.servers, self.tracker]:
+            kill(process)
+
+
+def kill(process: subprocess.Popen, number: int = signal.SIGKILL) -> None:  # type: ignore[type-arg]
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+    if number == signal.SIGKILL:
+        process.wait()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    made = Site()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def inputs():  # type: ignore[no-untyped-def]
+    task = task_of("1x1", 64, pinned_target(host_target()))
+    return [to_input(line, task.search_task) for line in random_records(task)[:10]]
+
+
+def measure(site: Site, inputs, meanwhile: Callable[[], None] = lambda: None) -> list[str]:  # type: ignore[no-untyped-def]
+    """Measure programs while something happens; return what was said, after checking the results."""
+    said: list[str] = []
+    tracker = Tracker.parse(site.address, KEY, wait=2)
+    with DevicePool(
+        FAST, find_preset(None), tracker, lambda event: said.append(event["message"]), prepare="cprune.hold"
+    ) as pool:
+        event = threading.Timer(1.5, meanwhile)
+        event.start()
+        results = pool.measure(inputs)
+        event.join()
+    assert len(results) == len(inputs)
+    failed = [str(each.error_msg) for each in results if each.error_no]
+    assert not failed, (failed, said)
+    assert all(len(each.costs) == FAST.repeats for each in results)
+    return said
+
+
+def test_all_devices_share_the_work(site, inputs):
+    for _ in range(3):
+        site.add()
+    site.wait(3)
+    assert measure(site, inputs) == []
+    # All are free again.
+    time.sleep(1)
+    assert Tracker.parse(site.address, KEY).devices() == (3, 3)
+
+
+def test_a_server_that_is_killed_loses_only_its_program(site, inputs):
+    for _ in range(3):
+        site.add()
+    site.wait(3)
+    measure(site, inputs * 2, lambda: kill(site.servers[0]))
+
+
+def test_a_server_that_hangs_is_left_out(site, inputs):
+    for _ in range(3):
+        site.add()
+    site.wait(3)
+    said = measure(site, inputs * 2, lambda: kill(site.servers[0], signal.SIGSTOP))
+    assert any("was lost: no answer" in line for line in said) or said == []
+    kill(site.servers[0], signal.SIGCONT)
+
+
+def test_a_run_waits_for_a_device_that_joins_late(site, inputs):
+    site_up = time.time() + 30
+    while time.time() < site_up:
+        with contextlib.suppress(CPruneError):
+            Tracker.parse(site.address, KEY).devices()
+            break
+        time.sleep(0.2)
+    said = measure(site, inputs[:4], lambda: site.add())
+    assert any("waiting for a device of key board" in line for line in said)
+
+
+def test_a_tracker_that_restarts_is_found_again(site, inputs):
+    site.add()
+    site.wait(1)
+
+    def restart() -> None:
+        kill(site.tracker)
+        time.sleep(1)
+        site.start_tracker()
+
+    measure(site, inputs, restart)
+
+
+def test_the_whole_way_over_rpc(site, tmp_path):
+    for _ in range(2):
+        site.add()
+    site.wait(2)
+    options = [
+        "--model",
+        "lenet",
+        "--train-epochs",
+        "1",
+        "--short-term-epochs",
+        "1",
+        "--fine-tune-epochs",
+        "1",
+    ]
+    options += [
+        "--accuracy-requirement",
+        "0.05",
+        "--trials",
+        "4",
+        "--max-iterations",
+        "2",
+        "--final-trials",
+        "0",
+    ]
+    remote = ["--tracker", site.address, "--device-key", KEY, "--threads", "1", "--target", host_target()]
+    run = ["--experiment-data-dir", str(tmp_path / "run"), "--repeats", "2"]
+    command = [sys.executable, str(TUTORIAL / "main.py"), *options, *remote, *run]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f'"device_key": "{KEY}"' in (tmp_path / "run" / "result.json").read_text()
+
+    deploy = [sys.executable, "-m", "tvm.contrib.cprune", "deploy"]
+    bundle = tmp_path / "bundle"
+    more = ["--tracker", site.address, "--device-key", KEY, "--repeats", "5", "--out", str(bundle)]
+    done = subprocess.run(
+        [*deploy, str(tmp_path / "run"), *more], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "images a second" in done.stdout and "unpruned" in done.stdout
+    example = subprocess.run(
+        [sys.executable, str(bundle / "example.py")], capture_output=True, text=True, check=False
+    )
+    assert example.stdout.startswith("class "), example.stderr
+    check = [*deploy, "--check", str(bundle)]
+    assert subprocess.run(check, capture_output=True, check=False).returncode == 0
+    params = bytearray((bundle / "params.bin").read_bytes())
+    params[100] ^= 1
+    (bundle / "params.bin").write_bytes(bytes(params))
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "params.bin is not the file that was written" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("address", "key", "message"),
+    [
+        ("nowhere", "k", "the tracker's address is 'nowhere', expected host:port"),
+        ("127.0.0.1:99999", "k", "the tracker's address is '127.0.0.1:99999'"),
+        (None, "k", "no tracker: give --tracker host:port, or set TVM_TRACKER_HOST"),
+        ("127.0.0.1:9190", None, "no device key: give --device-key"),
+    ],
+)
+def test_malformed_trackers_are_refused(address, key, message, monkeypatch):
+    monkeypatch.delenv("TVM_TRACKER_HOST", raising=False)
+    with pytest.raises(CPruneError, match=message):
+        Tracker.parse(address, key)
+
+
+def test_the_tracker_of_the_environment(monkeypatch):
+    monkeypatch.setenv("TVM_TRACKER_HOST", "10.0.0.1")
+    monkeypatch.setenv("TVM_TRACKER_PORT", "9191")
+    assert Tracker.parse(None, "k") == Tracker("10.0.0.1", 9191, "k")
+
+
+def test_presets():
+    assert find_preset("cpu") == find_preset(None)
+    for name, preset in PRESETS.items():
+        target = preset.make_target()
+        assert find_preset(name) is preset
+        assert target.kind.name == ("opencl" if preset.device == "opencl" else "llvm")
+    assert find_preset("llvm -mtriple=aarch64-linux-gnu").linker == "aarch64"
+    assert find_preset("llvm -mtriple=aarch64-linux-android").linker == "ndk"
+    with pytest.raises(CPruneError, match="unknown preset 'android-tpu'; expected one of cpu, arm64-linux"):
+        find_preset("android-tpu")
+
+
+@pytest.mark.parametrize("name", ["android-opencl-mali", "android-opencl-adreno"])
+def test_programs_for_gpus_are_read_moved_and_compiled(name):
+    """No GPU runs them here; the channel step comes from blocks, threads and inner loops all the same."""
+    target = pinned_target(PRESETS[name].make_target())
+    base, smaller = (task_of("direct 3x3", width, target) for width in (64, 32))
+    read = compiled = 0
+    for line in random_records(base)[:8]:
+        out, _ = channel_splits(base, line)
+        lengths = [split.lengths for split in out if len(split.lengths) >= 3]
+        if not lengths:
+            continue
+        state = to_input(line, base.search_task).state
+        schedule, args = base.search_task.compute_dag.apply_steps_from_state(state)
+        stores = [accesses[0] for accesses in read_tile_factors(schedule, args) if len(accesses) == 3]
+        factors = stores[0].dims[-1]
+        borders = {64} | {math.prod(each[i:]) for each in lengths for i in range(len(each) + 1)}
+        assert {factor.stride for factor in factors} <= borders
+        read += 1
+        with contextlib.suppress(TransplantError, tvm.error.TVMError):
+            (moved, *_) = transplant(line, base, smaller, 1)
+            schedule, args = smaller.search_task.compute_dag.apply_steps_from_state(moved.state)
+            library = tvm.build(schedule, args, target=target)
+            assert "__kernel" in library.imported_modules[0].get_source()
+            compiled += 1
+    assert read >= 3 and compiled >= 1, (read, compiled)
+
+
+def test_a_missing_ndk_is_said(monkeypatch):
+    monkeypatch.delenv("TVM_NDK_CC", raising=False)
+    with pytest.raises(CPruneError, match="TVM_NDK_CC is not set: expected the NDK's compiler"):
+        PRESETS["android-cpu"].compiler()
+
+
+def doctor(*arguments: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "tvm.contrib.cprune", "doctor", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_doctor_finds_this_machine_well():
+    code, text = doctor()
+    assert code == 0, text
+    for line in ("ok   TVM: 0.17", "ok   plug-in", "ok   compiler", "ok   round trip: compiled and ran"):
+        assert line in text, text
+
+
+def test_doctor_says_what_is_missing():
+    code, text = doctor("--target", "android-cpu", "--tracker", "127.0.0.1:9", "--device-key", "phone")
+    assert code == 1
+    assert "FAIL compiler: TVM_NDK_CC is not set" in text
+    assert "FAIL tracker: no tracker answers at 127.0.0.1:9" in text
+    assert "?    round trip: there is no tracker" in text
+
+
+def test_doctor_on_devices(site):
+    site.wait(0)
+    code, text = doctor("--tracker", site.address, "--device-key", KEY)
+    assert code == 1 and "FAIL devices: none of key board" in text, text
+    site.add()
+    site.wait(1)
+    code, text = doctor("--tracker", site.address, "--device-key", KEY)
+    assert code == 0 and "ok   round trip: compiled and ran on a device of board" in text, text
