@@ -149,10 +149,10 @@ def _export(run: Run, candidate: Candidate, result: dict[str, Any]) -> None:
         _replace(folder / "model.pt", lambda path: torch.jit.trace(model, example).save(str(path)))
         unpruned = run.model.cpu().eval()
         _replace(folder / "unpruned.pt", lambda path: torch.jit.trace(unpruned, example).save(str(path)))
-    if run.training.batches is not None:
-        inputs = next(iter(run.training.batches()))[0][:8].cpu().numpy()
+    batch = next(iter(run.training.batches()), None) if run.training.batches else None
+    if batch is not None:
         with replaced(folder / "samples.npy") as aside, aside.open("wb") as file:
-            np.save(file, inputs)
+            np.save(file, batch[0][:8].cpu().numpy())
     _replace(folder / "net.so", lambda path: path.write_bytes(candidate.library.read_bytes()))
     problem = _export_onnx(model, example, folder / "model.onnx")
     if problem:

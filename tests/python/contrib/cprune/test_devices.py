@@ -94,7 +94,7 @@ def site() -> Iterator[Site]:
 @pytest.fixture(scope="module")
 def inputs():  # type: ignore[no-untyped-def]
     task = task_of("1x1", 64, pinned_target(host_target()))
-    return [to_input(line, task.search_task) for line in random_records(task)[:10]]
+    return [to_input(line, task.search_task) for line in random_records(task)[:6]]
 
 
 def measure(site: Site, inputs, meanwhile: Callable[[], None] = lambda: None) -> list[str]:  # type: ignore[no-untyped-def]

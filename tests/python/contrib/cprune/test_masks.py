@@ -42,7 +42,6 @@ def quiet():
 
 PAIRS = [
     ("resnet18", "L1NormPruner"),
-    ("resnet18", "FPGMPruner"),
     ("resnet18", "LevelPruner"),
     ("vgg16", "L2NormPruner"),
     ("mobilenetv2", "L1NormPruner"),

@@ -129,7 +129,7 @@ class RandomNet(nn.Module):
 KINDS = ("plain", "depthwise", "residual", "concat", "squeeze")
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.integers(3, 13),
     st.lists(st.tuples(st.sampled_from(KINDS), st.integers(2, 13)), max_size=5),
@@ -159,6 +159,14 @@ def test_a_network_of_every_kind_is_padded_through():
     # Grouped: 64 = 4 groups of 16.
     assert widths["grouped"] == 64
     assert {layer for each in roundings for layer in each.layers} == set(layers) - {"depthwise"}
+
+
+def test_a_depthwise_convolution_with_as_many_channels_as_its_kernel_has_rows():
+    model = randomize_norms(RandomNet(3, [("plain", 3), ("depthwise", 3)], False))
+    layers = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    before, after, _ = rounded(model, table_of(dict.fromkeys(layers, (4, 1))))
+    check_same(model, before, after)
+    assert convolution_widths(after)["body.1.conv"] == 4
 
 
 def count(mod: tvm.IRModule, *names: str) -> int:

@@ -243,7 +243,10 @@ class Channels:
         if data is not None and data.axis != axis:
             data = None
         if groups > 1 and groups == _shape(call.args[0])[axis]:
-            return self._depthwise(layer, data, shape, width, groups, axis)
+            along = next((kernel.index(i) for i in "OI" if shape[kernel.index(i)] == width), -1)
+            if along < 0:
+                return EXACT
+            return self._depthwise(layer, data, along, width, groups)
         use: dict[int, Layout] = {}
         if data is not None and groups > 1:
             data = self._blocks(data, groups)
@@ -267,15 +270,14 @@ class Channels:
         variable.unit = math.lcm(variable.unit, groups)
         return data
 
-    def _depthwise(
-        self, layer: str, data: Layout | None, shape: list[int], width: int, groups: int, axis: int
-    ) -> Use:
+    def _depthwise(self, layer: str, data: Layout | None, along: int, width: int, groups: int) -> Use:
+        """Return the use of a depthwise convolution; ``along`` is its weight's dimension of channels."""
         if data is None or width != groups or any(each.scale != 1 for each in data.segments):
             return EXACT
         self.readers.append(Reader(layer, "out", data.segments))
         out = data.filled(lambda _: 0.0)
         assert out is not None
-        return Use(out, {1: {shape.index(width): data}})
+        return Use(out, {1: {along: data}})
 
 
 def _is_anchor(call: relay.Call) -> bool:
