@@ -30,11 +30,16 @@ _HOME = {
     "RelayModel": "types",
     "RoundChannels": "transform.rounding",
     "TaskTable": "table",
+    "Tracker": "tuning.devices",
     "Training": "training",
     "TuneConfig": "config",
     "extract_from_program": "extract",
     "from_onnx": "frontend_onnx",
     "from_torch": "frontend",
+    "load_masks": "masks",
+    "profile_widths": "profile",
+    "save_masks": "masks",
+    "speedup": "masks",
 }
 __all__ = sorted(_HOME)
 

@@ -8,7 +8,7 @@ from tvm.relay.backend import Executor, Runtime
 import tvm
 from tvm.contrib.cprune.measure import relay_build
 from tvm.contrib.cprune.table import TaskTable
-from tvm.contrib.cprune.types import RelayModel
+from tvm.contrib.cprune.types import CPruneError, RelayModel
 
 
 def export_c(model: RelayModel, table: TaskTable, folder: Path) -> list[Path]:
@@ -28,11 +28,18 @@ def export_c(model: RelayModel, table: TaskTable, folder: Path) -> list[Path]:
     Raises
     ------
     CPruneError
-        If a task did not run with its program.
+        If a task did not run with its program, or holds vectors of a function that C has for scalars alone,
+        such as exp.
     """
     # Weights stay arguments of the functions, which are then those that extraction saw.
     executor = Executor("aot", {"interface-api": "c", "unpacked-api": True, "link-params": False})
-    library = relay_build(model, table, executor=executor, runtime=Runtime("crt"), host="c")
+    try:
+        library = relay_build(model, table, executor=executor, runtime=Runtime("crt"), host="c")
+    except tvm.error.TVMError as error:
+        reason = str(error).strip().splitlines()[-1]
+        if "unknown intrinsic" not in reason:
+            raise
+        raise CPruneError(f"TVM cannot compile the model ahead of time for C: {reason}") from error
     folder.mkdir(parents=True, exist_ok=True)
     return _save(library.lib, folder, [])
 

@@ -95,6 +95,7 @@ class CPruner:
             **self.config.to_json(),
             **self.labels,
             "target": str(self.compiler.target),
+            "preset": self.compiler.preset.name,
             "input_shape": self.input_shape,
             "weights": digest(self.model),
         }

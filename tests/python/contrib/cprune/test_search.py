@@ -82,7 +82,7 @@ def test_a_task_without_any_valid_program_is_named(target):
 
 
 def test_rivals_that_are_far_behind_get_no_more(pool, target):
-    slow, quick = task_of("direct 3x3", 64, target), task_of("1x1", 8, target)
+    slow, quick = task_of("direct 3x3", 1024, target), task_of("1x1", 8, target)
     log = RecordLog(None)
     pairs = {slow.workload_key: quick.workload_key, quick.workload_key: slow.workload_key}
     search([slow, quick], TuneConfig(trials=6, batch=4, population=32, repeats=3), pool, log, rivals=pairs)

@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
     pruned, table = _model(options.run, "model.pt", shape), TaskTable.load(options.run / "table.json")
     unpruned = _model(options.run, "unpruned.pt", shape)
     donor = TaskTable.load(options.run / "table_unpruned.json")
-    target = options.target or settings.get("preset") or _plain(table.target)
+    target = options.target or settings["preset"]
     tune = TuneConfig(tuner=table.tuner, threads=table.threads, cold_weights=table.cold_weights)
     config = PruneConfig(tune=tune, measure_repeats=options.repeats)
     with tempfile.TemporaryDirectory() as name, ConsoleReport() as report:
@@ -85,17 +85,12 @@ def run(options: argparse.Namespace) -> None:
 
 def _settings(run_dir: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((run_dir / "config.json").read_text()))
+        settings = json.loads((run_dir / "config.json").read_text())
+        return {"input_shape": settings["input_shape"], "preset": settings["preset"], **settings}
     except OSError as error:
         raise CPruneError(f"{run_dir} is no run's folder: config.json: {error.strerror}") from None
-    except ValueError as error:
-        raise CPruneError(f"{run_dir / 'config.json'} is damaged: {error}") from None
-
-
-def _plain(target: str) -> str | None:
-    """Return a table's target as it was before CPrune pinned its algorithms."""
-    words = [word for word in target.split() if not word.startswith("-keys=")]
-    return " ".join(words)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CPruneError(f"{run_dir / 'config.json'} is damaged: {error!r}") from None
 
 
 def _model(run_dir: Path, name: str, shape: tuple[int, ...]) -> ModelFile:
