@@ -115,7 +115,8 @@ def test_a_tvm_without_relay_is_named(tmp_path):
 def test_the_plug_in_is_not_loaded_where_libtvm_has_its_functions():
     code = (
         "import ctypes, tvm, tvm.contrib.cprune\n"
-        "for name in ('FindSubgraphs', 'CollectVars', 'AxisClasses', 'FitLengths', 'FittingWidth', 'TileFactors'):\n"
+        "names = 'FindSubgraphs CollectVars AxisClasses FitLengths FittingWidth TileFactors'.split()\n"
+        "for name in names:\n"
         "    tvm.register_func(f'cprune.{name}', lambda *args: 7)\n"
         "def refuse(path, *rest):\n"
         "    raise SystemExit('the plug-in was loaded')\n"
