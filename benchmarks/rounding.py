@@ -2,7 +2,8 @@
 """Models pruned without their compiler, before and after RoundChannels, and searched anew.
 
     python benchmarks/rounding.py                      # both networks, without a new search
-    python benchmarks/rounding.py --fresh-trials 48    # beside one of 48 trials a task in each row: hours
+    python benchmarks/rounding.py --fresh-trials 48    # beside one of 48 trials a task in each row: hours,
+                                                       # unless its records are in build/benchmarks already
 
 ResNet-18 and MobileNetV2 for 32x32 images are tuned once. Then every layer loses 10, 30 and 50 % of its
 channels by plain l1, to whatever widths these are, and the tuned programs are moved there: "before". "After"
@@ -11,7 +12,6 @@ has those channels rounded up to widths that fit the programs.
 
 import argparse
 import math
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,7 @@ def pruned(model: torch.nn.Module, sparsity: float) -> torch.nn.Module:
 
 
 def searched(relay_model: RelayModel, trials: int, folder: Path) -> Path:
-    """Return the library of a model that was searched for from nothing."""
+    """Return the library of a model that was searched for from nothing, or from its own records so far."""
     config = PruneConfig(tune=TuneConfig(trials=trials, early_stopping=trials), measure_repeats=60)
     with Compiler(config, SHAPE, folder, report=ConsoleReport()) as compiler:
         table = compiler.tune_relay(relay_model)
@@ -54,6 +54,7 @@ def searched(relay_model: RelayModel, trials: int, folder: Path) -> Path:
 def row(
     compiler: Compiler, base: Candidate, sparsity: float, max_growth: float, fresh_trials: int
 ) -> tuple[str, dict[str, float]]:
+    """Return a line of the table, and how many times faster than unrounded the others are."""
     model = pruned(base.model, sparsity)
     before = compiler.import_model(model)
     rounding = RoundChannels(base.table, max_growth=max_growth)
@@ -66,11 +67,9 @@ def row(
     found = [compiler.pool.run_model(each, data) for each in libraries.values()]
     error = float(np.abs(found[0] - found[1]).max() / np.abs(found[0]).max())
     if fresh_trials:
-        with tempfile.TemporaryDirectory() as name:
-            libraries["fresh"] = searched(before, fresh_trials, Path(name))
-            times = timed(compiler, libraries)
-    else:
-        times = timed(compiler, libraries)
+        folder = compiler.run_dir / f"fresh-{fresh_trials}-{sparsity}"
+        libraries["fresh"] = searched(before, fresh_trials, folder)
+    times = timed(compiler, libraries)
     changed = [each for each in rounding.roundings if each.changed]
     added = sum(each.new_width - each.width for each in changed) / sum(e.width for e in rounding.roundings)
     cells = [
@@ -98,6 +97,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--network", choices=("resnet18", "mobilenetv2"), help="one network alone")
+    parser.add_argument(
+        "--sparsity", type=float, nargs="+", default=SPARSITIES, help="shares to drop (0.1 0.3 0.5)"
+    )
     parser.add_argument("--fresh-trials", type=int, default=0, help="of a search for each row; 0: none")
     parser.add_argument("--max-growth", type=float, default=0.5, help="of a layer (%(default)s)")
     options = parser.parse_args()
@@ -113,7 +115,7 @@ def main() -> None:
             print(f"# {network}, {TRIALS} trials a task: {unpruned.median * 1e3:.3f} ms unpruned")
             head = f"{'sparsity':>8} {'rounded':>9} {'channels':>8} {'before ms':>15} {'after ms':>15} "
             print(head + f"{'fresh ms':>15} {'before/after':>12} {'error':>8}")
-            for sparsity in SPARSITIES:
+            for sparsity in options.sparsity:
                 line, ratios = row(compiler, base, sparsity, options.max_growth, options.fresh_trials)
                 for name, ratio in ratios.items():
                     every.setdefault(name, []).append(ratio)

@@ -24,7 +24,8 @@ from tvm.contrib.cprune.device import host_target, pinned_target
 from tvm.contrib.cprune.extract import extract_from_program
 from tvm.contrib.cprune.frontend import from_torch
 from tvm.contrib.cprune.presets import find_preset
-from tvm.contrib.cprune.tuning.devices import DevicePool, Tracker
+from tvm.contrib.cprune.tuning.devices import DevicePool
+from tvm.contrib.cprune.tuning.tracker import Tracker
 from tvm.contrib.cprune.types import CPruneError
 
 KEY, HOLD, REPEATS, PROGRAMS, ROUNDS = "bench", 0.5, 3, 24, 3

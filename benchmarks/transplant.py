@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from common import CACHE, median, print_machine
-from tvm.contrib.cprune.candidate import ALTERNATIVES
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.device import host_target, pinned_target
 from tvm.contrib.cprune.extract import extract_from_program
 from tvm.contrib.cprune.frontend import from_torch
+from tvm.contrib.cprune.programs import ALTERNATIVES
 from tvm.contrib.cprune.structure import channel_splits
 from tvm.contrib.cprune.tuning.records import RecordLog, to_input
 from tvm.contrib.cprune.tuning.search import search

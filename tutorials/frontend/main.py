@@ -28,7 +28,7 @@ from tvm.contrib.cprune.presets import NAMES, find_preset
 from tvm.contrib.cprune.pruner import CPruner
 from tvm.contrib.cprune.report import ConsoleReport, summary
 from tvm.contrib.cprune.training import Training
-from tvm.contrib.cprune.tuning.devices import Tracker
+from tvm.contrib.cprune.tuning.tracker import Tracker
 from tvm.contrib.cprune.types import CPruneError
 
 PRUNE, TUNE = PruneConfig(), TuneConfig()

@@ -6,7 +6,7 @@ from pathlib import Path
 from tvm.relay.backend import Executor, Runtime
 
 import tvm
-from tvm.contrib.cprune.measure import relay_build
+from tvm.contrib.cprune.measure import build
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.types import CPruneError, RelayModel
 
@@ -34,7 +34,7 @@ def export_c(model: RelayModel, table: TaskTable, folder: Path) -> list[Path]:
     # Weights stay arguments of the functions, which are then those that extraction saw.
     executor = Executor("aot", {"interface-api": "c", "unpacked-api": True, "link-params": False})
     try:
-        library = relay_build(model, table, executor=executor, runtime=Runtime("crt"), host="c")
+        library = build(model, table, executor=executor, runtime=Runtime("crt"), host="c")
     except tvm.error.TVMError as error:
         reason = str(error).strip().splitlines()[-1]
         if "unknown intrinsic" not in reason:

@@ -3,25 +3,20 @@
 
 import copy
 import hashlib
-import os
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
+from tvm.contrib.cprune.files import replaced
 from tvm.contrib.cprune.types import CPruneError
 
 
 def save_checkpoint(run_dir: Path, name: str, model: torch.nn.Module) -> str:
     """Save a model's weights as ``checkpoints/<name>.pt``, whole or not at all; return the name."""
-    folder = run_dir / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f"part-{name}.pt"
-    torch.save(model.state_dict(), aside)
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
-    aside.replace(folder / f"{name}.pt")
+    with replaced(run_dir / "checkpoints" / f"{name}.pt") as aside:
+        torch.save(model.state_dict(), aside)
     return name
 
 

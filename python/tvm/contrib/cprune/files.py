@@ -31,13 +31,8 @@ def read_lines(path: Path) -> list[str]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file aside and rename it, so that it is never seen half-written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"part-{path.name}")
-    with aside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    with replaced(path) as aside:
+        aside.write_text(text)
 
 
 @contextmanager
@@ -47,6 +42,8 @@ def replaced(path: Path) -> Iterator[Path]:
     aside = path.with_name(f"part-{path.name}")
     try:
         yield aside
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

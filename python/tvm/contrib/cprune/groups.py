@@ -2,7 +2,7 @@
 """Which channels must be removed together, from Torch-Pruning's dependency graph (Fang et al., CVPR 2023)."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,15 @@ def dependency_graph(model: torch.nn.Module, input_shape: tuple[int, ...]) -> tp
         model.train(was_training)
 
 
-def _is_depthwise(module: torch.nn.Module) -> bool:
+def pruning_group(graph: tp.DependencyGraph, module: torch.nn.Module, channels: Iterable[int]) -> Any:
+    """Return what Torch-Pruning removes together with output channels of a layer."""
+    return graph.get_pruning_group(
+        module, graph.get_pruner_of_module(module).prune_out_channels, list(channels)
+    )
+
+
+def is_depthwise(module: torch.nn.Module) -> bool:
+    """Whether a layer is a convolution that filters each channel by itself."""
     return (
         isinstance(module, torch.nn.Conv2d) and module.groups == module.out_channels == module.in_channels > 1
     )
@@ -60,7 +68,7 @@ def _member(item: Any, names: dict[torch.nn.Module, str], graph: Any, channels: 
     scale = len(item.idxs) // channels
     name = names[module]
     outputs, inputs = module.weight.shape[:2]
-    if _is_depthwise(module):
+    if is_depthwise(module):
         return [GroupMember(name, "out", outputs, scale)]
     grouped = module.groups if isinstance(module, torch.nn.Conv2d) else 1
     if graph.is_out_channel_pruning_fn(item.dep.handler):
@@ -99,12 +107,10 @@ def find_groups(
     seen: set[str] = set()
     for name, module in layers.items():
         # Behind a concatenation a depthwise convolution holds the channels of several groups, and is no root.
-        if name in seen or _is_depthwise(module) or module not in graph.module2node:
+        if name in seen or is_depthwise(module) or module not in graph.module2node:
             continue
         channels = int(module.weight.shape[0])
-        items = graph.get_pruning_group(
-            module, graph.get_pruner_of_module(module).prune_out_channels, [*range(channels)]
-        )
+        items = pruning_group(graph, module, range(channels))
         members = tuple(member for item in items for member in _member(item, names, graph, channels))
         outs = [member.layer for member in members if member.side == "out"]
         seen.update(outs)
@@ -115,7 +121,7 @@ def find_groups(
             found.append(ChannelGroup(name, channels, math.lcm(*(m.groups for m in members)), members))
     for name, module in layers.items():
         if name not in seen:
-            reads_input = module in graph.module2node and _is_depthwise(module)
+            reads_input = module in graph.module2node and is_depthwise(module)
             reasons[name] = (
                 "it filters the model's inputs" if reads_input else "it is not in the traced graph"
             )

@@ -15,7 +15,7 @@ import torch_pruning as tp
 
 from tvm.contrib.cprune._plugin import fitting_width
 from tvm.contrib.cprune.files import replaced
-from tvm.contrib.cprune.groups import dependency_graph, find_groups
+from tvm.contrib.cprune.groups import dependency_graph, find_groups, is_depthwise, pruning_group
 from tvm.contrib.cprune.importance import score
 from tvm.contrib.cprune.step import constraints
 from tvm.contrib.cprune.surgery import drop_channels
@@ -116,9 +116,7 @@ def speedup(
     modules = dict(model.named_modules())
     names = {module: name for name, module in model.named_modules()}
     for group in find_groups(model, shape).groups:
-        root = modules[group.root]
-        prune = graph.get_pruner_of_module(root).prune_out_channels
-        whole = graph.get_pruning_group(root, prune, list(range(group.width)))
+        whole = pruning_group(graph, modules[group.root], range(group.width))
         drop = _masked_of_group(whole, names, masks, graph)
         if round_to_structure and table is not None:
             drop = _fitting(group, whole, drop, table)
@@ -157,8 +155,7 @@ def _masked_of_group(
             continue
         masked = masked_channels(masks, names[module])
         positions = {k for k, channel in enumerate(item.idxs) if channel in masked}
-        depthwise = isinstance(module, torch.nn.Conv2d) and module.groups == module.in_channels > 1
-        (filters if depthwise else makers).append(positions)
+        (filters if is_depthwise(module) else makers).append(positions)
     found = set.intersection(*makers) if makers else set()
     if len(makers) == 1:  # a chain: what a filter masks, nobody else sees
         found = found.union(*filters)

@@ -14,6 +14,7 @@ from tvm import autotvm, relay
 from tvm.contrib.cprune.algorithms import pin_algorithms
 from tvm.contrib.cprune.device import parse_target, pinned_target
 from tvm.contrib.cprune.extract import pass_context
+from tvm.contrib.cprune.files import replaced
 from tvm.contrib.cprune.objects import ObjectCache
 from tvm.contrib.cprune.presets import Preset, find_preset
 from tvm.contrib.cprune.table import TaskTable
@@ -68,33 +69,24 @@ def algorithms_of(table: TaskTable) -> dict[str, Algorithm]:
     return {layer: str(each.algorithm) for each in named for layer in each.layers}
 
 
-def build(model: RelayModel, table: TaskTable, strict: bool = True) -> Any:
-    """Compile a model with the programs of its table, for TVM's graph executor.
+def build(
+    model: RelayModel, table: TaskTable, strict: bool = True, host: str | None = None, **options: Any
+) -> Any:
+    """Compile a model with the programs of its table, for TVM's graph executor unless told otherwise.
 
     Parameters
     ----------
     strict
         Whether a task without a program is an error. A program of the table that is not used always is one.
+    host
+        Target of the code between the tasks, where that is not the table's.
+    options
+        For ``relay.build``: an executor, a runtime.
 
     Raises
     ------
     CPruneError
         If a task did not run with its program; the message names it.
-    """
-    return relay_build(model, table, strict)
-
-
-def relay_build(
-    model: RelayModel, table: TaskTable, strict: bool = True, host: str | None = None, **options: Any
-) -> Any:
-    """Compile a model with the programs of its table; see ``build``.
-
-    Parameters
-    ----------
-    host
-        Target of the code between the tasks, where that is not the table's.
-    options
-        For ``relay.build``: an executor, a runtime.
     """
     programs: Any
     if table.tuner == "ansor":
@@ -127,9 +119,8 @@ def build_to(
     """
     with objects.serve_builds():
         library = build(model, table)
-    aside = path.with_name(f"part-{path.name}")
-    (preset or find_preset(None)).link(library, aside)
-    aside.replace(path)
+    with replaced(path) as aside:
+        (preset or find_preset(None)).link(library, aside)
     return path
 
 

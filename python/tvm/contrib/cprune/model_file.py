@@ -3,6 +3,7 @@
 weights."""
 
 import argparse
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import onnx
 import torch
 
-from tvm.contrib.cprune.files import replaced
 from tvm.contrib.cprune.frontend import import_torch, to_relay_model
 from tvm.contrib.cprune.frontend_onnx import import_onnx, load_onnx, with_parameters
 from tvm.contrib.cprune.tuning.tuners import TUNERS
@@ -78,17 +78,16 @@ class ModelFile:
         return ModelFile(*import_torch(module, input_shape), input_shape, module)
 
     def save(self, values: dict[str, Any], path: Path) -> None:
-        """Write the model with new values for some of its weights, whole or not at all."""
+        """Write the model with new values for some of its weights."""
         if isinstance(self.source, onnx.ModelProto):
-            model = with_parameters(self.source, values)
-            with replaced(path) as aside:
-                onnx.save(model, str(aside))
+            onnx.save(with_parameters(self.source, values), str(path))
             return
-        state = self.source.state_dict(keep_vars=True)
+        # A copy: the model that was read stays what it was.
+        module = copy.deepcopy(self.source)
+        state = module.state_dict(keep_vars=True)
         for name, value in values.items():
             state[name].data = torch.from_numpy(value)
-        with replaced(path) as aside:
-            torch.jit.save(self.source, str(aside))
+        torch.jit.save(module, str(path))
 
     def relay(self, tuner: TunerName) -> RelayModel:
         """Return the model in the layout that a tuner wants."""

@@ -112,12 +112,12 @@ def find_preset(text: str | None) -> Preset:
         return Preset("cpu", host_target(), "host")
     if text in PRESETS:
         return PRESETS[text]
-    if " " not in text and "-" in text:
-        raise CPruneError(f"unknown preset {text!r}; expected one of {', '.join(NAMES)}, or a target of TVM")
-    target = parse_target(text)
-    triple = str(target.attrs.get("mtriple", "")) or str(
-        target.host.attrs.get("mtriple", "") if target.host else ""
-    )
+    try:
+        target = parse_target(text)
+    except CPruneError as error:
+        raise CPruneError(f"{error}; nor is it one of {', '.join(NAMES)}") from error
+    triples = [str(each.attrs.get("mtriple", "")) for each in (target, target.host) if each]
+    triple = next(filter(None, triples), "")
     linker: Linker = "host"
     if "android" in triple:
         linker = "ndk"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm.contrib.cprune.table import Row, TaskTable
-from tvm.contrib.cprune.tuning.records import RecordLog, dump, identity, input_identity
+from tvm.contrib.cprune.tuning.records import RecordLog
 from tvm.contrib.cprune.tuning.rescale import Side, at_width, width_of
 from tvm.contrib.cprune.tuning.transplant import TransplantError, fits, transplant
 from tvm.contrib.cprune.tuning.workers import MeasuringPool
@@ -90,10 +90,7 @@ def _measure(
             inputs[width] = transplant(row.program.record, row.task, task, variants)
         except TransplantError as error:
             inputs[width], errors[width] = [], str(error)
-    known = {input_identity(each.line) for each in log.measured}
-    new = [each for found in inputs.values() for each in found if identity(each) not in known]
-    results = pool.measure(new)
-    log.append(dump(i, r) for i, r in zip(new, results, strict=True))
+    pool.measure_new([each for found in inputs.values() for each in found], log)
     return [_result(row, tasks[w], w, len(inputs[w]), errors.get(w, ""), log) for w in widths]
 
 

@@ -21,7 +21,7 @@ from tvm.contrib.cprune.step import plan_step
 from tvm.contrib.cprune.surgery import shrink, widths
 from tvm.contrib.cprune.table import Row
 from tvm.contrib.cprune.training import Report, Run, Training
-from tvm.contrib.cprune.tuning.devices import Tracker
+from tvm.contrib.cprune.tuning.tracker import Tracker
 from tvm.contrib.cprune.types import ChannelStep, CPruneError, Decision
 
 

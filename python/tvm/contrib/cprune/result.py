@@ -145,15 +145,15 @@ def _export(run: Run, candidate: Candidate, result: dict[str, Any]) -> None:
     folder = run.folder
     model = candidate.model.cpu().eval()
     example = torch.zeros(run.input_shape)
-    with torch.no_grad():
-        _replace(folder / "model.pt", lambda path: torch.jit.trace(model, example).save(str(path)))
-        unpruned = run.model.cpu().eval()
-        _replace(folder / "unpruned.pt", lambda path: torch.jit.trace(unpruned, example).save(str(path)))
+    for name, each in (("model.pt", model), ("unpruned.pt", run.model.cpu().eval())):
+        with torch.no_grad(), replaced(folder / name) as aside:
+            torch.jit.trace(each, example).save(str(aside))
     batch = next(iter(run.training.batches()), None) if run.training.batches else None
     if batch is not None:
         with replaced(folder / "samples.npy") as aside, aside.open("wb") as file:
             np.save(file, batch[0][:8].cpu().numpy())
-    _replace(folder / "net.so", lambda path: path.write_bytes(candidate.library.read_bytes()))
+    with replaced(folder / "net.so") as aside:
+        aside.write_bytes(candidate.library.read_bytes())
     problem = _export_onnx(model, example, folder / "model.onnx")
     if problem:
         result["onnx"] = f"not exported: {problem}"
@@ -162,18 +162,11 @@ def _export(run: Run, candidate: Candidate, result: dict[str, Any]) -> None:
     write_html(folder)
 
 
-def _replace(path: Path, write: Any) -> None:
-    aside = path.with_name(f"part-{path.name}")
-    write(aside)
-    aside.replace(path)
-
-
 def _export_onnx(model: torch.nn.Module, example: torch.Tensor, path: Path) -> str:
     """Write the model as ONNX; return "" or why that was not possible."""
     try:
-        _replace(
-            path, lambda aside: torch.onnx.export(model, (example,), str(aside), dynamo=False, verbose=False)
-        )
+        with replaced(path) as aside:
+            torch.onnx.export(model, (example,), str(aside), dynamo=False, verbose=False)
     except (ImportError, RuntimeError, TypeError) as error:
         return str(error).splitlines()[0]
     return ""

@@ -12,18 +12,27 @@ from collections.abc import Iterable
 from tvm.contrib.cprune._plugin import fitting_width
 from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.table import TaskTable
-from tvm.contrib.cprune.types import ChannelGroup, ChannelStep, GroupMember, Split
+from tvm.contrib.cprune.types import ChannelGroup, ChannelStep, Split
 
 # Elements of the widest vectors, which an innermost loop should fill.
 VECTOR = 16
 Constraint = tuple[int, int, int]
 
 
-def _splits(member: GroupMember, table: TaskTable) -> list[Split]:
-    rows = table.of_layer(member.layer)
-    return [
-        s for row in rows for s in (row.program.out_splits if member.side == "out" else row.program.in_splits)
-    ]
+def splits_of(layer: str, side: str, table: TaskTable) -> list[Split]:
+    """Return the splits along a layer's output or input channels in all of its programs."""
+    programs = [row.program for row in table.of_layer(layer)]
+    return [split for p in programs for split in (p.out_splits if side == "out" else p.in_splits)]
+
+
+def products_of(layer: str, side: str, groups: int, table: TaskTable, relax: bool) -> set[int]:
+    """Return what a layer's channels must be multiples of to fit its programs, 1 left out.
+
+    A grouped convolution's reduction axis runs over one of its groups, and its inner loops must not reach
+    over the border of two.
+    """
+    splits = splits_of(layer, side, table)
+    return {(relaxed_product(s) if relax else s.product) * groups for s in splits} - {1}
 
 
 def relaxed_product(split: Split) -> int:
@@ -41,15 +50,14 @@ def relaxed_product(split: Split) -> int:
 def constraints(group: ChannelGroup, table: TaskTable, relax: bool = False) -> tuple[Constraint, ...]:
     """Return what a width must fulfil to fit every program that sees the group's channels.
 
-    Producers see them along their output axes, consumers along their reduction axes; a grouped convolution's
-    reduction axis runs over one of its groups, and its inner loops must not reach over the border of two.
+    Producers see them along their output axes, consumers along their reduction axes.
     """
-    found = set()
-    for member in group.members:
-        for split in _splits(member, table):
-            product = relaxed_product(split) if relax else split.product
-            found.add((member.width, member.scale, product * member.groups))
-    return tuple(sorted(each for each in found if each[2] > 1))
+    found = {
+        (member.width, member.scale, product)
+        for member in group.members
+        for product in products_of(member.layer, member.side, member.groups, table, relax)
+    }
+    return tuple(sorted(found))
 
 
 def floor_width(group: ChannelGroup, original_width: int, config: PruneConfig) -> int:
@@ -88,7 +96,7 @@ def paper_step(
     width = start or group.width
     members = [m for m in group.members if m.side == "out" and m.layer in set(layers)]
     sizes = [1]
-    for split in (s for member in members for s in _splits(member, table)):
+    for split in (s for member in members for s in splits_of(member.layer, member.side, table)):
         factors = sorted([max(1, split.extent // split.product), *split.lengths])
         sizes.append(math.prod(factors[:-1]))
     step = math.ceil(max(sizes) / group.unit) * group.unit

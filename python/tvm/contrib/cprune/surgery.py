@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tvm.contrib.cprune.groups import dependency_graph
+from tvm.contrib.cprune.groups import dependency_graph, pruning_group
 from tvm.contrib.cprune.types import ChannelStep, CPruneError
 
 
@@ -76,9 +76,8 @@ def _prune(
     modules = dict(small.named_modules())
     for name in roots:
         root = modules[name]
-        prune = graph.get_pruner_of_module(root).prune_out_channels
-        whole = graph.get_pruning_group(root, prune, list(range(widths(small)[name])))
-        graph.get_pruning_group(root, prune, choose(name, whole)).prune()
+        whole = pruning_group(graph, root, range(widths(small)[name]))
+        pruning_group(graph, root, choose(name, whole)).prune()
     small.zero_grad(set_to_none=True)
     if output_shapes(small, input_shape) != output_shapes(model, input_shape):
         raise CPruneError(

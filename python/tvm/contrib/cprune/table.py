@@ -27,6 +27,11 @@ class Row:
         """Seconds that the task takes of one inference."""
         return self.program.latency.median * self.task.weight
 
+    @property
+    def speed(self) -> float:
+        """Operations a second."""
+        return self.task.flops / self.program.latency.median
+
 
 @dataclass(frozen=True)
 class TaskTable:

@@ -18,10 +18,11 @@ from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.device import host_target, pinned_target
 from tvm.contrib.cprune.extract import extract_from_program
 from tvm.contrib.cprune.frontend import from_torch
+from tvm.contrib.cprune.table import Row, TaskTable
 from tvm.contrib.cprune.tuning.records import Measured, RecordLog, dump
 from tvm.contrib.cprune.tuning.search import search
 from tvm.contrib.cprune.tuning.workers import MeasuringPool
-from tvm.contrib.cprune.types import Task
+from tvm.contrib.cprune.types import Latency, Program, Split, Subgraph, Task
 
 ROOT = Path(__file__).parents[4]
 TUTORIAL = ROOT / "tutorials" / "frontend"
@@ -79,6 +80,16 @@ def randomize_norms(model: nn.Module) -> nn.Module:
             module.weight.data.uniform_(0.5, 1.5, generator=generator)
             module.bias.data.normal_(0, 0.1, generator=generator)
     return model.eval()
+
+
+def table_of(products: dict[str, tuple[int, int]]) -> TaskTable:
+    """Return a table whose programs have inner products (output channels, input channels) for each layer."""
+    rows = []
+    for layer, (out, into) in products.items():
+        task = Task(layer, (Subgraph("f#0", "nn.conv2d", (layer,), "direct"),), 1.0)
+        splits = [(Split(0, "conv", (0,), 0, (size,)),) for size in (out, into)]
+        rows.append(Row(task, Program("{}", Latency((1.0,)), *splits)))
+    return TaskTable(tuple(rows), "llvm", 2, True)
 
 
 @pytest.fixture(scope="session")

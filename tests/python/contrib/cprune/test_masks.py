@@ -7,14 +7,13 @@ import warnings
 
 import pytest
 import torch
-from conftest import Branches, randomize_norms
+from conftest import Branches, randomize_norms, table_of
 from torch import nn
 
 from models import make_model
 from tvm.contrib.cprune.masks import apply_masks, load_masks, masked_channels, save_masks, speedup
 from tvm.contrib.cprune.surgery import widths
-from tvm.contrib.cprune.table import Row, TaskTable
-from tvm.contrib.cprune.types import CPruneError, Latency, Program, Split, Subgraph, Task
+from tvm.contrib.cprune.types import CPruneError
 
 X = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -125,15 +124,6 @@ def test_a_grouped_convolution_keeps_its_groups_alike():
     assert widths(small)["grouped"] == 12
 
 
-def table_of(products: dict[str, int]) -> TaskTable:
-    rows = []
-    for layer, product in products.items():
-        task = Task(layer, (Subgraph("f#0", "nn.conv2d", (layer,), "direct"),), 1.0)
-        splits = (Split(0, "conv", (0,), 0, (product,)),)
-        rows.append(Row(task, Program("{}", Latency((1.0,)), splits)))
-    return TaskTable(tuple(rows), "llvm", 2, True)
-
-
 def test_masks_are_snapped_to_the_structure():
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3)).eval()
     with torch.no_grad():
@@ -141,7 +131,7 @@ def test_masks_are_snapped_to_the_structure():
     masks = channel_masks(model, {"0": [1, 2, 3, 7, 9]})
     x = torch.zeros(1, 3, 8, 8)
     assert widths(speedup(model, masks, x))["0"] == 11
-    rounded = speedup(model, masks, x, round_to_structure=True, table=table_of({"0": 4, "2": 1}))
+    rounded = speedup(model, masks, x, round_to_structure=True, table=table_of({"0": (4, 1), "2": (1, 1)}))
     assert widths(rounded)["0"] == 12
     kept = [torch.equal(rounded[0].weight[i], model[0].weight[j]) for i in range(12) for j in (2, 7)]
     assert any(kept)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Branches, randomize_norms
+from conftest import Branches, randomize_norms, table_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -21,19 +21,9 @@ from tvm.contrib.cprune.table import Row, TaskTable
 from tvm.contrib.cprune.transform import RoundChannels
 from tvm.contrib.cprune.transform.rounding import round_function
 from tvm.contrib.cprune.transform.simplify import operator_name, post_order
-from tvm.contrib.cprune.types import CPruneError, Latency, Program, Split, Subgraph, Task
+from tvm.contrib.cprune.types import CPruneError, Latency, Program, Split
 
 SHAPE = (1, 3, 8, 8)
-
-
-def table_of(products: dict[str, tuple[int, int]]) -> TaskTable:
-    """Return a table whose programs have inner products (output channels, input channels) for each layer."""
-    rows = []
-    for layer, (out, into) in products.items():
-        task = Task(layer, (Subgraph("f#0", "nn.conv2d", (layer,), "direct"),), 1.0)
-        splits = [(Split(0, "conv", (0,), 0, (size,)),) for size in (out, into)]
-        rows.append(Row(task, Program("{}", Latency((1.0,)), *splits)))
-    return TaskTable(tuple(rows), "llvm", 2, True)
 
 
 def run(mod: tvm.IRModule, data: np.ndarray, params: dict | None = None) -> np.ndarray:
@@ -185,6 +175,17 @@ class Headed(nn.Module):
         return self.two(self.between(x) if self.between else x)
 
 
+class Divide(nn.Module):
+    """Divides each channel by a parameter, whose padding is zero."""
+
+    def __init__(self, inverse: bool = False) -> None:
+        super().__init__()
+        self.scale, self.inverse = nn.Parameter(torch.linspace(1, 2, 6).reshape(1, 6, 1, 1)), inverse
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (1 / self.scale) if self.inverse else x / self.scale
+
+
 @pytest.mark.parametrize(
     ("between", "cuts"),
     [
@@ -197,6 +198,9 @@ class Headed(nn.Module):
         (nn.PReLU(6), False),
         (nn.AvgPool2d(3, 1, 1), False),
         (nn.Upsample(scale_factor=2), False),
+        (Divide(), True),
+        # Not even the dividend is known here.
+        (nn.Sequential(nn.Sigmoid(), nn.AvgPool2d(3, 1, 1), Divide()), True),
     ],
     ids=lambda each: type(each).__name__ if isinstance(each, nn.Module) else "",
 )
@@ -289,6 +293,18 @@ def test_parameters_that_are_variables_are_rounded_as_constants_are():
     assert result.parameters["stem.weight"].shape == (8, 3, 3, 3)
     # Its padding would have to be cut off the model's output.
     assert next(r for r in result.roundings if r.layers == ("fc",)).new_width == 10
+
+
+@pytest.mark.parametrize("inverse", [True, False])
+def test_nothing_is_divided_by_the_padding_of_a_variable(inverse: bool):
+    model = Headed(Divide(inverse)).eval()
+    mod, params = import_torch(model, SHAPE)
+    values = {name: value.numpy() for name, value in params.items()}
+    result = round_function(mod["main"], table_of({"one": (8, 1), "two": (8, 1)}), parameters=values)
+    data = np.random.default_rng(0).standard_normal(SHAPE).astype("float32")
+    after = run(tvm.IRModule({"main": result.function}), data, {**values, **result.parameters})
+    np.testing.assert_allclose(after, model(torch.tensor(data)).detach().numpy(), rtol=1e-3, atol=1e-4)
+    assert result.parameters["one.weight"].shape == (8, 3, 3, 3)
 
 
 @pytest.mark.parametrize("folding", [True, False])

@@ -24,12 +24,12 @@ import torch
 from tvm.contrib.cprune.bundle import check_bundle, write_bundle
 from tvm.contrib.cprune.candidate import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
-from tvm.contrib.cprune.measure import algorithms_of, build
+from tvm.contrib.cprune.measure import build
 from tvm.contrib.cprune.model_file import ModelFile
 from tvm.contrib.cprune.presets import NAMES
 from tvm.contrib.cprune.report import ConsoleReport
 from tvm.contrib.cprune.table import TaskTable
-from tvm.contrib.cprune.tuning.devices import Tracker
+from tvm.contrib.cprune.tuning.tracker import Tracker
 from tvm.contrib.cprune.types import CPruneError, Latency
 
 # Largest difference between the device's outputs and PyTorch's, as a share of the largest output.
@@ -66,10 +66,8 @@ def run(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name, ConsoleReport() as report:
         shutil.copytree(options.run / "records", Path(name) / "records")
         with Compiler(config, shape, Path(name), target, report, tracker=tracker) as compiler:
-            compiler.algorithms = algorithms_of(table)
             relay_model = pruned.relay(table.tuner)
             own, library = compiler.compile(relay_model, table, "pruned")
-            compiler.algorithms = algorithms_of(donor)
             _, other = compiler.compile(unpruned.relay(donor.tuner), donor, "unpruned")
             error = _check_outputs(compiler, library, pruned.source, _samples(options.run, shape))
             report.say(f"outputs differ from PyTorch's by {error:.1e} of the largest")
@@ -77,7 +75,6 @@ def run(options: argparse.Namespace) -> None:
             for which, latency in times.items():
                 report.say(_line(which, latency, shape[0]))
             folder = options.out or options.run / "bundle"
-            compiler.algorithms = algorithms_of(own)
             facts = _facts(settings, times, error)
             write_bundle(folder, build(relay_model, own), own, compiler.preset, shape, facts)
             report.say(f"bundle: {folder}")
@@ -85,12 +82,15 @@ def run(options: argparse.Namespace) -> None:
 
 def _settings(run_dir: Path) -> dict[str, Any]:
     try:
-        settings = json.loads((run_dir / "config.json").read_text())
-        return {"input_shape": settings["input_shape"], "preset": settings["preset"], **settings}
+        settings = dict(json.loads((run_dir / "config.json").read_text()))
     except OSError as error:
         raise CPruneError(f"{run_dir} is no run's folder: config.json: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise CPruneError(f"{run_dir / 'config.json'} is damaged: {error!r}") from None
+    missing = [name for name in ("input_shape", "preset") if name not in settings]
+    if missing:
+        raise CPruneError(f"{run_dir / 'config.json'} has no {missing[0]}: an older CPrune wrote it")
+    return settings
 
 
 def _model(run_dir: Path, name: str, shape: tuple[int, ...]) -> ModelFile:

@@ -4,8 +4,8 @@
     python -m tvm.contrib.cprune round model.onnx --table runs/mine/table_unpruned.json --out rounded.onnx
 
 The table is what a run of CPrune or the command `tune` wrote for the unpruned model: layers are joined by
-name. Up, channels of zeros are added, and the outputs stay what they were; the file that is written is loaded
-again, checked and timed beside the old one.
+name. Up, channels of zeros are added, and the outputs stay what they were. Both models are compiled, compared
+and timed side by side before the file takes its name.
 """
 
 import argparse
@@ -19,10 +19,11 @@ from rich.table import Table
 
 from tvm.contrib.cprune.candidate import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
-from tvm.contrib.cprune.measure import algorithms_of, sample_input
+from tvm.contrib.cprune.files import replaced
+from tvm.contrib.cprune.measure import sample_input
 from tvm.contrib.cprune.model_file import ModelFile, add_model_arguments, parse_shape
 from tvm.contrib.cprune.table import TaskTable
-from tvm.contrib.cprune.transform.rounding import MODES, Rounded, Rounding, round_function
+from tvm.contrib.cprune.transform.rounding import MODES, Rounding, round_function
 from tvm.contrib.cprune.types import CPruneError, Latency, RelayModel
 
 # Outputs may differ by this share of the largest one: sums are added in another order.
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.5,
         help="most channels to add, as a share of a layer's (%(default)s)",
     )
-    parser.add_argument("--no-timing", action="store_true", help="do not compile and time both models")
+    parser.add_argument("--no-timing", action="store_true", help="do not compile, compare or time")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -54,19 +55,19 @@ def run(options: argparse.Namespace) -> None:
     rounded = round_function(
         file.mod["main"], table, options.mode, options.max_growth, parameters=values, cut=False
     )
-    file.save(rounded.parameters, options.out)
     console = Console()
     console.print(summary(rounded.roundings))
-    again = ModelFile.load(options.out, shape)
-    if options.no_timing:
-        console.print(f"wrote {options.out}")
-        return
-    before, after = measure(file.relay(table.tuner), again.relay(table.tuner), rounded, table, options)
-    console.print(
-        f"before {before.median * 1e3:.3f} ± {before.spread * 1e3:.3f} ms, "
-        f"after {after.median * 1e3:.3f} ± {after.spread * 1e3:.3f} ms: "
-        f"{before.median / after.median:.2f} times as fast; wrote {options.out}"
-    )
+    with replaced(options.out) as aside:
+        file.save(rounded.parameters, aside)
+        again, said = ModelFile.load(aside, shape), ""
+        if not options.no_timing:
+            before, after = measure(file.relay(table.tuner), again.relay(table.tuner), table, options)
+            said = (
+                f"before {before.median * 1e3:.3f} ± {before.spread * 1e3:.3f} ms, "
+                f"after {after.median * 1e3:.3f} ± {after.spread * 1e3:.3f} ms: "
+                f"{before.median / after.median:.2f} times as fast; "
+            )
+    console.print(f"{said}wrote {options.out}")
 
 
 def summary(roundings: tuple[Rounding, ...]) -> Table:
@@ -79,7 +80,7 @@ def summary(roundings: tuple[Rounding, ...]) -> Table:
 
 
 def measure(
-    old: RelayModel, new: RelayModel, rounded: Rounded, table: TaskTable, options: argparse.Namespace
+    old: RelayModel, new: RelayModel, table: TaskTable, options: argparse.Namespace
 ) -> tuple[Latency, Latency]:
     """Compile both models with the table's programs, compare their outputs, and time them side by side."""
     config = PruneConfig(
@@ -90,7 +91,6 @@ def measure(
         if records.is_dir():  # slower programs that may fit where the table's do not
             shutil.copytree(records, folder / "records")
         with Compiler(config, old.input_shape, folder, table.target) as compiler:
-            compiler.algorithms = algorithms_of(table)
             libraries = {
                 "before": compiler.compile(old, table, "before")[1],
                 "after": compiler.compile(new, table, "after")[1],
@@ -99,9 +99,6 @@ def measure(
             outputs = [compiler.pool.run_model(each, data) for each in libraries.values()]
             error = float(np.abs(outputs[0] - outputs[1]).max() / np.abs(outputs[0]).max())
             if options.mode == "up" and error > TOLERANCE:
-                options.out.unlink()
-                raise CPruneError(
-                    f"the rounded model's outputs differ by {error:.1e}: {options.out} was removed"
-                )
+                raise CPruneError(f"the rounded model's outputs differ by {error:.1e}: nothing was written")
             times = compiler.time_libraries(libraries)
     return times["before"], times["after"]

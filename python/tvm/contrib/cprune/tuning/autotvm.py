@@ -48,15 +48,15 @@ def channel_axes(task: autotvm.task.Task, anchor: Any) -> tuple[tuple[int, ...],
     input channels."""
     found = []
     for side in ("out", "in"):
-        other = resized(task, anchor, side, 2)
+        other = doubled(task, anchor, side)
         before, after = axes_of(task), axes_of(other)
         changed = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a[2] != b[2]]
         found.append(tuple(changed))
     return found[0], found[1]
 
 
-def resized(task: autotvm.task.Task, anchor: Any, side: str, factor: int) -> autotvm.task.Task:
-    """Return a task with ``factor`` times as many output or input channels."""
+def doubled(task: autotvm.task.Task, anchor: Any, side: str) -> autotvm.task.Task:
+    """Return a task with twice as many output or input channels."""
     args = [list(each) if isinstance(each, tuple) else each for each in task.args]
     tensors = [each for each in args if isinstance(each, list) and each[:1] == ["TENSOR"]]
     data, weight = (list(each[1]) for each in tensors[:2])
@@ -66,14 +66,14 @@ def resized(task: autotvm.task.Task, anchor: Any, side: str, factor: int) -> aut
         channel, kernel = str(anchor.attrs.data_layout).index("C"), str(anchor.attrs.kernel_layout)
     depthwise = anchor.op.name == "nn.conv2d" and int(anchor.attrs.groups) == data[channel] > 1
     if depthwise:
-        data[channel] *= factor
+        data[channel] *= 2
         axis = max(range(len(kernel)), key=lambda i: weight[i] if kernel[i] in "OI" else 0)
-        weight[axis] *= factor
+        weight[axis] *= 2
     elif side == "out":
-        weight[kernel.index("O")] *= factor
+        weight[kernel.index("O")] *= 2
     else:
-        data[channel] *= factor
-        weight[kernel.index("I")] *= factor
+        data[channel] *= 2
+        weight[kernel.index("I")] *= 2
     tensors[0][1], tensors[1][1] = tuple(data), tuple(weight)
     new = tuple(tuple(each) if isinstance(each, list) else each for each in args)
     return autotvm.task.create(task.name, new, task.target)
@@ -265,7 +265,6 @@ def _tune(
         results = pool.measure(inputs)
         visited |= {each.index for each in fresh}
         measured = [dump(i, r) for i, r in zip(inputs, results, strict=True)]
-        # Without the errors: the tuners look at costs alone.
         tuner.update(inputs, [to_autotvm(r) for r in results])
         now = min([best, *(each.latency.median for each in measured if each.latency)])
         since_best = 0 if now < best else since_best + len(measured)

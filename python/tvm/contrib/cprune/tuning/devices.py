@@ -6,9 +6,7 @@ the time-out of the program in flight, which another device then takes. With no 
 """
 
 import itertools
-import os
 import queue
-import socket
 import tempfile
 import threading
 import time
@@ -20,13 +18,13 @@ from typing import Any
 import numpy as np
 from tvm.auto_scheduler.measure import MeasureErrorNo
 from tvm.contrib.popen_pool import PopenWorker
-from tvm.rpc.client import TrackerSession
 
 from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.presets import Preset
 from tvm.contrib.cprune.tuning import remote_worker, worker
 from tvm.contrib.cprune.tuning.remote_worker import FLUSH, Lost
+from tvm.contrib.cprune.tuning.tracker import Tracker
 from tvm.contrib.cprune.tuning.worker import Failure
 from tvm.contrib.cprune.tuning.workers import MeasuringPool, measure_result
 from tvm.contrib.cprune.types import INPUT, CPruneError
@@ -35,72 +33,8 @@ from tvm.contrib.cprune.types import INPUT, CPruneError
 ATTEMPTS = 3
 # A device that failed this often in a row is left alone for so many seconds.
 FAILURES, PAUSE = 2, 30.0
-# Seconds for the tracker to accept a connection.
-CONNECT = 3.0
 # Seconds between two looks at the tracker's list of devices.
 LOOK = 2.0
-
-
-@dataclass(frozen=True)
-class Tracker:
-    """Where devices are asked for.
-
-    Attributes
-    ----------
-    key
-        Which of the tracker's devices.
-    wait
-        Seconds to wait for a free device before saying so, and waiting on.
-    cooldown
-        Seconds that a device rests after each program.
-    """
-
-    host: str
-    port: int
-    key: str
-    wait: float = 10
-    cooldown: float = 0
-
-    @staticmethod
-    def parse(address: str | None, key: str | None, **options: float) -> "Tracker":
-        """Return the tracker at ``host:port``, or the one that TVM_TRACKER_HOST and TVM_TRACKER_PORT name.
-
-        Raises
-        ------
-        CPruneError
-            If the address or the key is missing or malformed.
-        """
-        host, port = os.environ.get("TVM_TRACKER_HOST", ""), os.environ.get("TVM_TRACKER_PORT", "")
-        text = address or (f"{host}:{port}" if host and port else "")
-        if not text:
-            raise CPruneError(
-                "no tracker: give --tracker host:port, or set TVM_TRACKER_HOST and TVM_TRACKER_PORT"
-            )
-        name, _, number = text.rpartition(":")
-        if not name or not number.isdecimal() or not 0 < int(number) < 65536:
-            raise CPruneError(f"the tracker's address is {text!r}, expected host:port such as 127.0.0.1:9190")
-        if not key:
-            raise CPruneError("no device key: give --device-key, as the devices' servers were started with")
-        return Tracker(name, int(number), key, **options)
-
-    def devices(self) -> tuple[int, int]:
-        """Return how many devices of the key the tracker knows, and how many of them are free.
-
-        Raises
-        ------
-        CPruneError
-            If there is no tracker at the address.
-        """
-        try:
-            # TVM would go on trying for a minute.
-            socket.create_connection((self.host, self.port), timeout=CONNECT).close()
-            session = TrackerSession((self.host, self.port))
-            found = session.summary()
-            session.close()
-        except (OSError, RuntimeError) as error:
-            raise CPruneError(f"no tracker answers at {self.host}:{self.port}: {error}") from None
-        known = sum(1 for each in found["server_info"] if each["key"] == f"server:{self.key}")
-        return known, int(found["queue_info"].get(self.key, {}).get("free", 0))
 
 
 @dataclass
@@ -125,10 +59,8 @@ class _Device:
             self.popen.send(function, args, timeout=timeout)
             return self.popen.recv()
         except TimeoutError:
-            self.address = None
             return Lost(f"no answer in {timeout:.0f} s")
         except (ChildProcessError, OSError, RuntimeError) as error:
-            self.address = None
             return Lost(worker.last_line(error))
 
 
@@ -163,7 +95,6 @@ class DevicePool(MeasuringPool):
         self._names = itertools.count()
         self._devices: list[_Device] = []
         self._failures: dict[str, tuple[int, float]] = {}
-        self._last: dict[int, str] = {}
         self._lock = threading.Lock()
         if not known:
             self._say(f"waiting for a device of key {tracker.key} at {tracker.host}:{tracker.port}")
@@ -300,7 +231,7 @@ class DevicePool(MeasuringPool):
 
     def _account(self, device: _Device, outcome: Any) -> None:
         """Remember which devices fail, and leave a session that is lost or about to be ended."""
-        address = device.address or self._last.get(id(device), "?")
+        address = str(device.address)
         with self._lock:
             if isinstance(outcome, Lost):
                 count = self._failures.get(address, (0, 0.0))[0] + 1
@@ -333,7 +264,6 @@ class DevicePool(MeasuringPool):
         if count >= FAILURES:
             self._say(f"device {found} is back")
         device.address, device.since = found, time.time()
-        self._last[id(device)] = found
         return True
 
     # -- models -----------------------------------------------------------------------------------------

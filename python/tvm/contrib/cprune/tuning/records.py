@@ -100,12 +100,14 @@ class RecordLog:
         self.path = path
         self.measured: list[Measured] = []
         self._best: dict[str, Measured | None] = {}
+        self._identities: set[str] = set()
         if path is not None:
             for line in read_lines(path):
                 self._add(parse(line))
 
     def _add(self, measured: Measured) -> None:
         self.measured.append(measured)
+        self._identities.add(input_identity(measured.line))
         self._best[measured.workload_key] = faster(self._best.get(measured.workload_key), measured)
 
     def append(self, measured: Iterable[Measured]) -> None:
@@ -115,6 +117,10 @@ class RecordLog:
             append_lines(self.path, [each.line for each in new])
         for each in new:
             self._add(each)
+
+    def holds(self, measure_input: Any) -> bool:
+        """Whether a program was measured before."""
+        return identity(measure_input) in self._identities
 
     def best(self, workload_key: str) -> Measured | None:
         """Return the fastest valid record of a workload."""

@@ -33,8 +33,11 @@ def at_width(task: Task, width: int, side: Side = "out") -> Task:
     Raises
     ------
     CPruneError
-        If the anchor is a grouped convolution, whose arithmetic holds its width, or has no such channels.
+        If the anchor is a grouped convolution, whose arithmetic holds its width, or has no such channels, or
+        the task is one of AutoTVM.
     """
+    if task.tuner != "ansor":
+        raise CPruneError(f"{task.title} is a task of AutoTVM: auto_scheduler's alone change their width")
     if task.search_task is None:
         raise CPruneError(f"{task.title} comes from a file: extract it from its model to change its width")
     if width < 1:

@@ -177,9 +177,7 @@ def outputs(number: int, inputs: list[np.ndarray]) -> list[np.ndarray]:
     return [arg.numpy() for arg in args]
 
 
-def time_models(
-    libraries: list[str], names: list[str], data: np.ndarray, repeats: int
-) -> list[tuple[float, ...]]:
+def time_models(libraries: list[str], name: str, data: np.ndarray, repeats: int) -> list[tuple[float, ...]]:
     """Time compiled models in turn: one run of each, ``repeats`` times over, so that drift meets all of them
     alike.
 
@@ -193,7 +191,7 @@ def time_models(
     timers = [model.module.time_evaluator("run", device, number=1, repeat=1) for model in models]
     with _own_cores():
         for model in models:
-            model.set_input(names[0], tvm.nd.array(data, device))
+            model.set_input(name, tvm.nd.array(data, device))
             model.run()
             model.run()
         for _ in range(repeats):

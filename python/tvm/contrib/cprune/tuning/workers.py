@@ -25,6 +25,7 @@ from tvm import auto_scheduler, autotvm
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.device import host_threads
 from tvm.contrib.cprune.tuning import worker
+from tvm.contrib.cprune.tuning.records import Measured, RecordLog, dump, identity
 from tvm.contrib.cprune.tuning.worker import Failure
 from tvm.contrib.cprune.types import INPUT
 
@@ -144,11 +145,18 @@ class MeasuringPool:
             results.append(measure_result(outcome, seconds))
         return results
 
+    def measure_new(self, inputs: Sequence[Any], log: RecordLog) -> list[Measured]:
+        """Measure what ``log`` does not hold yet, each program once, and add it there."""
+        new = [each for each in {identity(i): i for i in inputs}.values() if not log.holds(each)]
+        measured = [dump(i, r) for i, r in zip(new, self.measure(new), strict=True)]
+        log.append(measured)
+        return measured
+
     def time_models(
         self, libraries: Sequence[Path], data: np.ndarray, repeats: int
     ) -> list[tuple[float, ...]]:
         """Time compiled models in turn in one process while the others rest: seconds of each run."""
-        return self.call(worker.time_models, [str(path) for path in libraries], [INPUT], data, repeats)
+        return self.call(worker.time_models, [str(path) for path in libraries], INPUT, data, repeats)
 
     def run_model(self, library: Path, data: np.ndarray) -> np.ndarray:
         """Return a compiled model's first output."""

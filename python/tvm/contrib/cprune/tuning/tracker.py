@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where devices are asked for: TVM's RPC tracker."""
+
+import os
+import socket
+from dataclasses import dataclass
+
+from tvm.rpc.client import TrackerSession
+
+from tvm.contrib.cprune.types import CPruneError
+
+# Seconds for the tracker to accept a connection.
+CONNECT = 3.0
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """Where devices are asked for.
+
+    Attributes
+    ----------
+    key
+        Which of the tracker's devices.
+    wait
+        Seconds to wait for a free device before saying so, and waiting on.
+    cooldown
+        Seconds that a device rests after each program.
+    """
+
+    host: str
+    port: int
+    key: str
+    wait: float = 10
+    cooldown: float = 0
+
+    @staticmethod
+    def parse(address: str | None, key: str | None, **options: float) -> "Tracker":
+        """Return the tracker at ``host:port``, or the one that TVM_TRACKER_HOST and TVM_TRACKER_PORT name.
+
+        Raises
+        ------
+        CPruneError
+            If the address or the key is missing or malformed.
+        """
+        host, port = os.environ.get("TVM_TRACKER_HOST", ""), os.environ.get("TVM_TRACKER_PORT", "")
+        text = address or (f"{host}:{port}" if host and port else "")
+        if not text:
+            raise CPruneError(
+                "no tracker: give --tracker host:port, or set TVM_TRACKER_HOST and TVM_TRACKER_PORT"
+            )
+        name, _, number = text.rpartition(":")
+        if not name or not number.isdecimal() or not 0 < int(number) < 65536:
+            raise CPruneError(f"the tracker's address is {text!r}, expected host:port such as 127.0.0.1:9190")
+        if not key:
+            raise CPruneError("no device key: give --device-key, as the devices' servers were started with")
+        return Tracker(name, int(number), key, **options)
+
+    def devices(self) -> tuple[int, int]:
+        """Return how many devices of the key the tracker knows, and how many of them are free.
+
+        Raises
+        ------
+        CPruneError
+            If there is no tracker at the address.
+        """
+        try:
+            # TVM would go on trying for a minute.
+            socket.create_connection((self.host, self.port), timeout=CONNECT).close()
+            session = TrackerSession((self.host, self.port))
+            found = session.summary()
+            session.close()
+        except (OSError, RuntimeError) as error:
+            raise CPruneError(f"no tracker answers at {self.host}:{self.port}: {error}") from None
+        known = sum(1 for each in found["server_info"] if each["key"] == f"server:{self.key}")
+        return known, int(found["queue_info"].get(self.key, {}).get("free", 0))
