@@ -129,7 +129,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="host:port of an RPC tracker: measure on its devices (or TVM_TRACKER_HOST and _PORT)",
     )
     tune.add_argument("--device-key", help="which of the tracker's devices")
-    tune.add_argument("--cool-down", type=float, default=0, help="seconds between two programs on a device")
+    tune.add_argument(
+        "--cool-down", type=float, default=0.1, help="seconds a device rests after a program (%(default)s)"
+    )
+    tune.add_argument(
+        "--min-time",
+        type=float,
+        help="seconds that the runs of a program last at least, within 10 times --repeats (0; devices: 0.02)",
+    )
     tune.add_argument(
         "--run-timeout", type=float, default=TUNE.run_timeout, help="seconds for a program (%(default)s)"
     )
@@ -179,6 +186,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     for name, value in PRESETS[options.dataset]._asdict().items():
         if getattr(options, name, None) is None:
             setattr(options, name, value)
+    if options.min_time is None:
+        options.min_time = 0.02 if options.device_key else 0.0
     return options
 
 
@@ -214,6 +223,7 @@ def make_config(options: argparse.Namespace) -> PruneConfig:
             max_seconds=options.tune_seconds,
             threads=options.threads,
             repeats=options.repeats,
+            min_seconds=options.min_time,
             run_timeout=options.run_timeout,
             build_timeout=options.build_timeout,
         ),
@@ -247,7 +257,7 @@ def trained_model(options: argparse.Namespace, splits, folder: Path, say) -> tor
 
 def run(options: argparse.Namespace) -> None:
     config = make_config(options)
-    find_preset(options.target)
+    find_preset(options.target).compiler()
     tracker = None
     if options.tracker or options.device_key:
         limits = {"wait": options.wait_timeout, "cooldown": options.cool_down}

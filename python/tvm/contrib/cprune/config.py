@@ -47,6 +47,8 @@ class TuneConfig:
         Flush weights from the cache before each run, as they are when a layer's turn comes in a large model.
     repeats
         Timed runs of each program, after one that is not counted.
+    min_seconds
+        A program is timed more often, up to ten times as often, until its runs last so long together.
     build_timeout, run_timeout
         Seconds after which a program counts as failed.
     """
@@ -62,6 +64,7 @@ class TuneConfig:
     threads: int = 0
     cold_weights: bool = True
     repeats: int = 9
+    min_seconds: float = 0
     build_timeout: float = 30
     run_timeout: float = 15
 
@@ -70,7 +73,7 @@ class TuneConfig:
         _check(self.strategy in STRATEGIES, "strategy", self.strategy, f"one of {', '.join(STRATEGIES)}")
         for name in ("trials", "early_stopping", "batch", "repeats"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("max_seconds", "threads", "population"):
+        for name in ("max_seconds", "min_seconds", "threads", "population"):
             _check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
 
 

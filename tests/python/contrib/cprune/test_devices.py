@@ -4,13 +4,17 @@
 import contextlib
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, TUTORIAL, random_records, task_of
@@ -21,14 +25,16 @@ from tvm.contrib.cprune.device import host_target, pinned_target
 from tvm.contrib.cprune.presets import PRESETS, find_preset
 from tvm.contrib.cprune.structure import channel_splits
 from tvm.contrib.cprune.transform.tile_factors import read_tile_factors
+from tvm.contrib.cprune.tuning import reference
 from tvm.contrib.cprune.tuning.devices import DevicePool
-from tvm.contrib.cprune.tuning.records import to_input
+from tvm.contrib.cprune.tuning.records import RecordLog, identity, input_identity, to_input
+from tvm.contrib.cprune.tuning.reference import SpeedWatch
 from tvm.contrib.cprune.tuning.tracker import Tracker
 from tvm.contrib.cprune.tuning.transplant import TransplantError, transplant
 from tvm.contrib.cprune.types import CPruneError
 
 KEY = "board"
-HOLD = 0.1
+HOLD = 0.3
 FAST = TuneConfig(repeats=2, run_timeout=6, threads=1)
 
 
@@ -50,10 +56,20 @@ class Site:
         where = ["--host", "127.0.0.1", "--port", str(self.port), "--port-end", str(self.port + 1)]
         self.tracker = self._start("-m", "tvm.exec.rpc_tracker", *where)
 
-    def add(self) -> subprocess.Popen:  # type: ignore[type-arg]
+    def add(self, hold: float = HOLD) -> subprocess.Popen:  # type: ignore[type-arg]
         script = str(ROOT / "benchmarks" / "holding_server.py")
-        self.servers.append(self._start(script, self.address, KEY, str(HOLD)))
+        self.servers.append(self._start(script, self.address, KEY, str(hold)))
         return self.servers[-1]
+
+    def slow_down(self) -> None:
+        """Let the servers share a core with eight others that never rest."""
+        core = min(os.sched_getaffinity(0))
+        for process in Path("/proc").iterdir():
+            if process.name.isdecimal() and _group(process) in {server.pid for server in self.servers}:
+                for thread in (process / "task").iterdir():
+                    os.sched_setaffinity(int(thread.name), {core})
+        burn = f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
+        self.servers += [self._start("-c", burn) for _ in range(8)]
 
     def _start(self, *command: str) -> subprocess.Popen:  # type: ignore[type-arg]
         return subprocess.Popen(
@@ -63,15 +79,16 @@ class Site:
             start_new_session=True,
         )
 
-    def wait(self, count: int) -> None:
-        """Wait until the tracker knows ``count`` devices."""
+    def wait(self, count: int, free: int | None = None) -> None:
+        """Wait until the tracker knows at least ``count`` devices, and so many of them are free."""
         deadline = time.time() + 60
         while time.time() < deadline:
             with contextlib.suppress(CPruneError):
-                if Tracker.parse(self.address, KEY).devices()[0] >= count:
+                known, unused = Tracker.parse(self.address, KEY).devices()
+                if known >= count and free in (None, unused):
                     return
-            time.sleep(0.2)
-        raise AssertionError(f"no {count} servers came up")
+            time.sleep(0.05)
+        raise AssertionError(f"no {count} servers came up, {free} of them free")
 
     def close(self) -> None:
         for process in [*self.servers, self.tracker]:
@@ -85,6 +102,12 @@ def kill(process: subprocess.Popen, number: int = signal.SIGKILL) -> None:  # ty
         process.wait()
 
 
+def _group(process: Path) -> int:
+    with contextlib.suppress(OSError):
+        return os.getpgid(int(process.name))
+    return 0
+
+
 @pytest.fixture
 def site() -> Iterator[Site]:
     made = Site()
@@ -95,74 +118,137 @@ def site() -> Iterator[Site]:
 @pytest.fixture(scope="module")
 def inputs():  # type: ignore[no-untyped-def]
     task = task_of("1x1", 64, pinned_target(host_target()))
-    return [to_input(line, task.search_task) for line in random_records(task)[:6]]
+    found = [to_input(line, task.search_task) for line in random_records(task)[:12]]
+    assert len({identity(each) for each in found}) == 12
+    return found
 
 
-def measure(site: Site, inputs, meanwhile: Callable[[], None] = lambda: None) -> list[str]:  # type: ignore[no-untyped-def]
-    """Measure programs while something happens; return what was said, after checking the results."""
-    said: list[str] = []
-    tracker = Tracker.parse(site.address, KEY, wait=2)
-    with DevicePool(
-        FAST, find_preset(None), tracker, lambda event: said.append(event["message"]), prepare="cprune.hold"
-    ) as pool:
-        event = threading.Timer(1.5, meanwhile)
-        event.start()
-        results = pool.measure(inputs)
-        event.join()
-    assert len(results) == len(inputs)
-    failed = [str(each.error_msg) for each in results if each.error_no]
-    assert not failed, (failed, said)
-    assert all(len(each.costs) == FAST.repeats for each in results)
-    return said
+class Measuring:
+    """Measures programs on a site's devices into a log."""
+
+    def __init__(self, site: Site, folder: Path) -> None:
+        self.site, self.said = site, list[str]()
+        self.log = RecordLog(folder / "records.json")
+
+    def pool(self) -> DevicePool:
+        tracker = Tracker.parse(self.site.address, KEY, wait=2)
+        tell = lambda event: self.said.append(event["message"])  # noqa: E731
+        return DevicePool(FAST, find_preset(None), tracker, tell, prepare="cprune.hold")
+
+    def run(self, inputs, meanwhile: Callable[[], None] = lambda: None, busy: int = 3) -> None:  # type: ignore[no-untyped-def]
+        """Measure ``inputs`` while something happens once ``busy`` devices are at work."""
+
+        def act() -> None:
+            self.site.wait(busy, free=0)
+            meanwhile()
+
+        with self.pool() as pool, ThreadPoolExecutor(1) as thread:
+            event = thread.submit(act)
+            measured = pool.measure_new(inputs, self.log)
+            event.result()
+        self.check(inputs)
+        assert len(measured) == len(inputs)
+
+    def check(self, inputs) -> None:  # type: ignore[no-untyped-def]
+        """Every program has one valid record in the file, no more and no less."""
+        lines = (self.log.path or Path()).read_text().splitlines()
+        found = Counter(input_identity(line) for line in lines)
+        assert found == Counter(identity(each) for each in inputs), self.said
+        failed = [each.error for each in self.log.measured if each.latency is None]
+        assert not failed, (failed, self.said)
+        assert all(len(each.latency.samples) == FAST.repeats for each in self.log.measured if each.latency)
 
 
-def test_all_devices_share_the_work(site, inputs):
+@pytest.fixture
+def three(site, tmp_path) -> Measuring:
     for _ in range(3):
         site.add()
     site.wait(3)
-    assert measure(site, inputs) == []
+    return Measuring(site, tmp_path)
+
+
+def test_all_devices_share_the_work(three, inputs):
+    three.run(inputs)
+    assert three.said == []
     # All are free again.
-    time.sleep(1)
-    assert Tracker.parse(site.address, KEY).devices() == (3, 3)
+    three.site.wait(3, free=3)
 
 
-def test_a_server_that_is_killed_loses_only_its_program(site, inputs):
-    for _ in range(3):
-        site.add()
-    site.wait(3)
-    measure(site, inputs * 2, lambda: kill(site.servers[0]))
+def test_a_server_that_is_killed_loses_only_its_program(three, inputs):
+    three.run(inputs, lambda: kill(three.site.servers[0]))
+    assert [line for line in three.said if "was lost" in line], three.said
 
 
-def test_a_server_that_hangs_is_left_out(site, inputs):
-    for _ in range(3):
-        site.add()
-    site.wait(3)
-    said = measure(site, inputs * 2, lambda: kill(site.servers[0], signal.SIGSTOP))
-    assert any("was lost: no answer" in line for line in said) or said == []
-    kill(site.servers[0], signal.SIGCONT)
+def test_a_server_that_hangs_is_left_out(three, inputs):
+    three.run(inputs, lambda: kill(three.site.servers[0], signal.SIGSTOP))
+    assert [line for line in three.said if "was lost: no answer in" in line], three.said
+    kill(three.site.servers[0], signal.SIGCONT)
 
 
-def test_a_run_waits_for_a_device_that_joins_late(site, inputs):
-    site_up = time.time() + 30
-    while time.time() < site_up:
-        with contextlib.suppress(CPruneError):
-            Tracker.parse(site.address, KEY).devices()
-            break
-        time.sleep(0.2)
-    said = measure(site, inputs[:4], lambda: site.add())
-    assert any("waiting for a device of key board" in line for line in said)
+def test_a_run_waits_for_a_device_that_joins_late(site, tmp_path, inputs):
+    site.wait(0)
+    measuring = Measuring(site, tmp_path)
+    event = threading.Timer(3, site.add)
+    event.start()
+    measuring.run(inputs[:4], busy=0)
+    event.join()
+    assert any("waiting for a device of key board" in line for line in measuring.said)
 
 
-def test_a_tracker_that_restarts_is_found_again(site, inputs):
-    site.add()
+def test_a_tracker_that_restarts_is_found_again(site, tmp_path, inputs):
+    site.add(hold=0.05)
     site.wait(1)
+    measuring = Measuring(site, tmp_path)
 
     def restart() -> None:
         kill(site.tracker)
         time.sleep(1)
         site.start_tracker()
 
-    measure(site, inputs, restart)
+    measuring.run(inputs[:6], restart, busy=1)
+    site.wait(1)
+    with measuring.pool() as pool:
+        pool.measure_new(inputs, measuring.log)
+    measuring.check(inputs)
+
+
+def test_a_change_of_speed_is_believed_when_it_is_seen_twice(monkeypatch):
+    watch = SpeedWatch()
+    for cost in (2.0, 1.0):  # the faster one of two counts
+        assert watch.note("a", [cost] * 9) == ""
+    assert not watch.doubts("a")
+    assert watch.corrected("a", [3.0]) == (3.0,)
+    # A moment of something else, and a few runs of it within one look.
+    assert watch.note("a", [5.0] * 9) == "" and watch.doubts("a")
+    assert watch.note("a", [1.05] * 9) == "" and not watch.doubts("a")
+    assert watch.note("a", [1.0] * 3 + [9.0] * 6) == "" and not watch.doubts("a")
+    # It stays, and goes again; less than a tenth is nothing.
+    assert watch.note("a", [1.6] * 9) == "" and watch.doubts("a")
+    said = "device a takes 1.50 times as long as at first: its times are divided by that"
+    assert watch.note("a", [1.5] * 9) == said
+    assert watch.corrected("a", [3.0, 6.0]) == (2.0, 4.0)
+    assert watch.note("a", [1.6] * 9) == "" and not watch.doubts("a")
+    assert watch.note("a", [1.04] * 9) == ""
+    assert watch.note("a", [1.04] * 9) == "device a is as fast as at first again"
+    assert watch.corrected("a", [3.0]) == (3.0,)
+    # Others have nothing to do with it.
+    assert watch.due("b") and not watch.due("a")
+    monkeypatch.setattr(reference, "EVERY", 0.0)
+    assert watch.due("a")
+
+
+def test_a_device_that_slows_down_is_said_and_measured_out(site, tmp_path, inputs, monkeypatch):
+    monkeypatch.setattr(reference, "EVERY", 0.0)  # before each program
+    site.add(hold=0)
+    site.wait(1)
+    measuring = Measuring(site, tmp_path)
+    with measuring.pool() as pool:
+        pool.measure_new(inputs[:4], measuring.log)
+        site.slow_down()
+        pool.measure_new(inputs[4:], measuring.log)
+    said = "".join(measuring.said)
+    assert re.search(r"takes [1-9]\S* times as long as at first: its times are divided by that", said), said
+    measuring.check(inputs)
 
 
 def test_the_whole_way_over_rpc(site, tmp_path):
@@ -237,6 +323,11 @@ def test_the_tracker_of_the_environment(monkeypatch):
     monkeypatch.setenv("TVM_TRACKER_HOST", "10.0.0.1")
     monkeypatch.setenv("TVM_TRACKER_PORT", "9191")
     assert Tracker.parse(None, "k") == Tracker("10.0.0.1", 9191, "k")
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("localhost", False), ("10.0.0.1", True)])
+def test_a_tracker_that_others_reach_is_warned_of(host, warned):
+    assert ("has no authentication" in Tracker(host, 9190, "k").warning) == warned
 
 
 def test_presets():

@@ -35,6 +35,7 @@ ORDER = [
     "tuning.worker",
     "tuning.workers",
     "tuning.remote_worker",
+    "tuning.reference",
     "tuning.tracker",
     "tuning.devices",
     "tuning.search",

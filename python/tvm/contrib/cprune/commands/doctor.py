@@ -85,6 +85,8 @@ def examine(target: str | None, tracker: str | None, key: str | None) -> Iterato
         yield Finding("round trip", None, "there is no tracker to ask for a device")
         return
     yield Finding("tracker", True, f"answers at {found.host}:{found.port}")
+    if found.warning:
+        yield Finding("tracker", None, found.warning)
     if not known:
         start = f"python -m tvm.exec.rpc_server --tracker {found.host}:{found.port} --key {found.key}"
         yield Finding("devices", False, f"none of key {found.key}; on the device: {start}")

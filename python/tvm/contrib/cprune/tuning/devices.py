@@ -22,7 +22,7 @@ from tvm.contrib.popen_pool import PopenWorker
 from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.presets import Preset
-from tvm.contrib.cprune.tuning import remote_worker, worker
+from tvm.contrib.cprune.tuning import reference, remote_worker, worker
 from tvm.contrib.cprune.tuning.remote_worker import FLUSH, Lost
 from tvm.contrib.cprune.tuning.tracker import Tracker
 from tvm.contrib.cprune.tuning.worker import Failure
@@ -95,7 +95,12 @@ class DevicePool(MeasuringPool):
         self._names = itertools.count()
         self._devices: list[_Device] = []
         self._failures: dict[str, tuple[int, float]] = {}
+        self._watch = reference.SpeedWatch()
+        self._reference = Path(self._folder.name) / "reference.so"
+        self._reference_specs = reference.build_reference(preset, self._reference)
         self._lock = threading.Lock()
+        if tracker.warning:
+            self._say(tracker.warning)
         if not known:
             self._say(f"waiting for a device of key {tracker.key} at {tracker.host}:{tracker.port}")
 
@@ -196,28 +201,25 @@ class DevicePool(MeasuringPool):
         done: Callable[[], bool],
         stop: threading.Event,
     ) -> None:
+        how = (self.config.repeats, self.config.min_seconds, self.prepare)
         while not done() and not stop.is_set():
             if device.address is None and not self._acquire(device):
                 if self._known() == 0:
                     return
                 continue
+            if self._watch.due(str(device.address)):
+                self._look(device)
+            if device.address is None:
+                continue
             try:
                 job = jobs.get(timeout=0.1)
             except queue.Empty:
                 continue
-            outcome = device.call(
-                remote_worker.run,
-                job.path,
-                job.specs,
-                self.preset.device,
-                self.threads,
-                self.config.repeats,
-                self.prepare,
-                self.tracker.cooldown,
-                timeout=self.config.run_timeout + self.tracker.cooldown,
-            )
-            self._account(device, outcome)
+            address = str(device.address)
+            outcome = self._run(device, job.path, job.specs, how)
             if not isinstance(outcome, Lost):
+                if not isinstance(outcome, Failure):
+                    outcome = self._watch.corrected(address, outcome)
                 results[job.index] = measure_result(outcome, job.seconds)
                 Path(job.path).unlink(missing_ok=True)
                 continue
@@ -228,6 +230,32 @@ class DevicePool(MeasuringPool):
                 message = f"{job.attempts} devices were lost with it: {outcome.reason}"
                 failure = Failure(MeasureErrorNo.RUN_TIMEOUT, message)
                 results[job.index] = measure_result(failure, job.seconds)
+
+    def _run(
+        self, device: _Device, path: str, specs: remote_worker.Specs, how: tuple[int, float, str]
+    ) -> Any:
+        """Time a compiled program on a device: how often, for how many seconds, and after what each time."""
+        rest = self.tracker.cooldown
+        what = (path, specs, self.preset.device, self.threads, *how, rest)
+        outcome = device.call(remote_worker.run, *what, timeout=self.config.run_timeout + rest)
+        self._account(device, outcome)
+        return outcome
+
+    def _look(self, device: _Device) -> None:
+        """Time the reference program on a device, once more if its time is doubted."""
+        address, how = str(device.address), (reference.RUNS, reference.SECONDS, "")
+        while device.address is not None:
+            outcome = self._run(device, str(self._reference), self._reference_specs, how)
+            if isinstance(outcome, Lost):
+                return
+            if isinstance(outcome, Failure):
+                self._watch.skip(address)
+                self._say(f"device {address} cannot run the reference program: {outcome.message}")
+                return
+            if message := self._watch.note(address, outcome):
+                self._say(message)
+            if not self._watch.doubts(address):
+                return
 
     def _account(self, device: _Device, outcome: Any) -> None:
         """Remember which devices fail, and leave a session that is lost or about to be ended."""

@@ -17,7 +17,7 @@ from tvm.rpc.client import connect as connect_server
 
 import tvm
 from tvm.contrib import graph_executor
-from tvm.contrib.cprune.tuning.worker import Failure, last_line
+from tvm.contrib.cprune.tuning.worker import Failure, last_line, timed
 
 Specs = list[tuple[tuple[int, ...], str]]
 FLUSH = "cache_flush_cpu_non_first_arg"
@@ -74,7 +74,14 @@ def _device(kind: str) -> Any:
 
 
 def run(
-    path: str, specs: Specs, kind: str, threads: int, repeats: int, prepare: str, cooldown: float
+    path: str,
+    specs: Specs,
+    kind: str,
+    threads: int,
+    repeats: int,
+    min_seconds: float,
+    prepare: str,
+    cooldown: float,
 ) -> tuple[float, ...] | Failure | Lost:
     """Upload a library, time its program, and remove it; seconds of each run after one that is not
     counted."""
@@ -85,8 +92,7 @@ def run(
             _session.get_function("runtime.config_threadpool")(1, threads)
         module, device = _session.load_module(name), _device(kind)
         args = [_filled(shape, dtype, device) for shape, dtype in specs]
-        timer = module.time_evaluator(module.entry_name, device, number=1, repeat=repeats, f_preproc=prepare)
-        costs = tuple(float(cost) for cost in timer(*args).results)
+        costs = timed(module, device, args, repeats, min_seconds, prepare)
         _session.remove(name)
         time.sleep(cooldown)
         return costs

@@ -55,6 +55,16 @@ class Tracker:
             raise CPruneError("no device key: give --device-key, as the devices' servers were started with")
         return Tracker(name, int(number), key, **options)
 
+    @property
+    def warning(self) -> str:
+        """What to say where others can reach the tracker, or ""."""
+        if self.host in ("localhost", "::1") or self.host.startswith("127."):
+            return ""
+        return (
+            f"the tracker at {self.host}:{self.port} is not on 127.0.0.1: it has no authentication, and whoever "
+            "reaches it can run code on its devices"
+        )
+
     def devices(self) -> tuple[int, int]:
         """Return how many devices of the key the tracker knows, and how many of them are free.
 

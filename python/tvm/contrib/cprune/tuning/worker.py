@@ -5,6 +5,7 @@ Programs stay in the process that compiled them, so nothing is written to disk, 
 """
 
 import functools
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ from tvm.contrib.cprune.types import CPruneError
 _programs: dict[int, tuple[Any, list[tuple[tuple[int, ...], str]]]] = {}
 _models: dict[str, Any] = {}
 _PREPARE = "cprune.before_each_run"
+# How many times as often as asked for a quick program is timed at most.
+MOST = 10
 
 
 @dataclass(frozen=True)
@@ -118,9 +121,32 @@ def build_file(serialized: Any, path: str, preset: Preset) -> list[tuple[tuple[i
     return [(tuple(int(size) for size in arg.shape), str(arg.dtype)) for arg in args]
 
 
-def run(number: int, repeats: int, cold_weights: bool) -> tuple[float, ...] | Failure:
-    """Time a program that ``build`` kept: seconds of each of ``repeats`` runs, after one that is not
-    counted."""
+def timed(
+    module: Any, device: Any, args: list[Any], repeats: int, min_seconds: float, prepare: str
+) -> tuple[float, ...]:
+    """Return the seconds of each run of a program, after one that is not counted.
+
+    Parameters
+    ----------
+    repeats
+        How many runs, at least; more of them, but at most ``MOST`` times as many, until they last
+        ``min_seconds`` together.
+    prepare
+        The name of a function that is called before each run; "" for none.
+    """
+
+    def evaluate(count: int) -> tuple[float, ...]:
+        timer = module.time_evaluator(module.entry_name, device, number=1, repeat=count, f_preproc=prepare)
+        return tuple(float(cost) for cost in timer(*args).results)
+
+    if min_seconds:
+        (once,) = evaluate(1)
+        repeats = min(MOST * repeats, max(repeats, math.ceil(min_seconds / max(once, 1e-9))))
+    return evaluate(repeats)
+
+
+def run(number: int, repeats: int, min_seconds: float, cold_weights: bool) -> tuple[float, ...] | Failure:
+    """Time a program that ``build`` kept; see ``timed``."""
     module, specs = _programs.pop(number)
     device = tvm.cpu()
     try:
@@ -129,9 +155,8 @@ def run(number: int, repeats: int, cold_weights: bool) -> tuple[float, ...] | Fa
         args = [tvm.nd.empty(shape, dtype, device) for shape, dtype in specs]
         for arg in args:
             fill(arg)
-        timer = module.time_evaluator(module.entry_name, device, number=1, repeat=repeats, f_preproc=_PREPARE)
         with _own_cores():
-            return tuple(float(cost) for cost in timer(*args).results)
+            return timed(module, device, args, repeats, min_seconds, _PREPARE)
     except tvm.error.TVMError as error:
         return Failure(MeasureErrorNo.RUNTIME_DEVICE, last_line(error))
 

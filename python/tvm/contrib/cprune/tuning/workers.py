@@ -124,8 +124,9 @@ class MeasuringPool:
                 return failure
         process.held.discard(number)
         try:
-            arguments = (number, self.config.repeats, self.config.cold_weights)
-            return process.call(worker.run, *arguments, timeout=self.config.run_timeout)
+            config = self.config
+            how = (config.repeats, config.min_seconds, config.cold_weights)
+            return process.call(worker.run, number, *how, timeout=config.run_timeout)
         except TimeoutError:
             return Failure(
                 MeasureErrorNo.RUN_TIMEOUT, f"running took longer than {self.config.run_timeout:.0f} s"
