@@ -13,6 +13,7 @@ from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.config_list import read_config_list
 from tvm.contrib.cprune.report import ConsoleReport
 from tvm.contrib.cprune.training import Training
+from tvm.contrib.cprune.tuning.tracker import Tracker
 from tvm.contrib.cprune.types import CPruneError
 
 
@@ -40,13 +41,16 @@ class CPruner:
     experiment_data_dir
         Folder of the run.
     cpu_or_gpu
-        "cpu": this machine. (Remote devices are not supported yet.)
+        "cpu". For a GPU, give ``target`` and ``tracker``.
     input_size
         Shape of one inference, ``(N, C, H, W)``.
     dataset
         What to call the data in the result.
     acc_requirement
         Least accuracy in [0, 1].
+    target, tracker
+        What to compile for and where its devices are asked for, as ``tvm.contrib.cprune.CPruner`` takes them;
+        by default this machine.
     settings
         Any other field of ``PruneConfig``.
     """
@@ -66,11 +70,14 @@ class CPruner:
         input_size: tuple[int, ...] | None = None,
         dataset: str = "",
         acc_requirement: float = 0.85,
+        target: str | None = None,
+        tracker: Tracker | None = None,
         **settings: Any,
     ) -> None:
-        if cpu_or_gpu != "cpu":
+        if cpu_or_gpu != "cpu" and target is None:
             raise CPruneError(
-                f"cpu_or_gpu is {cpu_or_gpu!r}; expected 'cpu': remote devices are not supported yet"
+                f"cpu_or_gpu is {cpu_or_gpu!r}, expected 'cpu'; for a GPU give a target such as "
+                "'android-opencl-mali' and a tracker"
             )
         asked = {**read_config_list(model, config_list), **settings}
         config = PruneConfig(accuracy_requirement=acc_requirement, importance=base_algo, **asked)  # type: ignore[arg-type]
@@ -79,12 +86,14 @@ class CPruner:
         )
         shape = tuple(input_size or dummy_input.shape)
         self.model, self.folder, self.config = model, Path(experiment_data_dir), config
-        self._arguments = (model, shape, training, config, self.folder)
+        self._arguments = (model, shape, training, config, self.folder, target)
+        self._tracker = tracker
         self._dataset = dataset
 
     def compress(self) -> torch.nn.Module:
         """Prune, and return the pruned model; the run folder holds everything else. A killed run goes on."""
         with ConsoleReport() as report:
-            run = pruner.CPruner(*self._arguments, labels={"dataset": self._dataset}, report=report)
+            labels = {"dataset": self._dataset}
+            run = pruner.CPruner(*self._arguments, labels=labels, report=report, tracker=self._tracker)
             run.run(resume=True)
         return load_checkpoint(self.folder, "final", self.model).eval()

@@ -21,13 +21,14 @@ VALIDATION_SHARE, VALIDATION_MOST = 0.1, 10_000
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set, ready to train on; ``shape`` is that of one image, (C, H, W)."""
+    """A data set, ready to train on; ``shape`` is that of one image, (C, H, W), ``classes`` are their
+    names."""
 
     train: DataLoader
     validation: DataLoader
     test: DataLoader
     shape: tuple[int, int, int]
-    classes: int
+    classes: tuple[str, ...]
 
 
 def _loaders(
@@ -50,7 +51,7 @@ def _digits(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
     order = np.random.default_rng(seed).permutation(len(data))
     ends = [0, len(order) * 3 // 5, len(order) * 4 // 5, len(order)]
     parts = tuple(Subset(data, order[a:b].tolist()) for a, b in pairwise(ends))
-    return Splits(*_loaders(parts, batch, test_batch, seed), (1, 16, 16), 10)
+    return Splits(*_loaders(parts, batch, test_batch, seed), (1, 16, 16), tuple("0123456789"))
 
 
 def _hold_out(augmented: Dataset, plain: Dataset, seed: int) -> tuple[Subset, Subset]:
@@ -73,7 +74,7 @@ def _cifar10(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
     )
     plain = transforms.Compose(normalize)
 
-    def load(train: bool, transform: Any) -> Dataset:
+    def load(train: bool, transform: Any) -> Any:
         try:
             return torchvision.datasets.CIFAR10(str(data_dir), train=train, transform=transform)
         except (RuntimeError, OSError, ValueError, KeyError, EOFError) as error:
@@ -83,9 +84,9 @@ def _cifar10(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
             ) from None
 
     train, validation = _hold_out(load(True, augment), load(True, plain), seed)
-    return Splits(
-        *_loaders((train, validation, load(False, plain)), batch, test_batch, seed), (3, 32, 32), 10
-    )
+    test = load(False, plain)
+    loaders = _loaders((train, validation, test), batch, test_batch, seed)
+    return Splits(*loaders, (3, 32, 32), tuple(test.classes))
 
 
 def _imagenet(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
@@ -111,7 +112,7 @@ def _imagenet(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
         raise CPruneError(f"{data_dir / 'train'} and {data_dir / 'val'} hold different classes")
     train, validation = _hold_out(augmented, load("train", plain), seed)
     loaders = _loaders((train, validation, test), batch, test_batch, seed, workers=2)
-    return Splits(*loaders, (3, 224, 224), len(augmented.classes))
+    return Splits(*loaders, (3, 224, 224), tuple(augmented.classes))
 
 
 DATASETS: dict[str, Callable[[Path, int, int, int], Splits]] = {

@@ -234,7 +234,7 @@ def make_config(options: argparse.Namespace) -> PruneConfig:
 def trained_model(options: argparse.Namespace, splits, folder: Path, say) -> torch.nn.Module:  # type: ignore[no-untyped-def]
     """Return the network to prune: loaded where it was trained before, else trained now."""
     torch.manual_seed(options.seed)
-    model = make_model(options.model, splits.shape[0], splits.classes)
+    model = make_model(options.model, splits.shape[0], len(splits.classes))
     if options.pretrained:
         return load_weights(options.pretrained, model)
     epochs = options.train_epochs
@@ -281,6 +281,7 @@ def run(options: argparse.Namespace) -> None:
         labels = {
             "model": options.model,
             "dataset": options.dataset,
+            "classes": splits.classes,
             "batch_size": options.batch_size,
             "short_term_epochs": options.short_term_epochs,
             "long_term_epochs": long,

@@ -3,6 +3,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def write_bundle(
     table: TaskTable,
     preset: Preset,
     shape: tuple[int, ...],
+    classes: Sequence[str],
     facts: dict[str, Any],
 ) -> None:
     """Write a bundle; its manifest comes last.
@@ -86,6 +88,8 @@ def write_bundle(
     ----------
     library
         What ``measure.build`` returned.
+    classes
+        Names of the outputs; their numbers if there are none.
     facts
         What else to say in the manifest.
     """
@@ -96,8 +100,8 @@ def write_bundle(
     write_text(folder / "graph.json", library.get_graph_json())
     with replaced(folder / "params.bin") as aside:
         aside.write_bytes(relay.save_param_dict(library.get_params()))
-    outputs = _outputs(library)
-    write_text(folder / "labels.txt", "\n".join(str(i) for i in range(outputs)))
+    names = classes or [str(i) for i in range(_outputs(library))]
+    write_text(folder / "labels.txt", "\n".join(names))
     write_text(folder / "records.json", "".join(f"{row.program.record}\n" for row in table.rows))
     values = {
         "device": preset.device,
@@ -109,7 +113,7 @@ def write_bundle(
     }
     write_text(folder / "example.py", _PYTHON.format(**values))
     write_text(folder / "example.cc", _CPP.format(**values))
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
+    files = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
     manifest = {
         "format": FORMAT,
         "tvm": tvm.__version__,
@@ -118,7 +122,7 @@ def write_bundle(
         "threads": table.threads,
         "input": {"name": INPUT, "shape": shape, "dtype": "float32"},
         **facts,
-        "sha256": {name: _hash(folder / name) for name in names},
+        "sha256": {name: _hash(folder / name) for name in files},
     }
     write_text(folder / MANIFEST, json.dumps(manifest, indent=1))
 

@@ -43,8 +43,8 @@ class CPruner:
     run_dir
         Folder of the run: everything that is written goes there.
     labels
-        What to say in the result about ``model`` and ``dataset``; part of the configuration that a resumed
-        run must share.
+        What to say in the result about ``model`` and ``dataset``, the names of the ``classes``, and whatever
+        else belongs to the configuration that a resumed run must share.
     report
         Is told every event of the journal, and the progress of the searches.
     profile

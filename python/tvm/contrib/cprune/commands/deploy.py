@@ -75,8 +75,8 @@ def run(options: argparse.Namespace) -> None:
             for which, latency in times.items():
                 report.say(_line(which, latency, shape[0]))
             folder = options.out or options.run / "bundle"
-            facts = _facts(settings, times, error)
-            write_bundle(folder, build(relay_model, own), own, compiler.preset, shape, facts)
+            classes, facts = settings.get("classes", ()), _facts(settings, times, error)
+            write_bundle(folder, build(relay_model, own), own, compiler.preset, shape, classes, facts)
             report.say(f"bundle: {folder}")
 
 

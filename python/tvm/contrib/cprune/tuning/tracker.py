@@ -61,7 +61,7 @@ class Tracker:
         if self.host in ("localhost", "::1") or self.host.startswith("127."):
             return ""
         return (
-            f"the tracker at {self.host}:{self.port} is not on 127.0.0.1: it has no authentication, and whoever "
+            f"the tracker at {self.host}:{self.port} is not on 127.0.0.1: it has no authentication, and who "
             "reaches it can run code on its devices"
         )
 
