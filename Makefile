@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-#   make demo      train, tune, prune and measure a small network (10 minutes on 2 cores)
+#   make demo      train, tune, prune and measure a small network (10 minutes on 2 cores); TUNER=autotvm for AutoTVM
 #   make test      run the tests
 #   make lint      check format, lint and types
 #   make bench     run every benchmark (hours); make bench-NAME runs benchmarks/NAME.py
@@ -10,6 +10,7 @@
 # Each sets up what it needs in .venv first, once.
 
 PYTHON ?= python3
+TUNER ?= ansor
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q
@@ -19,7 +20,7 @@ SOURCES := $(shell find python src cmake -type f -not -name '*.pyc') CMakeLists.
 .PHONY: demo test lint bench sanitize tvm install clean
 
 demo: install
-	$(BIN)/python tutorials/frontend/main.py $(DEMO_ARGS)
+	$(BIN)/python tutorials/frontend/main.py --tuner $(TUNER) $(DEMO_ARGS)
 
 test: install
 	$(BIN)/python -m pytest $(TEST_ARGS)

@@ -105,7 +105,6 @@ def run(options: argparse.Namespace) -> None:
         transfer=str(options.transfer or ""),
     )
     config = PruneConfig(tune=tune, seed=options.seed, measure_repeats=options.repeats)
-    layout = "NHWC" if tuner == "ansor" else "NCHW"
     layout = TUNERS[tune.tuner].layout
     model = load_network(options.network, options.batch_size, options.image_size, layout)
     with (
