@@ -92,6 +92,11 @@ class Compiler:
         self._seconds: dict[str, float] = defaultdict(float)
 
     def __enter__(self) -> "Compiler":
+        if self.tracker is None and self.preset.linker != "host":
+            raise CPruneError(
+                f"programs for {self.preset.name} do not run on this machine: "
+                "give the tracker and the key of devices that they run on"
+            )
         if self.tracker is None:
             self.pool = MeasuringPool(self.config.tune)
         else:

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import tvm
 from tvm.contrib.cprune.files import write_text
 from tvm.contrib.cprune.tuning.records import Measured, parse
 from tvm.contrib.cprune.tuning.tuners import tuner_of
 from tvm.contrib.cprune.types import CPruneError, Latency, Program, Split, Subgraph, Task, TunerName
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class TaskTable:
         ]
         head = {
             "format": FORMAT,
+            "tvm": tvm.__version__,
             "target": self.target,
             "threads": self.threads,
             "cold_weights": self.cold_weights,
@@ -97,12 +99,16 @@ class TaskTable:
         Raises
         ------
         CPruneError
-            If the file is missing, damaged or of another format.
+            If the file is missing, damaged, of another format, or was made with another TVM.
         """
         try:
             data = json.loads(path.read_text())
             if data["format"] != FORMAT:
                 raise CPruneError(f"{path} has format {data['format']}, expected {FORMAT}")
+            if data["tvm"] != tvm.__version__:
+                raise CPruneError(
+                    f"{path} was made with TVM {data['tvm']}, this is {tvm.__version__}: tune again"
+                )
             rows = tuple(_row(each) for each in data["rows"])
             return TaskTable(rows, data["target"], data["threads"], data["cold_weights"])
         except OSError as error:

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command `round`, on an ONNX file and on a TorchScript file, with a table of real programs."""
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -105,3 +108,50 @@ def test_damaged_files_get_one_line_and_nothing_is_written(run, tmp_path, name, 
     assert done.returncode == 1
     assert message in done.stderr.splitlines()[-1]
     assert not out.exists()
+
+
+def change(**values: object) -> Callable[[dict], None]:  # type: ignore[type-arg]
+    return lambda table: table.update(values)
+
+
+def rename(table: dict) -> None:  # type: ignore[type-arg]
+    for row in table["rows"]:
+        for subgraph in row["subgraphs"]:
+            subgraph["layers"] = [f"other.{layer}" for layer in subgraph["layers"]]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (rename, "the table is of another model: it has other.body, other.fc, other.stem.0"),
+        (change(tvm="0.16.0"), "was made with TVM 0.16.0, this is 0.17"),
+        (change(target="abacus -model=1"), "target 'abacus -model=1' is not one of TVM's"),
+        (
+            change(target="llvm -mtriple=aarch64-linux-gnu"),
+            "programs for llvm -mtriple=aarch64-linux-gnu do not run on this machine",
+        ),
+    ],
+)
+def test_a_table_for_something_else_gets_one_line_and_nothing_is_written(run, tmp_path, damage, message):
+    table = json.loads((run / "table.json").read_text())
+    damage(table)
+    (tmp_path / "table.json").write_text(json.dumps(table))
+    out = tmp_path / "out.onnx"
+    done = command(str(run / "small.onnx"), "--table", str(tmp_path / "table.json"), "--out", str(out))
+    assert done.returncode == 1
+    assert message in done.stderr.splitlines()[-1], done.stderr
+    assert [each.name for each in tmp_path.iterdir()] == ["table.json"]
+
+
+def test_an_operator_that_tvm_does_not_have_is_named(run, tmp_path):
+    square = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 4, 4])
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Det", ["x"], ["y"])], "g", [square], [result])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)])
+    onnx.save(model, str(tmp_path / "det.onnx"))
+    done = command(
+        str(tmp_path / "det.onnx"), "--table", str(run / "table.json"), "--out", str(tmp_path / "out.onnx")
+    )
+    assert done.returncode == 1
+    assert "Det" in done.stderr.splitlines()[-1], done.stderr
+    assert not (tmp_path / "out.onnx").exists()

@@ -75,6 +75,13 @@ def round_function(
         raise CPruneError(f"max_growth is {max_growth}, expected 0 or more")
     known = {name: np.asarray(value) for name, value in (parameters or {}).items()}
     channels = Channels(function, known)
+    layers = {reader.layer for reader in channels.readers}
+    if layers and not any(table.of_layer(layer) for layer in layers):
+        tuned = sorted({layer for row in table.rows for layer in row.task.layers})
+        raise CPruneError(
+            f"the table is of another model: it has {', '.join(tuned[:3]) or 'no layer'} ..., "
+            f"this one {', '.join(sorted(layers)[:3])} ..."
+        )
     weigh = _Scores(function, channels, known, scores or {})
     indices, roundings = _decide(channels, table, mode, max_growth, cut, weigh)
     new_function, values = Rewriter(channels, indices, known).run(function)
