@@ -122,7 +122,7 @@ def _lower_autotvm(
     found, op = [], _operators(function)
     for name, args in recorder.get_tasks():
         task = autotvm.task.create(name, args, target)
-        out_axes, in_axes = autotvm_tasks.channel_axes(task, anchors[0]) if len(anchors) == 1 else ((), ())
+        out_axes, in_axes = autotvm_tasks.channel_axes(task) if len(anchors) == 1 else ((), ())
         groups = int(getattr(anchors[0].attrs, "groups", 1)) if anchors else 1
         axes, key = autotvm_tasks.axes_of(task), autotvm_tasks.workload_key(task)
         found.append(_Lowered(op, key, out_axes, in_axes, groups, axes, task, float(task.flop)))

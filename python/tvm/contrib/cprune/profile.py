@@ -12,10 +12,11 @@ from typing import Any
 
 from tvm.contrib.cprune.table import Row, TaskTable
 from tvm.contrib.cprune.tuning.records import RecordLog
-from tvm.contrib.cprune.tuning.rescale import Side, at_width, width_of
-from tvm.contrib.cprune.tuning.transplant import TransplantError, fits, transplant
+from tvm.contrib.cprune.tuning.rescale import at_width, width_of
+from tvm.contrib.cprune.tuning.transplant import TransplantError
+from tvm.contrib.cprune.tuning.tuners import tuner_of
 from tvm.contrib.cprune.tuning.workers import MeasuringPool
-from tvm.contrib.cprune.types import CPruneError, Latency, Task
+from tvm.contrib.cprune.types import CPruneError, Latency, Side, Task
 
 # Widths that are built and measured together.
 BATCH = 8
@@ -87,7 +88,7 @@ def _measure(
     errors: dict[int, str] = {}
     for width, task in tasks.items():
         try:
-            inputs[width] = transplant(row.program.record, row.task, task, variants)
+            inputs[width] = tuner_of(row.task).transplant(row.program.record, row.task, task, variants)
         except TransplantError as error:
             inputs[width], errors[width] = [], str(error)
     pool.measure_new([each for found in inputs.values() for each in found], log)
@@ -100,7 +101,7 @@ def _result(row: Row, task: Task, width: int, trials: int, error: str, log: Reco
     if error or latency is None:
         failed = next((each.error for each in log.of(task.workload_key)), "")
         return WidthLatency(width, latency, False, trials, error or failed)
-    return WidthLatency(width, latency, fits(row.program.record, row.task, task), trials)
+    return WidthLatency(width, latency, tuner_of(row.task).fits(row.program.record, row.task, task), trials)
 
 
 def to_csv(profile: Iterable[WidthLatency]) -> str:

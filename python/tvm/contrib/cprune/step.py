@@ -12,20 +12,20 @@ from collections.abc import Iterable
 from tvm.contrib.cprune._plugin import fitting_width
 from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.table import TaskTable
-from tvm.contrib.cprune.types import ChannelGroup, ChannelStep, Split
+from tvm.contrib.cprune.types import ChannelGroup, ChannelStep, Side, Split
 
 # Elements of the widest vectors, which an innermost loop should fill.
 VECTOR = 16
 Constraint = tuple[int, int, int]
 
 
-def splits_of(layer: str, side: str, table: TaskTable) -> list[Split]:
+def splits_of(layer: str, side: Side, table: TaskTable) -> list[Split]:
     """Return the splits along a layer's output or input channels in all of its programs."""
     programs = [row.program for row in table.of_layer(layer)]
     return [split for p in programs for split in (p.out_splits if side == "out" else p.in_splits)]
 
 
-def products_of(layer: str, side: str, groups: int, table: TaskTable, relax: bool) -> set[int]:
+def products_of(layer: str, side: Side, groups: int, table: TaskTable, relax: bool) -> set[int]:
     """Return what a layer's channels must be multiples of to fit its programs, 1 left out.
 
     A grouped convolution's reduction axis runs over one of its groups, and its inner loops must not reach

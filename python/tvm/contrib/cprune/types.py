@@ -13,6 +13,8 @@ class CPruneError(Exception):
 # "direct" or "winograd" for auto_scheduler, a template's name for AutoTVM.
 Algorithm = str
 TunerName = Literal["ansor", "autotvm"]
+# Of a layer, whose channels are meant.
+Side = Literal["out", "in"]
 # Operation, name and extent of one axis of a compute DAG.
 Axis = tuple[str, str, int]
 
@@ -136,7 +138,7 @@ class GroupMember:
     """A layer's share in a channel group: ``scale`` of its channels go with each channel of the group."""
 
     layer: str
-    side: Literal["out", "in"]
+    side: Side
     width: int
     scale: int
     groups: int = 1

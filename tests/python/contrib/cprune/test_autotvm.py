@@ -18,14 +18,17 @@ from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.device import host_target
 from tvm.contrib.cprune.groups import find_groups
 from tvm.contrib.cprune.importance import score
+from tvm.contrib.cprune.profile import profile_widths
 from tvm.contrib.cprune.surgery import shrink
-from tvm.contrib.cprune.table import TaskTable
+from tvm.contrib.cprune.table import Row, TaskTable, to_program
 from tvm.contrib.cprune.tuning import autotvm as tasks_of
 from tvm.contrib.cprune.tuning.records import RecordLog, dump
+from tvm.contrib.cprune.tuning.rescale import at_width, width_of
 from tvm.contrib.cprune.tuning.search import Progress
 from tvm.contrib.cprune.tuning.transplant import TransplantError
 from tvm.contrib.cprune.types import ChannelStep, Task
 
+TUNE = TuneConfig(tuner="autotvm", trials=4, batch=4, repeats=3)
 ARM = "llvm -device=arm_cpu -mtriple=aarch64-linux-gnu -mattr=+neon"
 MALI = tvm.target.Target("opencl -device=mali", host="llvm -mtriple=aarch64-linux-gnu")
 
@@ -147,14 +150,32 @@ def test_moved_configurations_compute_the_right_numbers(kind):
         np.testing.assert_allclose(results[0], results[1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("target", [None, ARM, MALI], ids=["x86", "arm_cpu", "mali"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_task_at_another_width_is_what_extraction_finds_there(kind, target):
+    side, base = KINDS[kind][3], task_of(kind, 64, target)
+    assert width_of(base, side) == 64
+    for width in (48, 20):
+        expected, found = task_of(kind, width, target), at_width(base, width, side)
+        assert found.workload_key == expected.workload_key
+        assert (found.axes, found.flops) == (expected.axes, expected.flops)
+
+
+def test_a_profile_comes_of_configurations_too(pool):
+    task, log = task_of("1x1", 32), RecordLog(None)
+    tasks_of.search([task], TUNE, pool, log)
+    row = Row(task, to_program(task, log.best(task.workload_key)))
+    table = TaskTable((row,), host_target(), 2, True)
+    found = profile_widths(table, "conv", pool, RecordLog(None), widths=[8, 16, 32], variants=1)
+    assert [each.width for each in found if each.latency] == [8, 16, 32]
+    assert found[-1].fits
+
+
 def test_a_configuration_cannot_move_to_another_template():
     base = task_of("direct", 64)
     (line,) = random_records(base, 1)
     with pytest.raises(TransplantError, match=r"the templates differ: conv2d_NCHWc.x86 and depthwise"):
         tasks_of.transplant(line, base, task_of("depthwise", 64))
-
-
-TUNE = TuneConfig(tuner="autotvm", trials=4, batch=4, repeats=3)
 
 
 @pytest.mark.parametrize("strategy", ["xgb", "xgb-rank", "ga", "random", "gridsearch"])

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The latency staircase of a model's layers: the tuned program moved to every width, and measured.
 
-    python -m tvm.contrib.cprune profile runs/mine/model.onnx --table runs/mine/table.json --layer
-    layer1.0.conv1
+    python -m tvm.contrib.cprune profile runs/mine/model.onnx --table runs/mine/table.json --layer fc
 
 Writes one table (profile-LAYER.csv) and one plot (profile-LAYER.png) for each layer into --out, and the
 records of all, profile.json. A run of CPrune that is given these (--profile) does not measure these widths
@@ -22,9 +21,9 @@ from tvm.contrib.cprune.model_file import ModelFile, add_model_arguments, parse_
 from tvm.contrib.cprune.profile import WidthLatency, profile_widths, to_csv
 from tvm.contrib.cprune.table import Row, TaskTable
 from tvm.contrib.cprune.tuning.records import RecordLog
-from tvm.contrib.cprune.tuning.rescale import Side, width_of
+from tvm.contrib.cprune.tuning.rescale import width_of
 from tvm.contrib.cprune.tuning.workers import MeasuringPool
-from tvm.contrib.cprune.types import CPruneError
+from tvm.contrib.cprune.types import CPruneError, Side
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from tvm import relay
+from tvm.contrib.cprune.types import Side
 
 # What stands where channels were added: a number, or None for some finite number that depends on the data.
 Fill = float | None
@@ -68,7 +69,7 @@ class Reader:
     """An anchor that reads channels: their sum of sizes must suit its program along ``side``."""
 
     layer: str
-    side: str
+    side: Side
     segments: tuple[Segment, ...]
     groups: int = 1
 

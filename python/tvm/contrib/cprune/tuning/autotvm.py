@@ -25,9 +25,10 @@ from tvm.contrib.cprune.tuning.records import Measured, RecordLog, dump
 from tvm.contrib.cprune.tuning.search import Progress
 from tvm.contrib.cprune.tuning.transplant import TransplantError, combinations
 from tvm.contrib.cprune.tuning.workers import MeasuringPool
-from tvm.contrib.cprune.types import Axis, CPruneError, Split, Task
+from tvm.contrib.cprune.types import Axis, CPruneError, Side, Split, Task
 
 Knob = list[Any]
+SIDES: tuple[Side, Side] = ("out", "in")
 
 
 def workload_key(task: autotvm.task.Task) -> str:
@@ -43,40 +44,53 @@ def axes_of(task: autotvm.task.Task) -> tuple[Axis, ...]:
     )
 
 
-def channel_axes(task: autotvm.task.Task, anchor: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the numbers of the knobs that split an anchor's output channels, and of those that split its
+def channel_axes(task: autotvm.task.Task) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the numbers of the knobs that split the anchor's output channels, and of those that split its
     input channels."""
     found = []
-    for side in ("out", "in"):
-        other = doubled(task, anchor, side)
+    for side in SIDES:
+        other = resized(task, side, 2 * channels_of(task, side))
         before, after = axes_of(task), axes_of(other)
         changed = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a[2] != b[2]]
         found.append(tuple(changed))
     return found[0], found[1]
 
 
-def doubled(task: autotvm.task.Task, anchor: Any, side: str) -> autotvm.task.Task:
-    """Return a task with twice as many output or input channels."""
-    args = [list(each) if isinstance(each, tuple) else each for each in task.args]
-    tensors = [each for each in args if isinstance(each, list) and each[:1] == ["TENSOR"]]
-    data, weight = (list(each[1]) for each in tensors[:2])
-    if anchor.op.name == "nn.dense":
+def _dimensions(task: autotvm.task.Task, side: Side) -> dict[int, tuple[int, ...]]:
+    """Return, for the data (0) and the weight (1) of a template, the dimensions of its channels."""
+    name, rank = str(task.name), len(_tensors(task.args)[1])
+    if rank == 2:
         channel, kernel = 1, "OI"
+    elif "nhwc" in name:
+        channel, kernel = 3, "HWOI" if name.startswith("depthwise") else "HWIO"
     else:
-        channel, kernel = str(anchor.attrs.data_layout).index("C"), str(anchor.attrs.kernel_layout)
-    depthwise = anchor.op.name == "nn.conv2d" and int(anchor.attrs.groups) == data[channel] > 1
-    if depthwise:
-        data[channel] *= 2
-        axis = max(range(len(kernel)), key=lambda i: weight[i] if kernel[i] in "OI" else 0)
-        weight[axis] *= 2
-    elif side == "out":
-        weight[kernel.index("O")] *= 2
-    else:
-        data[channel] *= 2
-        weight[kernel.index("I")] *= 2
-    tensors[0][1], tensors[1][1] = tuple(data), tuple(weight)
-    new = tuple(tuple(each) if isinstance(each, list) else each for each in args)
-    return autotvm.task.create(task.name, new, task.target)
+        channel, kernel = 1, "OIHW"
+    if name.startswith("depthwise"):
+        # A multiplier, of one, lies beside the channels in the kernel.
+        return {0: (channel,), 1: (kernel.index("O"),)}
+    return {0: (), 1: (kernel.index("O"),)} if side == "out" else {0: (channel,), 1: (kernel.index("I"),)}
+
+
+def _tensors(args: Sequence[Any]) -> list[list[int]]:
+    return [[int(n) for n in each[1]] for each in args if isinstance(each, tuple) and each[0] == "TENSOR"]
+
+
+def channels_of(task: autotvm.task.Task, side: Side) -> int:
+    """Return the anchor's number of output or input channels; for a grouped one's input, those of a group."""
+    return _tensors(task.args)[1][_dimensions(task, side)[1][0]]
+
+
+def resized(task: autotvm.task.Task, side: Side, width: int) -> autotvm.task.Task:
+    """Return a task with another number of output or input channels."""
+    shapes, old = _tensors(task.args), channels_of(task, side)
+    for tensor, dims in _dimensions(task, side).items():
+        for dim in dims:
+            shapes[tensor][dim] = shapes[tensor][dim] * width // old
+    args, new = list(task.args), iter(shapes)
+    for i, each in enumerate(args):
+        if isinstance(each, tuple) and each[0] == "TENSOR":
+            args[i] = (each[0], tuple(next(new)), *each[2:])
+    return autotvm.task.create(task.name, tuple(args), task.target)
 
 
 def knobs_of(record: str) -> list[Knob]:

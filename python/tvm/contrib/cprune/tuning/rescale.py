@@ -7,20 +7,21 @@ both.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from tvm.auto_scheduler.workload_registry import register_workload_tensors
 
 import tvm
 from tvm import auto_scheduler, te, tir
 from tvm.contrib.cprune.axes import axes_of
-from tvm.contrib.cprune.types import CPruneError, Task
-
-Side = Literal["out", "in"]
+from tvm.contrib.cprune.tuning import autotvm
+from tvm.contrib.cprune.types import CPruneError, Side, Task
 
 
 def width_of(task: Task, side: Side) -> int:
     """Return a task's number of output or input channels."""
+    if task.tuner == "autotvm" and task.search_task is not None:
+        return autotvm.channels_of(task.search_task, side)
     axes = task.out_axes if side == "out" else task.in_axes
     if not axes:
         raise CPruneError(f"{task.title} has no {'output' if side == 'out' else 'input'} channels to change")
@@ -33,11 +34,8 @@ def at_width(task: Task, width: int, side: Side = "out") -> Task:
     Raises
     ------
     CPruneError
-        If the anchor is a grouped convolution, whose arithmetic holds its width, or has no such channels, or
-        the task is one of AutoTVM.
+        If the anchor is a grouped convolution, whose arithmetic holds its width, or has no such channels.
     """
-    if task.tuner != "ansor":
-        raise CPruneError(f"{task.title} is a task of AutoTVM: auto_scheduler's alone change their width")
     if task.search_task is None:
         raise CPruneError(f"{task.title} comes from a file: extract it from its model to change its width")
     if width < 1:
@@ -47,6 +45,8 @@ def at_width(task: Task, width: int, side: Side = "out") -> Task:
         raise CPruneError(f"{task.title} is a grouped convolution: its program holds the size of its groups")
     if width == width_of(task, side):
         return task
+    if task.tuner == "autotvm":
+        return _template_at_width(task, width, side)
     channels = set(task.out_axes if side == "out" else task.in_axes)
     old = task.search_task.compute_dag
     extents = {number: width for number in channels if task.axes[number][2] == width_of(task, side)}
@@ -65,6 +65,12 @@ def at_width(task: Task, width: int, side: Side = "out") -> Task:
         axes=axes_of(search_task.compute_dag),
         search_task=search_task,
     )
+
+
+def _template_at_width(task: Task, width: int, side: Side) -> Task:
+    new = autotvm.resized(task.search_task, side, width)
+    key, axes = autotvm.workload_key(new), autotvm.axes_of(new)
+    return replace(task, workload_key=key, flops=float(new.flop), axes=axes, search_task=new)
 
 
 def _rebuild(dag: Any, extents: Mapping[int, int]) -> list[te.Tensor]:
