@@ -5,6 +5,7 @@ import contextlib
 import math
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,10 +23,10 @@ from conftest import ROOT, TUTORIAL, random_records, task_of
 import tvm
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.device import host_target, pinned_target
-from tvm.contrib.cprune.presets import PRESETS, find_preset
+from tvm.contrib.cprune.presets import PRESETS, Preset, find_preset
 from tvm.contrib.cprune.structure import channel_splits
 from tvm.contrib.cprune.transform.tile_factors import read_tile_factors
-from tvm.contrib.cprune.tuning import reference
+from tvm.contrib.cprune.tuning import reference, worker
 from tvm.contrib.cprune.tuning.devices import DevicePool
 from tvm.contrib.cprune.tuning.records import RecordLog, identity, input_identity, to_input
 from tvm.contrib.cprune.tuning.reference import SpeedWatch
@@ -252,9 +253,9 @@ def test_a_device_that_slows_down_is_said_and_measured_out(site, tmp_path, input
 
 
 def test_the_whole_way_over_rpc(site, tmp_path):
-    for _ in range(2):
-        site.add()
-    site.wait(2)
+    for _ in range(3):
+        site.add(hold=0)
+    site.wait(3)
     options = [
         "--model",
         "lenet",
@@ -367,6 +368,29 @@ def test_programs_for_gpus_are_read_moved_and_compiled(name):
             assert "__kernel" in library.imported_modules[0].get_source()
             compiled += 1
     assert read >= 3 and compiled >= 1, (read, compiled)
+
+
+@pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-g++"), reason="needs g++-aarch64-linux-gnu")
+@pytest.mark.parametrize("device", ["mali", "adreno"])
+def test_programs_for_gpus_are_linked_with_their_kernels(device, tmp_path):
+    """The reference program, and one of a task as a tuning process compiles it; with GNU's linker, for the
+    NDK's is not there."""
+    host = "llvm -mtriple=aarch64-linux-gnu"
+    preset = Preset("board", f"opencl -device={device}", "aarch64", host, "opencl")
+    specs = reference.build_reference(preset, tmp_path / "reference.so")
+    assert len(specs) == 3
+    task = task_of("1x1", 64, pinned_target(preset.make_target()))
+    built = []
+    for number, line in enumerate(random_records(task)[:6]):
+        path = tmp_path / f"{number}.so"
+        measure_input = to_input(line, task.search_task)
+        if not isinstance(worker.build_file(measure_input.serialize(), str(path), preset), worker.Failure):
+            built.append(path)
+    assert built
+    for path in (tmp_path / "reference.so", *built):
+        content = path.read_bytes()
+        assert content[:5] == b"\x7fELF\x02" and content[18] == 0xB7, "no library for AArch64"
+        assert b"__kernel" in content
 
 
 def test_a_missing_ndk_is_said(monkeypatch):
