@@ -27,7 +27,7 @@ from tvm.contrib.cprune.measure import sample_input
 from tvm.contrib.cprune.report import ConsoleReport
 from tvm.contrib.cprune.surgery import shrink
 from tvm.contrib.cprune.transform import RoundChannels
-from tvm.contrib.cprune.types import ChannelStep, Latency, RelayModel
+from tvm.contrib.cprune.types import ChannelStep, RelayModel
 
 SPARSITIES, ROUNDS = (0.1, 0.3, 0.5), 3
 
@@ -69,7 +69,7 @@ def row(
     if fresh_trials:
         folder = compiler.run_dir / f"fresh-{fresh_trials}-{sparsity}"
         libraries["fresh"] = searched(before, fresh_trials, folder)
-    times = timed(compiler, libraries)
+    times = compiler.time_libraries(libraries, ROUNDS)
     changed = [each for each in rounding.roundings if each.changed]
     added = sum(each.new_width - each.width for each in changed) / sum(e.width for e in rounding.roundings)
     cells = [
@@ -82,14 +82,6 @@ def row(
         f"{cells[0]:>15} {cells[1]:>15} {cells[2]:>15} {ratios['after']:12.2f} {error:8.1e}"
     )
     return line, ratios
-
-
-def timed(compiler: Compiler, libraries: dict[str, Path]) -> dict[str, Latency]:
-    samples: dict[str, tuple[float, ...]] = dict.fromkeys(libraries, ())
-    for _ in range(ROUNDS):
-        for name, latency in compiler.time_libraries(libraries).items():
-            samples[name] += latency.samples
-    return {name: Latency(each) for name, each in samples.items()}
 
 
 def main() -> None:

@@ -16,7 +16,6 @@ from tvm.contrib.cprune.candidate import Compiler
 from tvm.contrib.cprune.config import STRATEGIES, PruneConfig, TuneConfig
 from tvm.contrib.cprune.extract import pass_context
 from tvm.contrib.cprune.report import ConsoleReport
-from tvm.contrib.cprune.types import Latency
 
 SHAPE, ROUNDS = (1, 32, 28, 28), 5
 
@@ -52,11 +51,7 @@ def main() -> None:
             libraries[strategy] = compiler.tune(model).library
             libraries["fallback"] = untuned(compiler, model, CACHE / "strategies" / "fallback.so")
             if strategy == STRATEGIES[-1]:
-                samples: dict[str, tuple[float, ...]] = dict.fromkeys(libraries, ())
-                for _ in range(ROUNDS):
-                    for name, latency in compiler.time_libraries(libraries).items():
-                        samples[name] += latency.samples
-    times = {name: Latency(each) for name, each in samples.items()}
+                times = compiler.time_libraries(libraries, ROUNDS)
     print(f"# two convolutions, {trials} trials a task")
     for name, latency in sorted(times.items(), key=lambda each: each[1].median):
         ratio = times["fallback"].median / latency.median

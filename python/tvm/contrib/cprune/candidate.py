@@ -248,16 +248,15 @@ class Compiler:
         if candidate.library != self.baseline.library:
             candidate.library.unlink(missing_ok=True)
 
-    def time(self, candidates: Mapping[str, Candidate]) -> dict[str, Latency]:
-        """Time candidates side by side."""
-        return self.time_libraries({name: candidate.library for name, candidate in candidates.items()})
+    def time(self, candidates: Mapping[str, Candidate], rounds: int = 1) -> dict[str, Latency]:
+        """Time candidates side by side; see ``measure.time_side_by_side``."""
+        return self.time_libraries({name: each.library for name, each in candidates.items()}, rounds)
 
-    def time_libraries(self, libraries: Mapping[str, Path]) -> dict[str, Latency]:
-        """Time compiled models side by side."""
+    def time_libraries(self, libraries: Mapping[str, Path], rounds: int = 1) -> dict[str, Latency]:
+        """Time compiled models side by side; see ``measure.time_side_by_side``."""
         with self._clock("measure"):
-            return measure.time_side_by_side(
-                self.pool, libraries, self.input_shape, self.config.measure_repeats
-            )
+            repeats = self.config.measure_repeats
+            return measure.time_side_by_side(self.pool, libraries, self.input_shape, repeats, rounds)
 
     def extract(
         self, relay_model: RelayModel, algorithms: Mapping[str, Algorithm] | None = None

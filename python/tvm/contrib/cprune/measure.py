@@ -2,6 +2,7 @@
 """Building a model with the programs of its task table, and timing models side by side."""
 
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.tuning.records import state_of
 from tvm.contrib.cprune.tuning.workers import MeasuringPool
 from tvm.contrib.cprune.types import Algorithm, CPruneError, Latency, RelayModel
+
+# Seconds between two rounds of timing.
+PAUSE = 1.0
 
 
 class _Programs(DispatchContext):
@@ -130,9 +134,25 @@ def sample_input(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 
 
 def time_side_by_side(
-    pool: MeasuringPool, libraries: Mapping[str, Path], input_shape: tuple[int, ...], repeats: int
+    pool: MeasuringPool,
+    libraries: Mapping[str, Path],
+    input_shape: tuple[int, ...],
+    repeats: int,
+    rounds: int = 1,
 ) -> dict[str, Latency]:
-    """Time compiled models interleaved in one process, so that whatever disturbs one disturbs all."""
+    """Time compiled models interleaved in one process, so that whatever disturbs one disturbs all.
+
+    Parameters
+    ----------
+    repeats
+        Runs of each model in a round.
+    rounds
+        With a pause between two of them: what lasts for some seconds disturbs one, not all.
+    """
     data = sample_input(input_shape)
-    samples = pool.time_models(list(libraries.values()), data, repeats)
-    return {name: Latency(times) for name, times in zip(libraries, samples, strict=True)}
+    samples: dict[str, tuple[float, ...]] = dict.fromkeys(libraries, ())
+    for number in range(rounds):
+        time.sleep(PAUSE if number else 0)
+        found = pool.time_models(list(libraries.values()), data, repeats)
+        samples = {name: samples[name] + times for name, times in zip(libraries, found, strict=True)}
+    return {name: Latency(times) for name, times in samples.items()}

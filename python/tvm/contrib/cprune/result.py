@@ -21,6 +21,8 @@ from tvm.contrib.cprune.training import Run
 from tvm.contrib.cprune.types import Latency
 
 FINAL = "final"
+# Of timing both models at the end.
+ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[st
     candidate = Candidate(trained_model, last.relay, last.table, last.library)
     compiler = run.compiler
     candidate = _tune(run, candidate)
-    latencies = compiler.time({"baseline": baseline, "pruned": candidate})
+    latencies = compiler.time({"baseline": baseline, "pruned": candidate}, ROUNDS)
     first = journal.find("baseline")
     assert first is not None
     tests = [training.test(model) if training.test else None for model in (run.model, trained_model)]

@@ -14,9 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tvm.autotvm.task.space import AnnotateEntity, ReorderEntity, SplitEntity, SplitSpace
+from tvm.autotvm.task.space import (
+    AnnotateEntity,
+    FallbackConfigEntity,
+    InstantiationError,
+    ReorderEntity,
+    SplitEntity,
+    SplitSpace,
+)
 from tvm.autotvm.tuner import GATuner, GridSearchTuner, RandomTuner, XGBTuner
 
+import tvm
 from tvm import autotvm
 from tvm.contrib.cprune import _plugin
 from tvm.contrib.cprune.config import TuneConfig
@@ -248,10 +256,30 @@ def search(
     return measured_now
 
 
+def fallback_of(task: autotvm.task.Task) -> Any | None:
+    """Return the configuration that TVM takes without any tuning, None where the space does not hold it."""
+    config = FallbackConfigEntity()
+    try:
+        with task.target:
+            task.instantiate(config)
+    except (tvm.error.TVMError, InstantiationError, RuntimeError, ValueError):
+        return None
+    entities = config._entity_map
+    if entities.keys() != task.config_space.space_map.keys():
+        return None
+    kinds = {name: "sp" if isinstance(each, SplitEntity) else "" for name, each in entities.items()}
+    knobs = [[name, kinds[name], _value(each)] for name, each in entities.items()]
+    index = _index(task.config_space, knobs)
+    return None if index is None else task.config_space.get(index)
+
+
 def _tune(
     task: Task, config: TuneConfig, pool: MeasuringPool, log: RecordLog, seed: int
 ) -> Iterator[list[Measured]]:
-    """Measure batch after batch of one task."""
+    """Measure batch after batch of one task, what TVM takes without tuning first."""
+    untuned = None if log.of(task.workload_key) else fallback_of(task.search_task)
+    if untuned is not None:
+        yield _measure(task, [untuned], pool)[0]
     np.random.seed((seed + zlib.crc32(task.workload_key.encode())) % (1 << 32))
     tuner = _make_tuner(task, config)
     known = log.of(task.workload_key)
@@ -274,16 +302,23 @@ def _tune(
             if not configs or asked > len(space):
                 return
             continue
-        target = task.search_task.target
-        inputs = [autotvm.MeasureInput(target, task.search_task, each) for each in fresh]
-        results = pool.measure(inputs)
+        measured, inputs, results = _measure(task, fresh, pool)
         visited |= {each.index for each in fresh}
-        measured = [dump(i, r) for i, r in zip(inputs, results, strict=True)]
         tuner.update(inputs, [to_autotvm(r) for r in results])
         now = min([best, *(each.latency.median for each in measured if each.latency)])
         since_best = 0 if now < best else since_best + len(measured)
         best, trials = now, trials + len(measured)
         yield measured
+
+
+def _measure(
+    task: Task, configs: Sequence[Any], pool: MeasuringPool
+) -> tuple[list[Measured], list[Any], list[Any]]:
+    """Return records of configurations, and what they were measured by and gave."""
+    target = task.search_task.target
+    inputs = [autotvm.MeasureInput(target, task.search_task, each) for each in configs]
+    results = pool.measure(inputs)
+    return [dump(i, r) for i, r in zip(inputs, results, strict=True)], inputs, results
 
 
 @functools.cache
