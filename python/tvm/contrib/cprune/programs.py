@@ -36,10 +36,8 @@ class Programs:
 
     def __init__(self, tuner: Tuner, pool: MeasuringPool, folder: Path, profile: Path | None = None) -> None:
         self._tuner, self._pool = tuner, pool
-        self.searched, self.transplanted = (
-            RecordLog(folder / "search.json"),
-            RecordLog(folder / "transplant.json"),
-        )
+        self.searched = RecordLog(folder / "search.json")
+        self.transplanted = RecordLog(folder / "transplant.json")
         self._profiled = RecordLog(None)
         if profile is not None:
             if not profile.is_file():

@@ -217,6 +217,7 @@ class DevicePool(MeasuringPool):
                 continue
             address = str(device.address)
             outcome = self._run(device, job.path, job.specs, how)
+            self._account(device, outcome)
             if not isinstance(outcome, Lost):
                 if not isinstance(outcome, Failure):
                     outcome = self._watch.corrected(address, outcome)
@@ -237,17 +238,17 @@ class DevicePool(MeasuringPool):
         """Time a compiled program on a device: how often, for how many seconds, and after what each time."""
         rest = self.tracker.cooldown
         what = (path, specs, self.preset.device, self.threads, *how, rest)
-        outcome = device.call(remote_worker.run, *what, timeout=self.config.run_timeout + rest)
-        self._account(device, outcome)
-        return outcome
+        return device.call(remote_worker.run, *what, timeout=self.config.run_timeout + rest)
 
     def _look(self, device: _Device) -> None:
         """Time the reference program on a device, once more if its time is doubted."""
         address, how = str(device.address), (reference.RUNS, reference.SECONDS, "")
-        while device.address is not None:
+        while True:
             outcome = self._run(device, str(self._reference), self._reference_specs, how)
             if isinstance(outcome, Lost):
+                self._account(device, outcome)
                 return
+            # That it runs says nothing about the programs that it failed with: those stay counted.
             if isinstance(outcome, Failure):
                 self._watch.skip(address)
                 self._say(f"device {address} cannot run the reference program: {outcome.message}")
