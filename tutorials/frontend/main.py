@@ -262,7 +262,7 @@ def run(options: argparse.Namespace) -> None:
     if options.tracker or options.device_key:
         limits = {"wait": options.wait_timeout, "cooldown": options.cool_down}
         tracker = Tracker.parse(options.tracker, options.device_key, **limits)
-        tracker.devices()
+        tracker.require()
     splits = load_data(
         options.dataset, options.data_dir, options.batch_size, options.test_batch_size, options.seed
     )

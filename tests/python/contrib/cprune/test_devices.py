@@ -169,6 +169,10 @@ def three(site, tmp_path) -> Measuring:
 
 
 def test_all_devices_share_the_work(three, inputs):
+    address = three.site.address
+    Tracker.parse(address, KEY).require()
+    with pytest.raises(CPruneError, match=rf"{address} has no device of key 'bored'; it has board \(3\)"):
+        Tracker.parse(address, "bored").require()
     three.run(inputs)
     assert three.said == []
     # All are free again.

@@ -57,6 +57,7 @@ def run(options: argparse.Namespace) -> None:
     tracker = None
     if options.tracker or options.device_key:
         tracker = Tracker.parse(options.tracker, options.device_key)
+        tracker.require()
     pruned, table = _model(options.run, "model.pt", shape), TaskTable.load(options.run / "table.json")
     unpruned = _model(options.run, "unpruned.pt", shape)
     donor = TaskTable.load(options.run / "table_unpruned.json")

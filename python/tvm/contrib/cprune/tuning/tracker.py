@@ -3,7 +3,9 @@
 
 import os
 import socket
+from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from tvm.rpc.client import TrackerSession
 
@@ -73,13 +75,36 @@ class Tracker:
         CPruneError
             If there is no tracker at the address.
         """
+        found = self._summary()
+        return _count(found)[self.key], int(found["queue_info"].get(self.key, {}).get("free", 0))
+
+    def require(self) -> None:
+        """Make sure that there is a device of the key.
+
+        Raises
+        ------
+        CPruneError
+            If there is no tracker at the address, or it has no such device; the message says which it has.
+        """
+        keys = _count(self._summary())
+        if not keys[self.key]:
+            others = ", ".join(f"{key} ({count})" for key, count in sorted(keys.items())) or "none at all"
+            raise CPruneError(
+                f"the tracker at {self.host}:{self.port} has no device of key {self.key!r}; it has {others}"
+            )
+
+    def _summary(self) -> dict[str, Any]:
         try:
             # TVM would go on trying for a minute.
             socket.create_connection((self.host, self.port), timeout=CONNECT).close()
             session = TrackerSession((self.host, self.port))
-            found = session.summary()
+            found: dict[str, Any] = session.summary()
             session.close()
         except (OSError, RuntimeError) as error:
             raise CPruneError(f"no tracker answers at {self.host}:{self.port}: {error}") from None
-        known = sum(1 for each in found["server_info"] if each["key"] == f"server:{self.key}")
-        return known, int(found["queue_info"].get(self.key, {}).get("free", 0))
+        return found
+
+
+def _count(summary: dict[str, Any]) -> Counter[str]:
+    """Return how many servers a tracker's summary has, by key."""
+    return Counter(each["key"].removeprefix("server:") for each in summary["server_info"])
