@@ -109,7 +109,7 @@ def write_bundle(
         "shape": tuple(shape),
         "sizes": ", ".join(str(size) for size in shape),
         "input": INPUT,
-        "dl_device": "kDLCPU" if preset.device == "cpu" else "kDLOpenCL",
+        "dl_device": {"cpu": "kDLCPU", "opencl": "kDLOpenCL", "vulkan": "kDLVulkan"}[preset.device],
     }
     write_text(folder / "example.py", _PYTHON.format(**values))
     write_text(folder / "example.cc", _CPP.format(**values))

@@ -92,9 +92,10 @@ class Compiler:
         self._seconds: dict[str, float] = defaultdict(float)
 
     def __enter__(self) -> "Compiler":
-        if self.tracker is None and self.preset.linker != "host":
+        here = self.preset.linker == "host" and self.preset.device == "cpu"
+        if self.tracker is None and not here:
             raise CPruneError(
-                f"programs for {self.preset.name} do not run on this machine: "
+                f"programs for {self.preset.name} do not run on this machine's CPU: "
                 "give the tracker and the key of devices that they run on"
             )
         if self.tracker is None:

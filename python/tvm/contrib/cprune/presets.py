@@ -13,6 +13,9 @@ from tvm.contrib.cprune.device import host_target, parse_target
 from tvm.contrib.cprune.types import CPruneError
 
 Linker = Literal["host", "aarch64", "ndk"]
+Device = Literal["cpu", "opencl", "vulkan"]
+# The device that runs the programs of a target's kind.
+DEVICES: dict[str, Device] = {"llvm": "cpu", "opencl": "opencl", "vulkan": "vulkan"}
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,14 @@ class Preset:
         Which compiler links a library: this machine's, Debian's ``aarch64-linux-gnu-g++``, or the Android
         NDK's that ``TVM_NDK_CC`` names.
     device
-        Which device runs programs: "cpu" or "opencl".
+        Which device runs programs.
     """
 
     name: str
     target: str
     linker: Linker
     host: str | None = None
-    device: Literal["cpu", "opencl"] = "cpu"
+    device: Device = "cpu"
 
     def make_target(self) -> tvm.target.Target:
         """Return TVM's target, with its host."""
@@ -106,7 +109,7 @@ def find_preset(text: str | None) -> Preset:
     Raises
     ------
     CPruneError
-        If it is neither a preset's name nor a target that TVM understands.
+        If it is neither a preset's name nor a target of a kind in ``DEVICES``.
     """
     if text is None or text == "cpu":
         return Preset("cpu", host_target(), "host")
@@ -123,6 +126,8 @@ def find_preset(text: str | None) -> Preset:
         linker = "ndk"
     elif triple.startswith(("aarch64", "arm64")):
         linker = "aarch64"
-    device: Literal["cpu", "opencl"] = "opencl" if target.kind.name == "opencl" else "cpu"
+    kind = str(target.kind.name)
+    if kind not in DEVICES:
+        raise CPruneError(f"target {text!r} is of kind {kind}, expected {', '.join(DEVICES)}")
     host = str(target.host) if target.host else None
-    return Preset(text, text, linker, host, device)
+    return Preset(text, text, linker, host, DEVICES[kind])

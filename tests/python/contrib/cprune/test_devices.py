@@ -343,6 +343,10 @@ def test_presets():
         assert target.kind.name == ("opencl" if preset.device == "opencl" else "llvm")
     assert find_preset("llvm -mtriple=aarch64-linux-gnu").linker == "aarch64"
     assert find_preset("llvm -mtriple=aarch64-linux-android").linker == "ndk"
+    vulkan = find_preset('{"kind": "vulkan", "host": {"kind": "llvm", "mtriple": "aarch64-linux-android"}}')
+    assert (vulkan.linker, vulkan.device) == ("ndk", "vulkan")
+    with pytest.raises(CPruneError, match="'hexagon' is of kind hexagon, expected llvm, opencl, vulkan"):
+        find_preset("hexagon")
     with pytest.raises(CPruneError, match=r"is not one of TVM's.*; nor is it one of cpu, arm64-linux"):
         find_preset("android-tpu")
 

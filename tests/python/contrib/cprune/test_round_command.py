@@ -128,7 +128,7 @@ def rename(table: dict) -> None:  # type: ignore[type-arg]
         (change(target="abacus -model=1"), "target 'abacus -model=1' is not one of TVM's"),
         (
             change(target="llvm -mtriple=aarch64-linux-gnu"),
-            "programs for llvm -mtriple=aarch64-linux-gnu do not run on this machine",
+            "programs for llvm -mtriple=aarch64-linux-gnu do not run on this machine's CPU",
         ),
     ],
 )
