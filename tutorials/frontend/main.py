@@ -258,11 +258,8 @@ def trained_model(options: argparse.Namespace, splits, folder: Path, say) -> tor
 def run(options: argparse.Namespace) -> None:
     config = make_config(options)
     find_preset(options.target).compiler()
-    tracker = None
-    if options.tracker or options.device_key:
-        limits = {"wait": options.wait_timeout, "cooldown": options.cool_down}
-        tracker = Tracker.parse(options.tracker, options.device_key, **limits)
-        tracker.require()
+    limits = {"wait": options.wait_timeout, "cooldown": options.cool_down}
+    tracker = Tracker.asked_for(options.tracker, options.device_key, **limits)
     splits = load_data(
         options.dataset, options.data_dir, options.batch_size, options.test_batch_size, options.seed
     )

@@ -30,7 +30,7 @@ _HOME = {
     "RelayModel": "types",
     "RoundChannels": "transform.rounding",
     "TaskTable": "table",
-    "Tracker": "tuning.devices",
+    "Tracker": "tuning.tracker",
     "Training": "training",
     "TuneConfig": "config",
     "extract_from_program": "extract",

@@ -92,8 +92,7 @@ class Compiler:
         self._seconds: dict[str, float] = defaultdict(float)
 
     def __enter__(self) -> "Compiler":
-        here = self.preset.linker == "host" and self.preset.device == "cpu"
-        if self.tracker is None and not here:
+        if self.tracker is None and not self.preset.runs_here:
             raise CPruneError(
                 f"programs for {self.preset.name} do not run on this machine's CPU: "
                 "give the tracker and the key of devices that they run on"
@@ -161,8 +160,9 @@ class Compiler:
         """Search every template of AutoTVM for every layer, and return each layer's fastest."""
         tasks = self.extract(relay_model)
         self._search(list(tasks), self.config.tune)
+        self.programs.share(self._table(tasks, strict=False).rows, self.config.tune.batch)
         by_layer: dict[str, list[Row]] = defaultdict(list)
-        for row in self._share(tasks):
+        for row in self._table(tasks, strict=False).rows:
             for layer in row.task.layers:
                 by_layer[layer].append(row)
         fastest = {layer: max(found, key=lambda row: row.speed) for layer, found in by_layer.items()}
@@ -174,7 +174,7 @@ class Compiler:
         winograd = self.extract(relay_model, every)
         tasks = list({task.workload_key: task for task in (*direct, *winograd)}.values())
         self._search(tasks, self.config.tune, rivals(direct, winograd))
-        self._share(tasks)
+        self.programs.share(self._table(tasks, strict=False).rows, self.config.tune.batch)
         by_layer = {layer: task for task in direct for layer in task.layers}
         chosen: dict[str, Algorithm] = {}
         for task in winograd:
@@ -183,11 +183,6 @@ class Compiler:
                 if layer in every and faster(a, b) is b and a is not b:
                     chosen[layer] = "winograd"
         return chosen
-
-    def _share(self, tasks: Sequence[Task]) -> tuple[Row, ...]:
-        """Let tasks try each other's programs; return the rows of those that have one."""
-        self.programs.share(self._table(tasks, strict=False).rows, self.config.tune.batch)
-        return self._table(tasks, strict=False).rows
 
     def search_more(self, candidate: Candidate, trials: int) -> Candidate:
         """Spend ``trials`` further search trials on a model's costliest tasks; build it anew."""

@@ -6,7 +6,8 @@ A layer's name travels in the span of its call into the fused functions
 Nothing is joined by order, by name or by time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +60,16 @@ class _CaptureKey(DispatchContext):
             self.key = str(workload_key)
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep AutoTVM from saying that it has no record of a task."""
+    silent, autotvm.GLOBAL_SCOPE.silent = autotvm.GLOBAL_SCOPE.silent, True
+    try:
+        yield
+    finally:
+        autotvm.GLOBAL_SCOPE.silent = silent
+
+
 def pass_context(tuner: TunerName = "ansor", alter_layouts: bool = False) -> tvm.transform.PassContext:
     """Return the context that everything is lowered and built in.
 
@@ -84,12 +95,8 @@ def _lower_ansor(
     capture = _CaptureKey()
     compiler = te_compiler.get()
     compiler.clear()
-    silent, tvm.autotvm.GLOBAL_SCOPE.silent = tvm.autotvm.GLOBAL_SCOPE.silent, True
-    try:
-        with target, capture, pass_context():
-            compiler.lower(function, target)
-    finally:
-        tvm.autotvm.GLOBAL_SCOPE.silent = silent
+    with target, capture, pass_context(), quietly():
+        compiler.lower(function, target)
     if not capture.key:
         return ()
     task = SearchTask(
@@ -112,12 +119,10 @@ def _lower_autotvm(
     recorder.reset()
     compiler = te_compiler.get()
     compiler.clear()
-    silent, autotvm.GLOBAL_SCOPE.silent = autotvm.GLOBAL_SCOPE.silent, True
     try:
-        with recorder, target, pass_context("autotvm"):
+        with recorder, target, pass_context("autotvm"), quietly():
             compiler.lower(function, target)
     finally:
-        autotvm.GLOBAL_SCOPE.silent = silent
         compiler.clear()
     found, op = [], _operators(function)
     for name, args in recorder.get_tasks():

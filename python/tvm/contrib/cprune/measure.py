@@ -14,7 +14,7 @@ import tvm
 from tvm import autotvm, relay
 from tvm.contrib.cprune.algorithms import pin_algorithms
 from tvm.contrib.cprune.device import parse_target, pinned_target
-from tvm.contrib.cprune.extract import pass_context
+from tvm.contrib.cprune.extract import pass_context, quietly
 from tvm.contrib.cprune.files import replaced
 from tvm.contrib.cprune.objects import ObjectCache
 from tvm.contrib.cprune.presets import Preset, find_preset
@@ -100,12 +100,8 @@ def build(
         target, mod = parse_target(table.target), model.mod
         programs, context = _Configurations(table), pass_context("autotvm", alter_layouts=True)
     target = tvm.target.Target(target, host=host) if host else target
-    silent, autotvm.GLOBAL_SCOPE.silent = autotvm.GLOBAL_SCOPE.silent, True
-    try:
-        with programs, context:
-            library = relay.build(mod, target, **options)
-    finally:
-        autotvm.GLOBAL_SCOPE.silent = silent
+    with programs, context, quietly():
+        library = relay.build(mod, target, **options)
     unused = [row.task.title for row in table.rows if row.task.workload_key not in programs.used]
     if unused or (strict and programs.missing):
         ran = len(table.rows) - len(unused)

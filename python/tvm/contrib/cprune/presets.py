@@ -39,6 +39,11 @@ class Preset:
     host: str | None = None
     device: Device = "cpu"
 
+    @property
+    def runs_here(self) -> bool:
+        """Whether programs for it run on this machine's CPU."""
+        return self.linker == "host" and self.device == "cpu"
+
     def make_target(self) -> tvm.target.Target:
         """Return TVM's target, with its host."""
         plain = parse_target(self.target)

@@ -54,10 +54,7 @@ def run(options: argparse.Namespace) -> None:
         return
     settings = _settings(options.run)
     shape = tuple(settings["input_shape"])
-    tracker = None
-    if options.tracker or options.device_key:
-        tracker = Tracker.parse(options.tracker, options.device_key)
-        tracker.require()
+    tracker = Tracker.asked_for(options.tracker, options.device_key)
     pruned, table = _model(options.run, "model.pt", shape), TaskTable.load(options.run / "table.json")
     unpruned = _model(options.run, "unpruned.pt", shape)
     donor = TaskTable.load(options.run / "table_unpruned.json")

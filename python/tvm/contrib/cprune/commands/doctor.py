@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 import tvm
-from tvm import autotvm, relay
+from tvm import relay
 from tvm.contrib.cprune import _plugin
 from tvm.contrib.cprune.config import TuneConfig
+from tvm.contrib.cprune.extract import quietly
 from tvm.contrib.cprune.presets import NAMES, Preset, find_preset
 from tvm.contrib.cprune.tuning.devices import DevicePool
 from tvm.contrib.cprune.tuning.tracker import Tracker
@@ -69,9 +70,9 @@ def examine(target: str | None, tracker: str | None, key: str | None) -> Iterato
     yield from _tvm(preset)
     yield _attempt("compiler", lambda: f"{preset.name} links with {preset.compiler()}")
     if not tracker and not key:
-        message = "none given (--tracker, --device-key): programs run on this machine"
-        yield Finding("tracker", None, message)
-        if preset.linker != "host":
+        where = "programs run on this machine" if preset.runs_here else "there is nowhere to run programs"
+        yield Finding("tracker", None, f"none given (--tracker, --device-key): {where}")
+        if not preset.runs_here:
             yield Finding("round trip", None, f"{preset.name} needs a device: --tracker and --device-key")
             return
         yield from _round_trip(preset, None)
@@ -157,8 +158,5 @@ def _kernel(preset: Preset, weight: np.ndarray) -> Any:
     """Return a compiled model of one dense layer and a rectifier."""
     data = relay.var(INPUT, shape=(SIZE, SIZE))
     body = relay.nn.relu(relay.nn.dense(data, relay.const(weight)))
-    silent, autotvm.GLOBAL_SCOPE.silent = autotvm.GLOBAL_SCOPE.silent, True
-    try:
+    with quietly():
         return relay.build(tvm.IRModule.from_expr(relay.Function([data], body)), preset.make_target())
-    finally:
-        autotvm.GLOBAL_SCOPE.silent = silent

@@ -57,6 +57,21 @@ class Tracker:
             raise CPruneError("no device key: give --device-key, as the devices' servers were started with")
         return Tracker(name, int(number), key, **options)
 
+    @staticmethod
+    def asked_for(address: str | None, key: str | None, **options: float) -> "Tracker | None":
+        """Return the tracker of a command line, or None where neither is given; it has a device of the key.
+
+        Raises
+        ------
+        CPruneError
+            As ``parse`` and ``require``.
+        """
+        if not address and not key:
+            return None
+        tracker = Tracker.parse(address, key, **options)
+        tracker.require()
+        return tracker
+
     @property
     def warning(self) -> str:
         """What to say where others can reach the tracker, or ""."""

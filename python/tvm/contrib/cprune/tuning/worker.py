@@ -30,8 +30,8 @@ _programs: dict[int, tuple[Any, list[tuple[tuple[int, ...], str]]]] = {}
 _models: dict[str, Any] = {}
 _PREPARE = "cprune.before_each_run"
 # How often TVM's threads look for work before they sleep (src/runtime/thread_pool.cc), and the seconds after
-# which they surely do. By default they spin for a tenth of a second, and for longer on a core that is in use:
-# what another process times meanwhile takes half as long again.
+# which they surely do. By default they look 300,000 times, which takes long on a core that is in use: what
+# another process times meanwhile takes half as long again.
 SPINS, REST = 20_000, 0.02
 # How many times as often as asked for a quick program is timed at most.
 MOST = 10

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What presets compile for, and programs for devices that are not here."""
+
+import contextlib
+import math
+import shutil
+
+import pytest
+from conftest import random_records, task_of
+
+import tvm
+from tvm.contrib.cprune.device import pinned_target
+from tvm.contrib.cprune.presets import PRESETS, Preset, find_preset
+from tvm.contrib.cprune.structure import channel_splits
+from tvm.contrib.cprune.transform.tile_factors import read_tile_factors
+from tvm.contrib.cprune.tuning import reference, worker
+from tvm.contrib.cprune.tuning.records import to_input
+from tvm.contrib.cprune.tuning.transplant import TransplantError, transplant
+from tvm.contrib.cprune.types import CPruneError
+
+
+def test_presets():
+    assert find_preset("cpu") == find_preset(None)
+    for name, preset in PRESETS.items():
+        target = preset.make_target()
+        assert find_preset(name) is preset
+        assert target.kind.name == ("opencl" if preset.device == "opencl" else "llvm")
+    assert find_preset("llvm -mtriple=aarch64-linux-gnu").linker == "aarch64"
+    assert find_preset("llvm -mtriple=aarch64-linux-android").linker == "ndk"
+    vulkan = find_preset('{"kind": "vulkan", "host": {"kind": "llvm", "mtriple": "aarch64-linux-android"}}')
+    assert (vulkan.linker, vulkan.device) == ("ndk", "vulkan")
+    with pytest.raises(CPruneError, match="'hexagon' is of kind hexagon, expected llvm, opencl, vulkan"):
+        find_preset("hexagon")
+    with pytest.raises(CPruneError, match=r"is not one of TVM's.*; nor is it one of cpu, arm64-linux"):
+        find_preset("android-tpu")
+
+
+@pytest.mark.parametrize("name", ["android-opencl-mali", "android-opencl-adreno"])
+def test_programs_for_gpus_are_read_moved_and_compiled(name):
+    """No GPU runs them here; the channel step comes from blocks, threads and inner loops all the same."""
+    target = pinned_target(PRESETS[name].make_target())
+    base, smaller = (task_of("direct 3x3", width, target) for width in (64, 32))
+    read = compiled = 0
+    for line in random_records(base)[:8]:
+        out, _ = channel_splits(base, line)
+        lengths = [split.lengths for split in out if len(split.lengths) >= 3]
+        if not lengths:
+            continue
+        state = to_input(line, base.search_task).state
+        schedule, args = base.search_task.compute_dag.apply_steps_from_state(state)
+        stores = [accesses[0] for accesses in read_tile_factors(schedule, args) if len(accesses) == 3]
+        factors = stores[0].dims[-1]
+        borders = {64} | {math.prod(each[i:]) for each in lengths for i in range(len(each) + 1)}
+        assert {factor.stride for factor in factors} <= borders
+        read += 1
+        with contextlib.suppress(TransplantError, tvm.error.TVMError):
+            (moved, *_) = transplant(line, base, smaller, 1)
+            schedule, args = smaller.search_task.compute_dag.apply_steps_from_state(moved.state)
+            library = tvm.build(schedule, args, target=target)
+            assert "__kernel" in library.imported_modules[0].get_source()
+            compiled += 1
+    assert read >= 3 and compiled >= 1, (read, compiled)
+
+
+@pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-g++"), reason="needs g++-aarch64-linux-gnu")
+@pytest.mark.parametrize("device", ["mali", "adreno"])
+def test_programs_for_gpus_are_linked_with_their_kernels(device, tmp_path):
+    """The reference program, and one of a task as a tuning process compiles it; with GNU's linker, for the
+    NDK's is not there."""
+    host = "llvm -mtriple=aarch64-linux-gnu"
+    preset = Preset("board", f"opencl -device={device}", "aarch64", host, "opencl")
+    specs = reference.build_reference(preset, tmp_path / "reference.so")
+    assert len(specs) == 3
+    task = task_of("1x1", 64, pinned_target(preset.make_target()))
+    built = []
+    for number, line in enumerate(random_records(task)[:6]):
+        path = tmp_path / f"{number}.so"
+        measure_input = to_input(line, task.search_task)
+        if not isinstance(worker.build_file(measure_input.serialize(), str(path), preset), worker.Failure):
+            built.append(path)
+    assert built
+    for path in (tmp_path / "reference.so", *built):
+        content = path.read_bytes()
+        assert content[:5] == b"\x7fELF\x02" and content[18] == 0xB7, "no library for AArch64"
+        assert b"__kernel" in content
+
+
+def test_a_missing_ndk_is_said(monkeypatch):
+    monkeypatch.delenv("TVM_NDK_CC", raising=False)
+    with pytest.raises(CPruneError, match="TVM_NDK_CC is not set: expected the NDK's compiler"):
+        PRESETS["android-cpu"].compiler()
