@@ -45,7 +45,9 @@ def pruned(model: torch.nn.Module, sparsity: float) -> torch.nn.Module:
 
 def searched(relay_model: RelayModel, trials: int, folder: Path) -> Path:
     """Return the library of a model that was searched for from nothing, or from its own records so far."""
-    config = PruneConfig(tune=TuneConfig(trials=trials, early_stopping=trials), measure_repeats=60)
+    # Larger batches than usual: rounds of evolution would take longer than the programs.
+    tune = TuneConfig(trials=trials, early_stopping=trials, batch=16)
+    config = PruneConfig(tune=tune, measure_repeats=60)
     with Compiler(config, SHAPE, folder, report=ConsoleReport()) as compiler:
         table = compiler.tune_relay(relay_model)
         return compiler.compile(relay_model, table, "fresh")[1]
