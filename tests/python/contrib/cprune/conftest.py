@@ -10,6 +10,7 @@ os.environ.setdefault("TVM_NUM_THREADS", "2")
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import nn
 
 import tvm.contrib.cprune  # noqa: F401  (before any part of TVM that would look for a network)
@@ -27,6 +28,11 @@ from tvm.contrib.cprune.types import Latency, Program, Split, Subgraph, Task
 ROOT = Path(__file__).parents[4]
 TUTORIAL = ROOT / "tutorials" / "frontend"
 sys.path.insert(0, str(TUTORIAL))
+
+# The same examples in every run, however slow the machine; HYPOTHESIS_PROFILE=explore draws others each time.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.getenv("HYPOTHESIS_PROFILE", "same"))
 
 FAST = TuneConfig(trials=4, batch=4, population=32, repeats=3)
 
