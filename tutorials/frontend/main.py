@@ -34,9 +34,9 @@ from tvm.contrib.cprune.types import CPruneError
 PRUNE, TUNE = PruneConfig(), TuneConfig()
 
 
-class Preset(NamedTuple):
-    """Defaults that depend on the data set; the epochs for cifar10 and imagenet are the paper's (section
-    4.1)."""
+class Defaults(NamedTuple):
+    """What depends on the data set unless it is given; for cifar10 and imagenet the epochs are the paper's
+    (section 4.1)."""
 
     accuracy_requirement: float
     train_epochs: int
@@ -47,11 +47,11 @@ class Preset(NamedTuple):
     max_seconds: float = PRUNE.max_seconds
 
 
-PRESETS = {
+DEFAULTS = {
     # A demonstration: trained in seconds, and bounded to ten minutes or so.
-    "digits": Preset(0.97, 12, 2, 12, short_term_rate=1e-2, tune_seconds=270, max_seconds=180),
-    "cifar10": Preset(0.92, 100, 5, 100),
-    "imagenet": Preset(0.69, 90, 1, 20),
+    "digits": Defaults(0.97, 12, 2, 12, short_term_rate=1e-2, tune_seconds=270, max_seconds=180),
+    "cifar10": Defaults(0.92, 100, 5, 100),
+    "imagenet": Defaults(0.69, 90, 1, 20),
 }
 START_LEARNING_RATE = 0.05
 RUNS = Path("runs")
@@ -183,7 +183,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     run.add_argument("--seed", type=int, default=PRUNE.seed, help="seed of every random choice (%(default)s)")
     options = parser.parse_args(arguments)
-    for name, value in PRESETS[options.dataset]._asdict().items():
+    for name, value in DEFAULTS[options.dataset]._asdict().items():
         if getattr(options, name, None) is None:
             setattr(options, name, value)
     if options.min_time is None:

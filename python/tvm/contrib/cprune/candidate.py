@@ -2,6 +2,7 @@
 """From a model to a compiled one with its task table: by search for the first, by transplanting for all
 others."""
 
+import gc
 import math
 import time
 from collections import defaultdict
@@ -15,7 +16,7 @@ import torch
 
 from tvm.contrib.cprune import measure
 from tvm.contrib.cprune.algorithms import winograd_layers
-from tvm.contrib.cprune.config import PruneConfig
+from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.device import pinned_target
 from tvm.contrib.cprune.extract import LoweringCache, extract_from_program
 from tvm.contrib.cprune.frontend import from_torch
@@ -173,7 +174,7 @@ class Compiler:
         every: dict[str, Algorithm] = dict.fromkeys(winograd_layers(relay_model.mod), "winograd")
         winograd = self.extract(relay_model, every)
         tasks = list({task.workload_key: task for task in (*direct, *winograd)}.values())
-        self._search(tasks, self.config.tune, rivals(direct, winograd))
+        self._search(tasks, self.config.tune, rivals=rivals(direct, winograd))
         self.programs.share(self._table(tasks, strict=False).rows, self.config.tune.batch)
         by_layer = {layer: task for task in direct for layer in task.layers}
         chosen: dict[str, Algorithm] = {}
@@ -226,6 +227,17 @@ class Compiler:
         CPruneError
             If a task has no valid program at its width.
         """
+        table = self.fit(relay_model, donor)
+        return table, self._build(relay_model, table, name)
+
+    def fit(self, relay_model: RelayModel, donor: TaskTable) -> TaskTable:
+        """Return the table of a Relay model: the programs of ``donor``, moved to its widths.
+
+        Raises
+        ------
+        CPruneError
+            If a task has no valid program at its width.
+        """
         with self._clock("import"):
             tasks = self.extract(relay_model, measure.algorithms_of(donor))
         orphans = [task for task in tasks if self.programs.best(task.workload_key) is None]
@@ -235,8 +247,7 @@ class Compiler:
         if orphans:
             with self._clock("search"):
                 self._search(orphans, replace(self.config.tune, trials=self.config.tune.batch))
-        table = self._table(tasks)
-        return table, self._build(relay_model, table, name)
+        return self._table(tasks)
 
     def discard(self, candidate: Candidate) -> None:
         """Delete the library of a model that is not needed any more; the unpruned one stays, for the
@@ -270,16 +281,20 @@ class Compiler:
 
     def _build(self, relay_model: RelayModel, table: TaskTable, name: str) -> Path:
         with self._clock("build"):
+            # Earlier models, traced and imported, lie about in cycles. Python counts their objects, which are
+            # few, not their weights: 200 MB a candidate of ResNet-18 until it looks.
+            gc.collect()
             # A name of its own: a process that has loaded a library keeps seeing the old file under a name.
             path = self.run_dir / "build" / f"{name}-{time.time_ns()}.so"
             return measure.build_to(relay_model, table, path, self._objects, self.preset)
 
-    def _search(self, tasks: list[Task], tune: Any, known_rivals: Mapping[str, str] | None = None) -> None:
+    def _search(self, tasks: list[Task], tune: TuneConfig, **options: Any) -> None:
+        """Search programs for tasks; ``options`` are the tuner's own."""
+
         def tell(progress: Progress) -> None:
             self.report({"event": "progress", "progress": progress})
 
         if not tasks:
             raise CPruneError("the model has no task to tune: expected convolutions or dense layers")
-        self.tuner.search(
-            tasks, tune, self.pool, self.programs.searched, self.config.seed, known_rivals, tell, self.strict
-        )
+        log, seed = self.programs.searched, self.config.seed
+        self.tuner.search(tasks, tune, self.pool, log, seed, tell, self.strict, **options)

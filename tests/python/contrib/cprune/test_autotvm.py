@@ -22,6 +22,7 @@ from tvm.contrib.cprune.profile import profile_widths
 from tvm.contrib.cprune.surgery import shrink
 from tvm.contrib.cprune.table import Row, TaskTable, to_program
 from tvm.contrib.cprune.tuning import autotvm as tasks_of
+from tvm.contrib.cprune.tuning import autotvm_search
 from tvm.contrib.cprune.tuning.records import RecordLog, dump
 from tvm.contrib.cprune.tuning.rescale import at_width, width_of
 from tvm.contrib.cprune.tuning.search import Progress
@@ -163,7 +164,7 @@ def test_a_task_at_another_width_is_what_extraction_finds_there(kind, target):
 
 def test_a_profile_comes_of_configurations_too(pool):
     task, log = task_of("1x1", 32), RecordLog(None)
-    tasks_of.search([task], TUNE, pool, log)
+    autotvm_search.search([task], TUNE, pool, log)
     row = Row(task, to_program(task, log.best(task.workload_key)))
     table = TaskTable((row,), host_target(), 2, True)
     found = profile_widths(table, "conv", pool, RecordLog(None), widths=[8, 16, 32], variants=1)
@@ -183,7 +184,7 @@ def test_every_strategy_finds_programs_and_goes_on_from_its_records(strategy, po
     task = task_of("1x1", 32)
     config = TuneConfig(tuner="autotvm", strategy=strategy, trials=4, batch=2, repeats=3)
     log, seen = RecordLog(tmp_path / "log.json"), []
-    assert tasks_of.search([task], config, pool, log, report=seen.append) == 4
+    assert autotvm_search.search([task], config, pool, log, report=seen.append) == 4
     assert isinstance(seen[-1], Progress) and seen[-1].trials == 4
     # The first is what TVM takes without tuning, so no strategy ends with less.
     (untuned, *_) = log.measured
@@ -194,7 +195,17 @@ def test_every_strategy_finds_programs_and_goes_on_from_its_records(strategy, po
     # TVM itself reads the log.
     assert len(list(autotvm.record.load_from_file(str(tmp_path / "log.json")))) == 4
     again = RecordLog(tmp_path / "log.json")
-    assert tasks_of.search([task], config, pool, again) == 0
+    assert autotvm_search.search([task], config, pool, again) == 0
+
+
+def test_the_grid_is_walked_evenly_and_each_configuration_once():
+    space = task_of("1x1", 32).search_task.config_space
+    tuner = autotvm_search._EvenGrid(task_of("1x1", 32).search_task)
+    first = [each.index for each in tuner.next_batch(4)]
+    assert max(first) - min(first) > len(space) / 2
+    rest = [each.index for each in tuner.next_batch(len(space))]
+    assert sorted(first + rest) == list(range(len(space)))
+    assert not tuner.has_next()
 
 
 def test_a_model_is_tuned_built_and_moved(tmp_path):

@@ -33,6 +33,13 @@ HOLD = 0.3
 FAST = TuneConfig(repeats=2, run_timeout=6, threads=1)
 
 
+def wait_until(ready: Callable[[], bool], what: str) -> None:
+    deadline = time.time() + 60
+    while not ready():
+        assert time.time() < deadline, f"waited a minute for {what}"
+        time.sleep(0.02)
+
+
 class Site:
     """A tracker and servers on loopback, each a process of its own."""
 
@@ -76,14 +83,14 @@ class Site:
 
     def wait(self, count: int, free: int | None = None) -> None:
         """Wait until the tracker knows at least ``count`` devices, and so many of them are free."""
-        deadline = time.time() + 60
-        while time.time() < deadline:
+
+        def ready() -> bool:
             with contextlib.suppress(CPruneError):
                 known, unused = Tracker.parse(self.address, KEY).devices()
-                if known >= count and free in (None, unused):
-                    return
-            time.sleep(0.05)
-        raise AssertionError(f"no {count} servers came up, {free} of them free")
+                return known >= count and free in (None, unused)
+            return False
+
+        wait_until(ready, f"{count} devices at the tracker, {free} of them free")
 
     def close(self) -> None:
         for process in [*self.servers, self.tracker]:
@@ -132,14 +139,19 @@ class Measuring:
 
     def run(self, inputs, meanwhile: Callable[[], None] = lambda: None, busy: int = 3) -> None:  # type: ignore[no-untyped-def]
         """Measure ``inputs`` while something happens once ``busy`` devices are at work."""
-
-        def act() -> None:
-            self.site.wait(busy, free=0)
-            meanwhile()
-
         with self.pool() as pool, ThreadPoolExecutor(1) as thread:
+
+            def held() -> bool:
+                return sum(each.address is not None for each in pool._devices) >= busy
+
+            def act() -> None:
+                wait_until(held, f"{busy} devices at work")
+                meanwhile()
+
+            # First as many as there are devices: the processes that talk to them take seconds to start.
+            measured = pool.measure_new(inputs[:busy], self.log)
             event = thread.submit(act)
-            measured = pool.measure_new(inputs, self.log)
+            measured += pool.measure_new(inputs[busy:], self.log)
             event.result()
         self.check(inputs)
         assert len(measured) == len(inputs)

@@ -40,6 +40,8 @@ ORDER = [
     "tuning.devices",
     "tuning.search",
     "tuning.autotvm",
+    "tuning.autotvm_search",
+    "tuning.compute_dag",
     "tuning.tuners",
     "tuning.rescale",
     "extract",

@@ -24,6 +24,7 @@ from tvm.contrib.cprune.tuning.rescale import at_width, width_of
 from tvm.contrib.cprune.types import ChannelStep, CPruneError
 
 SIDE = {"reduction": "in", "dense": "in"}
+SHAPE, CONFIG = (1, 8, 8, 8), PruneConfig(tune=FAST, measure_repeats=3)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "grouped"])
@@ -38,7 +39,7 @@ def test_a_task_at_another_width_is_what_extraction_finds_there(kind, target):
         assert found.search_task.compute_dag.workload_key() == expected.search_task.compute_dag.workload_key()
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(st.integers(1, 70))
 def test_rescaled_tasks_search_like_others(width):
     from tvm.contrib.cprune.device import host_target, pinned_target
@@ -85,47 +86,53 @@ def test_a_profile_says_where_the_structure_breaks(tuned, pool, tmp_path):
         profile_widths(table_of(task, best), "nope", pool, log)
 
 
-def test_a_candidate_at_a_profiled_width_is_not_measured_again(tmp_path):
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """Return a model, and the folder of a run that searched both algorithms of its convolution."""
     torch.manual_seed(0)
-    model, shape = OneLayer(8, 32).eval(), (1, 8, 8, 8)
-    config = PruneConfig(tune=FAST, measure_repeats=3)
-    with Compiler(config, shape, tmp_path) as compiler:
-        base = compiler.tune(model)
-        profile = RecordLog(tmp_path / "profile.json")
-        profile_widths(base.table, "conv", compiler.pool, profile, widths=[16])
-        profile_widths(base.table, "fc", compiler.pool, profile, "in", widths=[16])
-    group = next(g for g in find_groups(model, shape).groups if g.root == "conv")
-    small = shrink(model, shape, [ChannelStep(group, 16, "")], lambda each: score(each, "l1", 0))
-    with Compiler(config, shape, tmp_path, profile=tmp_path / "profile.json") as compiler:
-        base = compiler.tune(model, {})
+    model, folder = OneLayer(8, 32).eval(), tmp_path_factory.mktemp("run")
+    with Compiler(CONFIG, SHAPE, folder) as compiler:
+        compiler.tune(model)
+    return model, folder
+
+
+@pytest.mark.parametrize("algorithms", [{}, {"conv": "winograd"}], ids=["direct", "winograd"])
+def test_a_candidate_at_a_profiled_width_is_not_measured_again(algorithms, searched, tmp_path):
+    model, folder = searched
+    profile = RecordLog(tmp_path / "profile.json")
+    group = next(g for g in find_groups(model, SHAPE).groups if g.root == "conv")
+    small = shrink(model, SHAPE, [ChannelStep(group, 16, "")], lambda each: score(each, "l1", 0))
+    with Compiler(CONFIG, SHAPE, folder) as compiler:
+        table = compiler.tune(model, algorithms).table
+        profile_widths(table, "conv", compiler.pool, profile, widths=[16])
+        profile_widths(table, "fc", compiler.pool, profile, "in", widths=[16])
+    with Compiler(CONFIG, SHAPE, folder, profile=profile.path) as compiler:
+        base = compiler.tune(model, algorithms)
         before = compiler.trials()
         moved = compiler.move(base, small)
-        names = {row.task.title for row in moved.table.rows}
         now = compiler.trials()
-        # A mean over the channels may be a task of its own, which no profile of a layer holds.
-        others = [row for row in moved.table.rows if not row.task.layers]
-        assert now["search"] - before["search"] <= FAST.batch * len(others)
-        profiled = {each.line for each in profile.measured}
-        assert {"conv", "fc"} <= names
-        assert all(row.program.record in profiled for row in moved.table.rows if row.task.layers)
+    # A mean over the channels may be a task of its own, which no profile of a layer holds.
+    others = [row for row in moved.table.rows if not row.task.layers]
+    assert now["search"] - before["search"] <= FAST.batch * len(others)
+    profiled = {each.line for each in profile.measured}
+    assert {"conv", "fc"} <= {row.task.title for row in moved.table.rows}
+    assert all(row.program.record in profiled for row in moved.table.rows if row.task.layers)
 
 
-def test_the_command_profile(tmp_path, pool):
-    torch.manual_seed(0)
-    model, shape = OneLayer(8, 16).eval(), (1, 8, 8, 8)
-    config = PruneConfig(tune=FAST, measure_repeats=3)
-    with Compiler(config, shape, tmp_path) as compiler:
-        compiler.tune(model).table.save(tmp_path / "table.json")
+def test_the_command_profile(searched, tmp_path):
+    model, folder = searched
+    with Compiler(CONFIG, SHAPE, folder) as compiler:
+        compiler.tune(model, {}).table.save(tmp_path / "table.json")
     path = tmp_path / "model.pt"
-    torch.jit.trace(model, torch.zeros(shape)).save(str(path))
+    torch.jit.trace(model, torch.zeros(SHAPE)).save(str(path))
     arguments = [str(path), "--table", str(tmp_path / "table.json"), "--input-shape", "1,8,8,8"]
-    options = ["--layer", "conv", "--every", "4", "--variants", "1", "--out", str(tmp_path / "out")]
+    options = ["--layer", "conv", "--every", "8", "--variants", "1", "--out", str(tmp_path / "out")]
     command = [sys.executable, "-m", "tvm.contrib.cprune", "profile", *arguments, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "out" / "profile-conv.csv").read_text().splitlines()
-    assert [int(line.split(",")[0]) for line in lines[1:]] == [4, 8, 12, 16]
+    assert [int(line.split(",")[0]) for line in lines[1:]] == [8, 16, 24, 32]
     assert (tmp_path / "out" / "profile-conv.png").read_bytes()[:4] == b"\x89PNG"
     # What the command read is the model that was tuned.
-    tasks = extract_from_program(from_torch(torch.jit.load(str(path)), shape).mod, None, "llvm")
+    tasks = extract_from_program(from_torch(torch.jit.load(str(path)), SHAPE).mod, None, "llvm")
     assert {layer for task in tasks for layer in task.layers} == {"conv", "fc"}

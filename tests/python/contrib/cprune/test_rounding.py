@@ -119,7 +119,7 @@ class RandomNet(nn.Module):
 KINDS = ("plain", "depthwise", "residual", "concat", "squeeze")
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     st.integers(3, 13),
     st.lists(st.tuples(st.sampled_from(KINDS), st.integers(2, 13)), max_size=5),

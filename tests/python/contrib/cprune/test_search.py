@@ -10,7 +10,7 @@ from conftest import FAST, KINDS, task_of
 from tvm.auto_scheduler.measure import MeasureErrorNo
 
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.tuning import worker
+from tvm.contrib.cprune.tuning import worker, workers
 from tvm.contrib.cprune.tuning.records import RecordLog, to_input
 from tvm.contrib.cprune.tuning.search import Progress, search
 from tvm.contrib.cprune.tuning.workers import MeasuringPool
@@ -39,12 +39,30 @@ def test_a_search_measures_its_budget_and_resumes_without_repeating(pool, target
     assert len(set(states)) == len(states)
 
 
-def test_measuring_processes_live_on_without_torch(pool, tuned):
-    first = pool.call(eval, ENVIRONMENT)
-    tuned("1x1")
-    assert pool.call(eval, ENVIRONMENT) == first
-    assert first[0] == str(pool.threads)
-    assert first[1] is False
+def test_measuring_processes_live_on_without_torch(tuned):
+    task, best = tuned("1x1")
+    with MeasuringPool(FAST) as pool:
+        first = pool.call(eval, ENVIRONMENT)
+        assert [r.error_no for r in pool.measure([to_input(best.line, task.search_task)])] == [0]
+        assert pool.call(eval, ENVIRONMENT) == first
+        assert first[0] == str(pool.threads)
+        assert first[1] is False
+
+
+def test_a_process_that_compiled_much_is_replaced_between_batches(tuned, monkeypatch):
+    monkeypatch.setattr(workers, "MOST_PROGRAMS", 1)
+    task, best = tuned("1x1")
+    data = to_input(best.line, task.search_task).serialize()
+    with MeasuringPool(FAST) as pool:
+        process, used = pool._processes[0], []
+        for batch in ((0, 1), (2, 3)):
+            assert [pool._build(process, number, data) for number in batch] == [None, None]
+            # Within a batch, what it holds keeps it.
+            assert process.held == set(batch)
+            used.append(pool.call(os.getpid))
+            outcomes = [pool.run(number, data) for number in batch]
+            assert not [each for each in outcomes if isinstance(each, worker.Failure)]
+        assert used[0] != used[1]
 
 
 def test_programs_of_a_killed_process_are_built_again(tuned):

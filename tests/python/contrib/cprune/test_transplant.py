@@ -54,8 +54,6 @@ def unit(kind):
 @pytest.mark.parametrize("kind", KINDS)
 @settings(
     max_examples=5,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())

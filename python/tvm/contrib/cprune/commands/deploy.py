@@ -65,16 +65,18 @@ def run(options: argparse.Namespace) -> None:
         shutil.copytree(options.run / "records", Path(name) / "records")
         with Compiler(config, shape, Path(name), target, report, tracker=tracker) as compiler:
             relay_model = pruned.relay(table.tuner)
-            own, library = compiler.compile(relay_model, table, "pruned")
+            own = compiler.fit(relay_model, table)
+            library, path = build(relay_model, own), Path(name) / "pruned.so"
+            compiler.preset.link(library, path)
             _, other = compiler.compile(unpruned.relay(donor.tuner), donor, "unpruned")
-            error = _check_outputs(compiler, library, pruned.source, _samples(options.run, shape))
+            error = _check_outputs(compiler, path, pruned.source, _samples(options.run, shape))
             report.say(f"outputs differ from PyTorch's by {error:.1e} of the largest")
-            times = compiler.time_libraries({"pruned": library, "unpruned": other})
+            times = compiler.time_libraries({"pruned": path, "unpruned": other})
             for which, latency in times.items():
                 report.say(_line(which, latency, shape[0]))
             folder = options.out or options.run / "bundle"
             classes, facts = settings.get("classes", ()), _facts(settings, times, error)
-            write_bundle(folder, build(relay_model, own), own, compiler.preset, shape, classes, facts)
+            write_bundle(folder, library, own, compiler.preset, shape, classes, facts)
             report.say(f"bundle: {folder}")
 
 

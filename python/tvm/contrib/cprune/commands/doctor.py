@@ -106,9 +106,10 @@ def _attempt(name: str, check: Callable[[], str]) -> Finding:
 
 def _tvm(preset: Preset) -> Iterator[Finding]:
     info = tvm.support.libinfo()
-    said = ("USE_LLVM", "USE_RPC", "USE_OPENCL", "USE_VULKAN", "USE_GRAPH_EXECUTOR", "USE_SORT", "USE_RANDOM")
-    options = ", ".join(f"{name[4:]} {info[name]}" for name in said if name in info)
-    yield Finding("TVM", True, f"{tvm.__version__}: {options}")
+    said = ("USE_RPC", "USE_OPENCL", "USE_VULKAN", "USE_GRAPH_EXECUTOR", "USE_SORT", "USE_RANDOM")
+    llvm = f"LLVM {info.get('LLVM_VERSION', 'unknown')}"
+    options = [llvm, *(f"{name[4:]} {info[name]}" for name in said if name in info)]
+    yield Finding("TVM", True, f"{tvm.__version__}: {', '.join(options)}")
     cython = tvm.runtime.Object.__mro__[1].__module__.startswith("tvm._ffi._cy")
     slow = "ctypes; slower: build Cython's, or use the wheel of `make tvm`"
     yield Finding("FFI", True, "Cython" if cython else slow)

@@ -69,10 +69,7 @@ def round_function(
         Whether padding may be cut off, by an operator, in front of what cannot take it. Otherwise channels
         that reach such a place are left.
     """
-    if mode not in MODES:
-        raise CPruneError(f"mode is {mode!r}, expected one of {', '.join(MODES)}")
-    if max_growth is not None and max_growth < 0:
-        raise CPruneError(f"max_growth is {max_growth}, expected 0 or more")
+    _require_known(mode, max_growth)
     known = {name: np.asarray(value) for name, value in (parameters or {}).items()}
     channels = Channels(function, known)
     layers = {reader.layer for reader in channels.readers}
@@ -116,7 +113,7 @@ class RoundChannels:
     Raises
     ------
     CPruneError
-        If the mode is unknown.
+        If the mode is unknown or the growth negative.
     """
 
     def __init__(
@@ -126,8 +123,7 @@ class RoundChannels:
         max_growth: float | None = None,
         scores: Mapping[str, Array] | None = None,
     ) -> None:
-        if mode not in MODES:
-            raise CPruneError(f"mode is {mode!r}, expected one of {', '.join(MODES)}")
+        _require_known(mode, max_growth)
         self.table, self.mode, self.max_growth, self.scores = table, mode, max_growth, scores
         self.roundings: tuple[Rounding, ...] = ()
 
@@ -135,6 +131,13 @@ class RoundChannels:
         rounded = round_function(mod["main"], self.table, self.mode, self.max_growth, self.scores)
         self.roundings = rounded.roundings
         return relay.transform.InferType()(tvm.IRModule({"main": rounded.function}))
+
+
+def _require_known(mode: str, max_growth: float | None) -> None:
+    if mode not in MODES:
+        raise CPruneError(f"mode is {mode!r}, expected one of {', '.join(MODES)}")
+    if max_growth is not None and max_growth < 0:
+        raise CPruneError(f"max_growth is {max_growth}, expected 0 or more")
 
 
 class _Scores:

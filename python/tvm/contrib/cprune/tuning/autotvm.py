@@ -1,19 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AutoTVM as a tuner: the structure of its configurations, moving them to other widths, and the search.
+"""AutoTVM's configurations: their structure, and moving them to other widths.
 
 A template's split knobs are the axes of a task here: their numbers take the place of a compute DAG's axes,
 and which of them run over channels is found by making the task anew with more channels.
 """
 
-import functools
 import json
-import time
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from tvm.autotvm.task.space import (
     AnnotateEntity,
     FallbackConfigEntity,
@@ -22,17 +18,11 @@ from tvm.autotvm.task.space import (
     SplitEntity,
     SplitSpace,
 )
-from tvm.autotvm.tuner import GATuner, GridSearchTuner, RandomTuner, XGBTuner
 
 import tvm
 from tvm import autotvm
 from tvm.contrib.cprune import _plugin
-from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.device import host_threads
-from tvm.contrib.cprune.tuning.records import Measured, RecordLog, dump
-from tvm.contrib.cprune.tuning.search import Progress
 from tvm.contrib.cprune.tuning.transplant import TransplantError, combinations
-from tvm.contrib.cprune.tuning.workers import MeasuringPool
 from tvm.contrib.cprune.types import Axis, CPruneError, Side, Split, Task
 
 Knob = list[Any]
@@ -99,6 +89,19 @@ def resized(task: autotvm.task.Task, side: Side, width: int) -> autotvm.task.Tas
         if isinstance(each, tuple) and each[0] == "TENSOR":
             args[i] = (each[0], tuple(next(new)), *each[2:])
     return autotvm.task.create(task.name, tuple(args), task.target)
+
+
+def width_of(task: Task, side: Side) -> int:
+    """Return a task's number of output or input channels."""
+    return channels_of(task.search_task, side)
+
+
+def at_width(task: Task, width: int, side: Side) -> Task:
+    """Return ``task`` with ``width`` output or input channels."""
+    new = resized(task.search_task, side, width)
+    return replace(
+        task, workload_key=workload_key(new), flops=float(new.flop), axes=axes_of(new), search_task=new
+    )
 
 
 def knobs_of(record: str) -> list[Knob]:
@@ -201,61 +204,6 @@ def _index(space: Any, knobs: Sequence[Knob]) -> int | None:
     return index if space.is_index_valid(index) else None
 
 
-def search(
-    tasks: Sequence[Task],
-    config: TuneConfig,
-    pool: MeasuringPool,
-    log: RecordLog,
-    seed: int = 0,
-    rivals: Mapping[str, str] | None = None,
-    report: Callable[[Progress], None] = lambda _: None,
-    strict: bool = True,
-) -> int:
-    """Search configurations for ``tasks``, each for as many trials; records go to ``log``.
-
-    Trials that the log holds count, and the learning tuners start from them, those of other tasks included.
-
-    Parameters
-    ----------
-    rivals
-        Not used: templates for the same layers are searched alike.
-    strict
-        Whether a task without a valid configuration is an error.
-
-    Returns
-    -------
-    How many configurations were measured now.
-
-    Raises
-    ------
-    CPruneError
-        If no configuration of a task is valid; the message names the task and the first cause.
-    """
-    started, measured_now = time.time(), 0
-    budget = sum(min(config.trials, len(task.search_task.config_space)) for task in tasks)
-    done = {task.workload_key: len(log.of(task.workload_key)) for task in tasks}
-    for task in tasks:
-        known = log.best(task.workload_key)
-        best = known.latency.median if known and known.latency else float("inf")
-        for measured in _tune(task, config, pool, log, seed):
-            log.append(measured)
-            measured_now += len(measured)
-            done[task.workload_key] += len(measured)
-            best = min([best, *(each.latency.median for each in measured if each.latency)])
-            total, seconds = sum(done.values()), time.time() - started
-            report(Progress(task, done[task.workload_key], best, total, budget, seconds))
-            if config.max_seconds and seconds > config.max_seconds and best < float("inf"):
-                break
-        if best == float("inf") and strict:
-            errors = [each.error for each in log.of(task.workload_key)]
-            cause = errors[0] if errors else "the search space is empty"
-            raise CPruneError(
-                f"no valid program for task {task.title} in {len(errors)} trials; "
-                f"the first failed with: {cause}"
-            )
-    return measured_now
-
-
 def fallback_of(task: autotvm.task.Task) -> Any | None:
     """Return the configuration that TVM takes without any tuning, None where the space does not hold it."""
     config = FallbackConfigEntity()
@@ -271,83 +219,3 @@ def fallback_of(task: autotvm.task.Task) -> Any | None:
     knobs = [[name, kinds[name], _value(each)] for name, each in entities.items()]
     index = _index(task.config_space, knobs)
     return None if index is None else task.config_space.get(index)
-
-
-def _tune(
-    task: Task, config: TuneConfig, pool: MeasuringPool, log: RecordLog, seed: int
-) -> Iterator[list[Measured]]:
-    """Measure batch after batch of one task, what TVM takes without tuning first."""
-    untuned = None if log.of(task.workload_key) else fallback_of(task.search_task)
-    if untuned is not None:
-        yield _measure(task, [untuned], pool)[0]
-    np.random.seed((seed + zlib.crc32(task.workload_key.encode())) % (1 << 32))
-    tuner = _make_tuner(task, config)
-    known = log.of(task.workload_key)
-    history = [*_transferred(config.transfer), *log.measured]
-    if history and isinstance(tuner, XGBTuner):
-        pairs = [autotvm.record.decode(each.line) for each in history if each.latency]
-        tuner.load_history(pairs, min_seed_records=4 * config.batch)
-    visited = {json.loads(each.line)["config"]["index"] for each in known}
-    if isinstance(tuner, XGBTuner | GATuner):
-        tuner.visited |= visited
-    # The others do not know what was tried; how far they go is bounded by the size of their space.
-    trials, since_best, asked = len(known), 0, 0
-    best = min([each.latency.median for each in known if each.latency], default=float("inf"))
-    space = task.search_task.config_space
-    while trials < min(config.trials, len(space)) and since_best < config.early_stopping and tuner.has_next():
-        configs = tuner.next_batch(min(config.batch, config.trials - trials))
-        asked += len(configs)
-        fresh = [each for each in configs if each.index not in visited]
-        if not fresh:
-            if not configs or asked > len(space):
-                return
-            continue
-        measured, inputs, results = _measure(task, fresh, pool)
-        visited |= {each.index for each in fresh}
-        tuner.update(inputs, [to_autotvm(r) for r in results])
-        now = min([best, *(each.latency.median for each in measured if each.latency)])
-        since_best = 0 if now < best else since_best + len(measured)
-        best, trials = now, trials + len(measured)
-        yield measured
-
-
-def _measure(
-    task: Task, configs: Sequence[Any], pool: MeasuringPool
-) -> tuple[list[Measured], list[Any], list[Any]]:
-    """Return records of configurations, and what they were measured by and gave."""
-    target = task.search_task.target
-    inputs = [autotvm.MeasureInput(target, task.search_task, each) for each in configs]
-    results = pool.measure(inputs)
-    return [dump(i, r) for i, r in zip(inputs, results, strict=True)], inputs, results
-
-
-@functools.cache
-def _transferred(path: str) -> tuple[Measured, ...]:
-    """Return the records of another tuning."""
-    if not path:
-        return ()
-    found = RecordLog(Path(path)).measured
-    if not any("input" in json.loads(each.line) for each in found):
-        raise CPruneError(f"{path} holds no records of AutoTVM to start from")
-    return tuple(found)
-
-
-def _make_tuner(task: Task, config: TuneConfig) -> Any:
-    search_task = task.search_task
-    if config.strategy == "ga":
-        return GATuner(search_task, pop_size=min(config.trials, 50))
-    if config.strategy == "random":
-        return RandomTuner(search_task)
-    if config.strategy == "gridsearch":
-        return GridSearchTuner(search_task)
-    loss = "rank-binary" if config.strategy == "xgb-rank" else "reg"
-    return XGBTuner(search_task, loss_type=loss, plan_size=config.batch, num_threads=host_threads())
-
-
-def to_autotvm(result: Any) -> autotvm.MeasureResult:
-    """Return a result of our measuring pool as AutoTVM has it."""
-    if result.error_no:
-        message = (str(result.error_msg or ""), RuntimeError(str(result.error_msg or "")))
-        return autotvm.MeasureResult(message, int(result.error_no), float(result.all_cost), result.timestamp)
-    costs = tuple(float(cost) for cost in result.costs)
-    return autotvm.MeasureResult(costs, 0, float(result.all_cost), float(result.timestamp))

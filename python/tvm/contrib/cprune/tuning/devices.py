@@ -149,7 +149,7 @@ class DevicePool(MeasuringPool):
         started, limit = time.time(), self.config.build_timeout
         path = str(Path(self._folder.name) / f"program-{next(self._names)}.so")
         try:
-            built = process.call(worker.build_file, data, path, self.preset, timeout=limit)
+            built = process.compile(worker.build_file, data, path, self.preset, timeout=limit)
         except TimeoutError:
             return Failure(MeasureErrorNo.BUILD_TIMEOUT, f"compiling took longer than {limit:.0f} s")
         except ChildProcessError:

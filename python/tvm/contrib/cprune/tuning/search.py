@@ -80,9 +80,9 @@ def search(
     pool: MeasuringPool,
     log: RecordLog,
     seed: int = 0,
-    rivals: Mapping[str, str] | None = None,
     report: Callable[[Progress], None] = lambda _: None,
     strict: bool = True,
+    rivals: Mapping[str, str] | None = None,
 ) -> int:
     """Search programs for ``tasks`` until the trials or the time are used up; records go to ``log``.
 
@@ -91,10 +91,10 @@ def search(
 
     Parameters
     ----------
-    rivals
-        Workload keys of tasks that are the same layers by another algorithm, in both directions.
     strict
         Whether a task without a valid program is an error.
+    rivals
+        Workload keys of tasks that are the same layers by another algorithm, in both directions.
 
     Returns
     -------

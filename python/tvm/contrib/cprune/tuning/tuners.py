@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvm.contrib.cprune import structure
-from tvm.contrib.cprune.tuning import autotvm, search, transplant
-from tvm.contrib.cprune.types import Split, Task, TunerName
+from tvm.contrib.cprune.tuning import autotvm, autotvm_search, compute_dag, search, transplant
+from tvm.contrib.cprune.types import Side, Split, Task, TunerName
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class Tuner:
         What convolutions on CPUs are to be laid out like.
     channel_splits, transplant, fits, search
         See ``structure.channel_splits``, ``tuning.transplant`` and ``tuning.search``.
+    width_of, at_width
+        See ``tuning.rescale``.
     """
 
     layout: str
@@ -27,11 +29,29 @@ class Tuner:
     transplant: Callable[..., list[Any]]
     fits: Callable[[str, Task, Task], bool]
     search: Callable[..., int]
+    width_of: Callable[[Task, Side], int]
+    at_width: Callable[[Task, int, Side], Task]
 
 
 TUNERS: dict[TunerName, Tuner] = {
-    "ansor": Tuner("NHWC", structure.channel_splits, transplant.transplant, transplant.fits, search.search),
-    "autotvm": Tuner("NCHW", autotvm.channel_splits, autotvm.transplant, autotvm.fits, autotvm.search),
+    "ansor": Tuner(
+        layout="NHWC",
+        channel_splits=structure.channel_splits,
+        transplant=transplant.transplant,
+        fits=transplant.fits,
+        search=search.search,
+        width_of=compute_dag.width_of,
+        at_width=compute_dag.at_width,
+    ),
+    "autotvm": Tuner(
+        layout="NCHW",
+        channel_splits=autotvm.channel_splits,
+        transplant=autotvm.transplant,
+        fits=autotvm.fits,
+        search=autotvm_search.search,
+        width_of=autotvm.width_of,
+        at_width=autotvm.at_width,
+    ),
 }
 
 

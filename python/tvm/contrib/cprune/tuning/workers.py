@@ -30,14 +30,18 @@ from tvm.contrib.cprune.tuning.worker import Failure
 from tvm.contrib.cprune.types import INPUT
 
 MAX_COST = 1e10
+# Programs that a process compiles before it is replaced. TVM keeps for good what it found in each of them
+# while it looked for common subexpressions (src/tir/transforms/common_subexpr_elim_tools.cc, a static cache).
+MOST_PROGRAMS = 100
 
 
 @dataclass
 class _Process:
-    """One measuring process and the numbers of the programs that it holds."""
+    """One measuring process, the numbers of the programs that it holds, and how many it compiled."""
 
     popen: PopenWorker
     held: set[int] = field(default_factory=set)
+    compiled: int = 0
 
     def call(self, function: Callable[..., Any], *args: Any, timeout: float | None = None) -> Any:
         """Run ``function`` there.
@@ -53,8 +57,21 @@ class _Process:
             self.popen.send(function, args, timeout=timeout)
             return self.popen.recv()
         except (TimeoutError, ChildProcessError):
-            self.held.clear()
+            self.restart()
             raise
+
+    def compile(self, function: Callable[..., Any], *args: Any, timeout: float) -> Any:
+        """Run a ``function`` there that compiles a program; see ``call``."""
+        if self.compiled >= MOST_PROGRAMS and not self.held:
+            self.restart()
+        self.compiled += 1
+        return self.call(function, *args, timeout=timeout)
+
+    def restart(self) -> None:
+        """Let another process take its place, with the next call."""
+        self.popen.kill()
+        self.held.clear()
+        self.compiled = 0
 
 
 class MeasuringPool:
@@ -100,7 +117,7 @@ class MeasuringPool:
 
     def _build(self, process: _Process, number: int, data: Any) -> Failure | None:
         try:
-            failure = process.call(worker.build, number, data, timeout=self.config.build_timeout)
+            failure = process.compile(worker.build, number, data, timeout=self.config.build_timeout)
         except TimeoutError:
             seconds = self.config.build_timeout
             return Failure(MeasureErrorNo.BUILD_TIMEOUT, f"compiling took longer than {seconds:.0f} s")
@@ -114,8 +131,7 @@ class MeasuringPool:
         """Time program ``number``; ``data`` builds it again where its process died since."""
         process = next((each for each in self._processes if number in each.held), None)
         if process is not None and not process.popen.is_alive():  # killed from outside since it compiled
-            process.popen.kill()
-            process.held.clear()
+            process.restart()
             process = None
         if process is None:
             process = self._processes[0]
