@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TUTORIAL, random_records, task_of
 
+import tvm
+from tvm import te
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.device import host_target, pinned_target
 from tvm.contrib.cprune.presets import find_preset
@@ -63,16 +65,6 @@ class Site:
         self.servers.append(self._start(script, self.address, KEY, str(hold)))
         return self.servers[-1]
 
-    def slow_down(self) -> None:
-        """Let the servers share a core with eight others that never rest."""
-        core = min(os.sched_getaffinity(0))
-        for process in Path("/proc").iterdir():
-            if process.name.isdecimal() and _group(process) in {server.pid for server in self.servers}:
-                for thread in (process / "task").iterdir():
-                    os.sched_setaffinity(int(thread.name), {core})
-        burn = f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
-        self.servers += [self._start("-c", burn) for _ in range(8)]
-
     def _start(self, *command: str) -> subprocess.Popen:  # type: ignore[type-arg]
         return subprocess.Popen(
             [sys.executable, *command],
@@ -104,12 +96,6 @@ def kill(process: subprocess.Popen, number: int = signal.SIGKILL) -> None:  # ty
         process.wait()
 
 
-def _group(process: Path) -> int:
-    with contextlib.suppress(OSError):
-        return os.getpgid(int(process.name))
-    return 0
-
-
 @pytest.fixture
 def site() -> Iterator[Site]:
     made = Site()
@@ -132,10 +118,10 @@ class Measuring:
         self.site, self.said = site, list[str]()
         self.log = RecordLog(folder / "records.json")
 
-    def pool(self) -> DevicePool:
+    def pool(self, prepare: str = "cprune.hold") -> DevicePool:
         tracker = Tracker.parse(self.site.address, KEY, wait=2)
         tell = lambda event: self.said.append(event["message"])  # noqa: E731
-        return DevicePool(FAST, find_preset(None), tracker, tell, prepare="cprune.hold")
+        return DevicePool(FAST, find_preset(None), tracker, tell, prepare)
 
     def run(self, inputs, meanwhile: Callable[[], None] = lambda: None, busy: int = 3) -> None:  # type: ignore[no-untyped-def]
         """Measure ``inputs`` while something happens once ``busy`` devices are at work."""
@@ -180,7 +166,7 @@ def test_all_devices_share_the_work(three, inputs):
     with pytest.raises(CPruneError, match=rf"{address} has no device of key 'bored'; it has board \(3\)"):
         Tracker.parse(address, "bored").require()
     three.run(inputs)
-    assert three.said == []
+    assert not [line for line in three.said if "was lost" in line]
     # All are free again.
     three.site.wait(3, free=3)
 
@@ -250,18 +236,33 @@ def test_a_change_of_speed_is_believed_when_it_is_seen_twice(monkeypatch):
     assert watch.due("a")
 
 
+def build_holding(preset, path: Path) -> list[tuple[tuple[int, ...], str]]:  # type: ignore[no-untyped-def]
+    """Compile a reference program that takes as long as the server holds it, whatever else runs there."""
+    data = te.placeholder((1,), name="data")
+    hold = te.extern((1,), [data], lambda ins, _: tvm.tir.call_packed("cprune.hold", ins[0]), name="hold")
+    preset.link(tvm.build(te.create_schedule(hold.op), [data, hold], preset.make_target()), path)
+    return [((1,), "float32")] * 2
+
+
 def test_a_device_that_slows_down_is_said_and_measured_out(site, tmp_path, inputs, monkeypatch):
     monkeypatch.setattr(reference, "EVERY", 0.0)  # before each program
-    site.add(hold=0)
+    monkeypatch.setattr(reference, "build_reference", build_holding)
+    server = site.add(hold=0.005)
     site.wait(1)
     measuring = Measuring(site, tmp_path)
-    with measuring.pool() as pool:
-        pool.measure_new(inputs[:4], measuring.log)
-        site.slow_down()
-        pool.measure_new(inputs[4:], measuring.log)
-    said = "".join(measuring.said)
-    assert re.search(r"takes [1-9]\S* times as long as at first: its times are divided by that", said), said
-    measuring.check(inputs)
+    with measuring.pool(prepare="") as pool:
+        first = pool.measure(inputs[:2])
+        site.wait(1, free=1)
+        kill(server, signal.SIGUSR1)
+        then = pool.measure(inputs[:2])
+    # What is said last: a machine that is busy with other things may slow down and recover before.
+    said = re.search(
+        r"takes (\S+) times as long as at first: its times are divided by that", measuring.said[-1]
+    )
+    assert said and float(said[1]) > 2, measuring.said
+    # The programs themselves are as fast as before.
+    for before, after in zip(first, then, strict=True):
+        assert float(min(after.costs)) < float(min(before.costs))
 
 
 def test_the_whole_way_over_rpc(site, tmp_path):
