@@ -136,6 +136,8 @@ class Measuring:
 
             # First as many as there are devices: the processes that talk to them take seconds to start.
             measured = pool.measure_new(inputs[:busy], self.log)
+            if busy:
+                self.site.wait(busy, free=busy)
             event = thread.submit(act)
             measured += pool.measure_new(inputs[busy:], self.log)
             event.result()
@@ -292,7 +294,7 @@ def test_the_whole_way_over_rpc(site, tmp_path):
     remote = ["--tracker", site.address, "--device-key", KEY, "--threads", "1", "--target", host_target()]
     run = ["--experiment-data-dir", str(tmp_path / "run"), "--repeats", "2"]
     command = [sys.executable, str(TUTORIAL / "main.py"), *options, *remote, *run]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f'"device_key": "{KEY}"' in (tmp_path / "run" / "result.json").read_text()
 
