@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, TUTORIAL, random_records, task_of
+from tvm.rpc import base
 
 import tvm
 from tvm import te
@@ -192,6 +193,29 @@ def test_a_run_waits_for_a_device_that_joins_late(site, tmp_path, inputs):
     measuring.run(inputs[:4], busy=0)
     event.join()
     assert any("waiting for a device of key board" in line for line in measuring.said)
+
+
+def test_a_device_that_cannot_be_reached_is_said(site, tmp_path, inputs):
+    site.wait(0)
+    measuring = Measuring(site, tmp_path)
+    with socket.socket() as nobody, socket.create_connection(("127.0.0.1", site.port)) as tracker:
+        nobody.bind(("127.0.0.1", 0))
+        # As a server does whose address nobody else reaches.
+        tracker.sendall(base.struct.pack("<i", base.RPC_TRACKER_MAGIC))
+        base.recvall(tracker, 4)
+        port = nobody.getsockname()[1]
+        for message in (
+            [base.TrackerCode.UPDATE_INFO, {"key": f"server:{KEY}", "addr": ("127.0.0.1", port)}],
+            [base.TrackerCode.PUT, KEY, (port, f"{KEY}:1"), "127.0.0.1"],
+        ):
+            base.sendjson(tracker, message)
+            base.recvjson(tracker)
+        event = threading.Timer(3, site.add)
+        event.start()
+        measuring.run(inputs[:2], busy=0)
+        event.join()
+    said = [line for line in measuring.said if f"device 127.0.0.1:{port} cannot be reached" in line]
+    assert len(said) == 1 and said[0].endswith(f"; asking {site.address} again"), measuring.said
 
 
 def test_a_tracker_that_restarts_is_found_again(site, tmp_path, inputs):

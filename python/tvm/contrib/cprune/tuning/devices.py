@@ -95,6 +95,7 @@ class DevicePool(MeasuringPool):
         self._names = itertools.count()
         self._devices: list[_Device] = []
         self._failures: dict[str, tuple[int, float]] = {}
+        self._refusals: set[str] = set()  # said since a device was found
         self._watch = reference.SpeedWatch()
         self._reference = Path(self._folder.name) / "reference.so"
         self._reference_specs = reference.build_reference(preset, self._reference)
@@ -283,8 +284,12 @@ class DevicePool(MeasuringPool):
         arguments = (tracker.host, tracker.port, tracker.key, tracker.wait, self._session_timeout)
         found = device.call(remote_worker.request, *arguments, timeout=tracker.wait + 10)
         if not isinstance(found, str):
+            if found is not None and found.reason not in self._refusals:
+                self._refusals.add(found.reason)
+                self._say(f"{found.reason}; asking {tracker.host}:{tracker.port} again")
             time.sleep(0.5)
             return False
+        self._refusals.clear()
         count, when = self._failures.get(found, (0, 0.0))
         if count >= FAILURES and time.time() - when < PAUSE:
             device.call(remote_worker.release, timeout=10)

@@ -39,7 +39,7 @@ def request(host: str, port: int, key: str, wait: float, session_timeout: int) -
     Raises
     ------
     OSError
-        If the tracker does not answer.
+        If the tracker does not answer, or the device that it names cannot be reached.
     """
     global _session
     _session = None
@@ -59,7 +59,10 @@ def request(host: str, port: int, key: str, wait: float, session_timeout: int) -
     finally:
         sock.close()
     url, device_port, match_key = address
-    _session = connect_server(url, device_port, match_key, session_timeout)
+    try:
+        _session = connect_server(url, device_port, match_key, session_timeout)
+    except tvm.error.TVMError as error:
+        raise OSError(f"device {url}:{device_port} cannot be reached: {last_line(error)}") from None
     return f"{url}:{device_port}"
 
 
