@@ -17,52 +17,59 @@ int64_t Product(const Lengths& lengths) {
   return std::accumulate(lengths.begin(), lengths.end(), int64_t{1}, std::multiplies<int64_t>());
 }
 
-// How far `changed` is from `lengths`: the innermost factor, which is mostly the vector, counts most.
+// How far `changed` is from `lengths`: the innermost factor, which is mostly the vector, counts most; all of
+// them together are what is kept in registers.
 double Distance(const Lengths& lengths, const Lengths& changed) {
-  double distance = 0;
+  const auto ratio = [](int64_t a, int64_t b) {
+    return std::fabs(std::log2(static_cast<double>(a) / static_cast<double>(b)));
+  };
+  double distance = ratio(Product(changed), Product(lengths));
   for (size_t i = 0; i < lengths.size(); ++i) {
-    const double ratio =
-        std::fabs(std::log2(static_cast<double>(changed[i]) / static_cast<double>(lengths[i])));
-    distance += ratio * (i + 1 == lengths.size() ? 4 : 1);
+    distance += ratio(changed[i], lengths[i]) * (i + 1 == lengths.size() ? 4 : 1);
   }
   return distance;
 }
 
-// Every list of factors whose product divides `extent`: none above twice the old one, and the innermost a
-// divisor of the old one, so that a vector is halved rather than made of an odd length.
-void Enumerate(const Lengths& lengths, int64_t rest, Lengths* prefix, std::vector<Lengths>* out) {
+// Every list of factors whose product divides `extent`: none above twice the old one. The innermost divides
+// the old one, or is shorter than it and fits one register of `lanes`: a compiler leaves the other lanes of
+// that unused, and makes something slow of a longer vector of odd length.
+void Enumerate(const Lengths& lengths, int64_t rest, int64_t lanes, Lengths* prefix,
+               std::vector<Lengths>* out) {
   const size_t depth = prefix->size();
   if (depth == lengths.size()) {
     out->push_back(*prefix);
     return;
   }
+  const int64_t old = lengths[depth];
   const bool innermost = depth + 1 == lengths.size();
-  const int64_t cap = std::min(rest, 2 * lengths[depth]);
+  const int64_t cap = std::min(rest, innermost ? old : 2 * old);
   for (int64_t factor = 1; factor <= cap; ++factor) {
-    if (rest % factor || (innermost && lengths[depth] % factor)) continue;
+    if (rest % factor || (innermost && old % factor && factor > lanes)) continue;
     prefix->push_back(factor);
-    Enumerate(lengths, rest / factor, prefix, out);
+    Enumerate(lengths, rest / factor, lanes, prefix, out);
     prefix->pop_back();
   }
 }
 
-// (extent, limit, inner lengths...) -> Array of at most `limit` ShapeTuples, closest to the given lengths
-// first, whose products divide `extent`. The lengths themselves come first where they fit, and then alone.
+// (extent, limit, lanes, inner lengths...) -> Array of at most `limit` ShapeTuples, closest to the given
+// lengths first, whose products divide `extent`. The lengths themselves come first where they fit, and then
+// alone.
 Value FitLengths(const std::vector<Value>& args) {
-  if (args.size() < 3)
-    throw Error("cprune.FitLengths(extent, limit, length, ...): got " + std::to_string(args.size()));
+  if (args.size() < 4)
+    throw Error("cprune.FitLengths(extent, limit, lanes, length, ...): got " + std::to_string(args.size()));
   const int64_t extent = args[0].AsInt();
   const int64_t limit = args[1].AsInt();
+  const int64_t lanes = args[2].AsInt();
   Lengths lengths;
-  for (size_t i = 2; i < args.size(); ++i) lengths.push_back(args[i].AsInt());
-  if (extent < 1 || limit < 1 || *std::min_element(lengths.begin(), lengths.end()) < 1) {
-    throw Error("cprune.FitLengths: the extent, the limit and every length must be at least 1");
+  for (size_t i = 3; i < args.size(); ++i) lengths.push_back(args[i].AsInt());
+  if (extent < 1 || limit < 1 || lanes < 1 || *std::min_element(lengths.begin(), lengths.end()) < 1) {
+    throw Error("cprune.FitLengths: the extent, the limit, the lanes and every length must be at least 1");
   }
   if (extent % Product(lengths) == 0) return MakeArray({MakeShapeTuple(lengths)});
 
   std::vector<Lengths> found;
   Lengths prefix;
-  Enumerate(lengths, extent, &prefix, &found);
+  Enumerate(lengths, extent, lanes, &prefix, &found);
   std::stable_sort(found.begin(), found.end(), [&](const Lengths& a, const Lengths& b) {
     return Distance(lengths, a) < Distance(lengths, b);
   });

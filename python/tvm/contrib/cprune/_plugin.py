@@ -64,13 +64,14 @@ def tile_factors(statement: Any) -> list[list[list[Any]]]:
     ]
 
 
-def fit_lengths(extent: int, lengths: Sequence[int], limit: int) -> list[tuple[int, ...]]:
+def fit_lengths(extent: int, lengths: Sequence[int], limit: int, lanes: int) -> list[tuple[int, ...]]:
     """Return at most ``limit`` lists of inner lengths that divide ``extent``, those closest to ``lengths``
     first.
 
-    Where ``lengths`` fit they are the only result.
+    Where ``lengths`` fit they are the only result. The innermost is a vector's: it divides the old one, or is
+    shorter and has room in one register of ``lanes`` numbers.
     """
-    return [tuple(int(n) for n in each) for each in _fit_lengths(extent, limit, *lengths)]
+    return [tuple(int(n) for n in each) for each in _fit_lengths(extent, limit, lanes, *lengths)]
 
 
 def fitting_width(

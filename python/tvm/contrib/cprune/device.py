@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Targets: this machine's, and the key that pins the algorithms of operators."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -39,6 +40,14 @@ def pinned_target(target: tvm.target.Target | str) -> tvm.target.Target:
     config = dict(plain.export())
     config["keys"] = [KEY, *plain.keys]
     return tvm.target.Target(config)
+
+
+@functools.cache
+def vector_lanes(target: str) -> int:
+    """Return how many float32 numbers a target's vector register holds; 1 for what is no CPU."""
+    with parse_target(target) as parsed:
+        known = tvm.get_global_func("tvm.topi.x86.utils.get_simd_32bit_lanes")
+        return int(known()) if parsed.kind.name == "llvm" else 1
 
 
 # The widest instruction sets first: LLVM 10, which TVM's wheel holds, does not know newer processors by name.

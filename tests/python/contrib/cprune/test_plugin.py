@@ -36,24 +36,30 @@ def test_fitting_width_is_the_first_one(width, first, last, unit, constraints):
     assert found == naive_fitting(width, first, last, unit, constraints)
 
 
-@given(st.integers(1, 96), st.lists(st.integers(1, 16), min_size=1, max_size=3), st.integers(1, 6))
-def test_fit_lengths_divide_and_come_closest_first(extent, lengths, limit):
-    found = _plugin.fit_lengths(extent, lengths, limit)
+@given(
+    st.integers(1, 96),
+    st.lists(st.integers(1, 16), min_size=1, max_size=3),
+    st.integers(1, 6),
+    st.sampled_from([1, 4, 8, 16]),
+)
+def test_fit_lengths_divide_and_come_closest_first(extent, lengths, limit, lanes):
+    found = _plugin.fit_lengths(extent, lengths, limit, lanes)
     assert 1 <= len(found) <= limit
     assert len(set(found)) == len(found)
     assert all(extent % math.prod(each) == 0 and len(each) == len(lengths) for each in found)
     if extent % math.prod(lengths) == 0:
         assert found == [tuple(lengths)]
     else:
-        every = itertools.product(*(range(1, 2 * n + 1) for n in lengths))
-        legal = [each for each in every if extent % math.prod(each) == 0 and lengths[-1] % each[-1] == 0]
+        vectors = [n for n in range(1, lengths[-1] + 1) if lengths[-1] % n == 0 or n <= lanes]
+        every = itertools.product(*(range(1, 2 * n + 1) for n in lengths[:-1]), vectors)
+        legal = [each for each in every if extent % math.prod(each) == 0]
         assert len(found) == min(limit, len(legal))
         assert distance(lengths, found[0]) == pytest.approx(min(distance(lengths, each) for each in legal))
 
 
 def distance(old, new):
     steps = [abs(math.log2(b / a)) for a, b in zip(old, new, strict=True)]
-    return sum(steps[:-1]) + 4 * steps[-1]
+    return sum(steps[:-1]) + 4 * steps[-1] + abs(math.log2(math.prod(new) / math.prod(old)))
 
 
 def test_axis_classes_of_a_convolution():
@@ -93,7 +99,7 @@ def test_find_subgraphs_in_post_order():
     ("call", "message"),
     [
         (lambda: _plugin.fitting_width(0, 8, 1, 1, []), "width and unit must be at least 1"),
-        (lambda: _plugin.fit_lengths(8, [0], 1), "must be at least 1"),
+        (lambda: _plugin.fit_lengths(8, [0], 1, 1), "must be at least 1"),
         (lambda: _plugin.axis_classes([relay.var("x")]), "cannot read relay.Var"),
         (lambda: _plugin.find_subgraphs(relay.const(1), []), "cprune.FindSubgraphs"),
         (lambda: _plugin._axis_classes(1), "runtime.ArraySize"),

@@ -22,6 +22,7 @@ from tvm.autotvm.task.space import (
 import tvm
 from tvm import autotvm
 from tvm.contrib.cprune import _plugin
+from tvm.contrib.cprune.device import vector_lanes
 from tvm.contrib.cprune.tuning.transplant import TransplantError, combinations
 from tvm.contrib.cprune.types import Axis, CPruneError, Side, Split, Task
 
@@ -144,10 +145,11 @@ def transplant(record: str, old: Task, new: Task, limit: int = 3) -> list[autotv
     space = new.search_task.config_space
     extents = {name: extent for _, name, extent in new.axes}
     options: dict[int, list[tuple[int, ...]]] = {}
+    lanes = vector_lanes(str(new.search_task.target))
     knobs = knobs_of(record)
     for number, (name, kind, value) in enumerate(knobs):
         if kind == "sp":
-            choices = _plugin.fit_lengths(extents[name], value[1:], limit * 4)
+            choices = _plugin.fit_lengths(extents[name], value[1:], limit * 4, lanes)
             legal = [each for each in choices if _find(space.space_map[name], "sp", [-1, *each]) is not None]
             if not legal:
                 raise TransplantError(f"{name} cannot split {extents[name]} like {value[1:]}")

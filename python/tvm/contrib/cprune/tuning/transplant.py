@@ -12,6 +12,7 @@ from typing import Any
 
 import tvm
 from tvm.contrib.cprune import _plugin
+from tvm.contrib.cprune.device import vector_lanes
 from tvm.contrib.cprune.structure import Step, splits_of, steps_of
 from tvm.contrib.cprune.tuning.records import state_of
 from tvm.contrib.cprune.types import Axis, CPruneError, Split, Task
@@ -50,13 +51,14 @@ def _fitting_lengths(extent: int, split: Split, new: Task, limit: int) -> list[t
     along_output = split.axes[0] in new.out_axes
     grouped = new.groups > 1 and along_output and new.out_axes != new.in_axes
     fitted = extent // new.groups if grouped else extent
-    choices = _plugin.fit_lengths(fitted, split.lengths, limit)
+    lanes = vector_lanes(str(new.search_task.target))
+    choices = _plugin.fit_lengths(fitted, split.lengths, limit, lanes)
     # The outermost loops are what the threads share: where too few iterations are left, shorter inner loops
     # may pay.
     if along_output and extent // split.product < _cores(new) and choices == [split.lengths]:
         choices += [
             each
-            for each in _plugin.fit_lengths(fitted, _shortened(split.lengths), limit)
+            for each in _plugin.fit_lengths(fitted, _shortened(split.lengths), limit, lanes)
             if each not in choices
         ]
     return choices[:limit]
