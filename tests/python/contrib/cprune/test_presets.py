@@ -9,7 +9,7 @@ import pytest
 from conftest import random_records, task_of
 
 import tvm
-from tvm.contrib.cprune.device import pinned_target
+from tvm.contrib.cprune.device import pinned_target, vector_lanes
 from tvm.contrib.cprune.presets import PRESETS, Preset, find_preset
 from tvm.contrib.cprune.structure import channel_splits
 from tvm.contrib.cprune.transform.tile_factors import read_tile_factors
@@ -17,6 +17,20 @@ from tvm.contrib.cprune.tuning import reference, worker
 from tvm.contrib.cprune.tuning.records import to_input
 from tvm.contrib.cprune.tuning.transplant import TransplantError, transplant
 from tvm.contrib.cprune.types import CPruneError
+
+
+@pytest.mark.parametrize(
+    ("target", "lanes"),
+    [
+        ("llvm -mcpu=skylake-avx512", 16),
+        ("llvm -mcpu=core-avx2", 8),
+        (str(PRESETS["android-cpu"].make_target()), 4),
+        (str(PRESETS["android-opencl-mali"].make_target()), 1),
+    ],
+)
+def test_lanes_of_a_vector_register(target, lanes):
+    assert vector_lanes(target) == lanes
+    assert vector_lanes(str(pinned_target(target))) == lanes
 
 
 def test_presets():
