@@ -282,7 +282,7 @@ class Compiler:
     def _build(self, relay_model: RelayModel, table: TaskTable, name: str) -> Path:
         with self._clock("build"):
             # Earlier models, traced and imported, lie about in cycles. Python counts their objects, which are
-            # few, not their weights: 200 MB a candidate of ResNet-18 until it looks.
+            # few, not their weights, and looks late.
             gc.collect()
             # A name of its own: a process that has loaded a library keeps seeing the old file under a name.
             path = self.run_dir / "build" / f"{name}-{time.time_ns()}.so"
