@@ -14,10 +14,10 @@ import torch
 
 import tvm
 from models import make_model
-from tvm.contrib.cprune.candidate import Candidate, Compiler
+from tvm.contrib.cprune.compiler import Candidate, Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
-from tvm.contrib.cprune.device import host_target, host_threads
-from tvm.contrib.cprune.report import ConsoleReport
+from tvm.contrib.cprune.loop.report import ConsoleReport
+from tvm.contrib.cprune.targets.target import host_target, host_threads
 
 CACHE = ROOT / "build" / "benchmarks"
 SHAPE = (1, 3, 32, 32)

@@ -7,12 +7,12 @@ python benchmarks/extraction.py
 import time
 
 from common import SHAPE, median, print_machine, resnet18, spread
-from tvm.contrib.cprune.device import host_target
-from tvm.contrib.cprune.extract import LoweringCache, extract_from_program
-from tvm.contrib.cprune.frontend import from_torch
-from tvm.contrib.cprune.groups import find_groups
-from tvm.contrib.cprune.importance import score
-from tvm.contrib.cprune.surgery import shrink
+from tvm.contrib.cprune.importers.from_torch import from_torch
+from tvm.contrib.cprune.models.groups import find_groups
+from tvm.contrib.cprune.models.importance import score
+from tvm.contrib.cprune.models.surgery import shrink
+from tvm.contrib.cprune.targets.target import host_target
+from tvm.contrib.cprune.tasks import LoweringCache, extract_from_program
 from tvm.contrib.cprune.types import ChannelStep
 
 ROUNDS = 7

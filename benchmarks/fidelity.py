@@ -5,7 +5,7 @@ python benchmarks/fidelity.py
 """
 
 from common import print_machine, resnet18_compiler, tune_resnet18
-from tvm.contrib.cprune.tuning.records import to_input
+from tvm.contrib.cprune.measuring.records import to_input
 
 ROUNDS = 5
 

@@ -14,8 +14,8 @@ import torch
 
 from common import SHAPE, median, print_machine, spread
 from models import make_model
-from tvm.contrib.cprune.device import host_threads
-from tvm.contrib.cprune.masks import apply_masks, speedup
+from tvm.contrib.cprune.nni.masks import apply_masks, speedup
+from tvm.contrib.cprune.targets.target import host_threads
 
 BATCHES, RUNS = (1, 2, 4, 8, 16, 32), 15
 

@@ -19,13 +19,13 @@ import torch
 
 from common import CACHE, SHAPE, TRIALS, print_machine
 from models import make_model
-from tvm.contrib.cprune.candidate import Candidate, Compiler
+from tvm.contrib.cprune.building.build import sample_input
+from tvm.contrib.cprune.compiler import Candidate, Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
-from tvm.contrib.cprune.groups import find_groups
-from tvm.contrib.cprune.importance import score
-from tvm.contrib.cprune.measure import sample_input
-from tvm.contrib.cprune.report import ConsoleReport
-from tvm.contrib.cprune.surgery import shrink
+from tvm.contrib.cprune.loop.report import ConsoleReport
+from tvm.contrib.cprune.models.groups import find_groups
+from tvm.contrib.cprune.models.importance import score
+from tvm.contrib.cprune.models.surgery import shrink
 from tvm.contrib.cprune.transform import RoundChannels
 from tvm.contrib.cprune.types import ChannelStep, RelayModel
 

@@ -20,12 +20,12 @@ from torch import nn
 from common import median, print_machine
 from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.device import host_target, pinned_target
-from tvm.contrib.cprune.extract import extract_from_program
-from tvm.contrib.cprune.frontend import from_torch
-from tvm.contrib.cprune.presets import find_preset
-from tvm.contrib.cprune.tuning.devices import DevicePool
-from tvm.contrib.cprune.tuning.tracker import Tracker
+from tvm.contrib.cprune.importers.from_torch import from_torch
+from tvm.contrib.cprune.measuring.rpc_pool import DevicePool
+from tvm.contrib.cprune.measuring.tracker import Tracker
+from tvm.contrib.cprune.targets.presets import find_preset
+from tvm.contrib.cprune.targets.target import host_target, pinned_target
+from tvm.contrib.cprune.tasks import extract_from_program
 from tvm.contrib.cprune.types import CPruneError
 
 KEY, HOLD, REPEATS, PROGRAMS, ROUNDS = "bench", 0.5, 3, 24, 3

@@ -17,15 +17,15 @@ from torch import nn
 
 from common import CACHE, median, print_machine
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.device import host_target, pinned_target
-from tvm.contrib.cprune.extract import extract_from_program
-from tvm.contrib.cprune.frontend import from_torch
-from tvm.contrib.cprune.programs import ALTERNATIVES
-from tvm.contrib.cprune.structure import channel_splits
-from tvm.contrib.cprune.tuning.records import RecordLog, to_input
-from tvm.contrib.cprune.tuning.search import search
-from tvm.contrib.cprune.tuning.transplant import fits, transplant
-from tvm.contrib.cprune.tuning.workers import MeasuringPool
+from tvm.contrib.cprune.importers.from_torch import from_torch
+from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.measuring.records import RecordLog, to_input
+from tvm.contrib.cprune.program_store import ALTERNATIVES
+from tvm.contrib.cprune.targets.target import host_target, pinned_target
+from tvm.contrib.cprune.tasks import extract_from_program
+from tvm.contrib.cprune.tuning.ansor.search import search
+from tvm.contrib.cprune.tuning.ansor.steps import channel_splits
+from tvm.contrib.cprune.tuning.ansor.transplant import fits, transplant
 from tvm.contrib.cprune.types import Task
 
 TRIALS, ROUNDS, WIDTH = 32, 3, 256

@@ -14,10 +14,10 @@ from tvm.auto_scheduler.measure import MeasureErrorNo
 from common import SHAPE, median, print_machine, resnet18, spread
 from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.device import host_target, host_threads
-from tvm.contrib.cprune.extract import extract_from_program
-from tvm.contrib.cprune.frontend import from_torch
-from tvm.contrib.cprune.tuning.workers import MeasuringPool
+from tvm.contrib.cprune.importers.from_torch import from_torch
+from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.targets.target import host_target, host_threads
+from tvm.contrib.cprune.tasks import extract_from_program
 
 LAYERS = ("stages.0.0.conv1", "stages.1.0.conv2", "stages.2.0.conv1", "stages.3.0.shortcut.0")
 BATCH, ROUNDS = 8, 3

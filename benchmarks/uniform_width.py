@@ -19,13 +19,13 @@ import onnxruntime
 import torch
 
 from common import CACHE, SHAPE, median, print_machine, resnet18, resnet18_compiler, spread, tune_resnet18
-from tvm.contrib.cprune.candidate import Candidate, Compiler
-from tvm.contrib.cprune.device import host_threads
-from tvm.contrib.cprune.groups import find_groups
-from tvm.contrib.cprune.importance import score
-from tvm.contrib.cprune.measure import sample_input
+from tvm.contrib.cprune.building.build import sample_input
+from tvm.contrib.cprune.compiler import Candidate, Compiler
+from tvm.contrib.cprune.models.groups import find_groups
+from tvm.contrib.cprune.models.importance import score
+from tvm.contrib.cprune.models.surgery import macs_and_params, shrink
 from tvm.contrib.cprune.step import joint_step
-from tvm.contrib.cprune.surgery import macs_and_params, shrink
+from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.types import ChannelStep
 
 FACTORS = ((0.875, False), (0.75, False), (0.5, False), (0.9, True), (0.7, True), (0.45, True))

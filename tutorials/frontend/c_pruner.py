@@ -8,12 +8,12 @@ from typing import Any
 import torch
 
 from tvm.contrib.cprune import pruner
-from tvm.contrib.cprune.checkpoint import load_checkpoint
 from tvm.contrib.cprune.config import PruneConfig
-from tvm.contrib.cprune.config_list import read_config_list
-from tvm.contrib.cprune.report import ConsoleReport
-from tvm.contrib.cprune.training import Training
-from tvm.contrib.cprune.tuning.tracker import Tracker
+from tvm.contrib.cprune.loop.report import ConsoleReport
+from tvm.contrib.cprune.loop.training import Training
+from tvm.contrib.cprune.measuring.tracker import Tracker
+from tvm.contrib.cprune.models.checkpoint import load_checkpoint
+from tvm.contrib.cprune.nni.config_list import read_config_list
 from tvm.contrib.cprune.types import CPruneError
 
 
@@ -25,7 +25,7 @@ class CPruner:
     model
         The trained network; it is not changed.
     config_list
-        Which layers to prune and how far, as NNI spells it (see ``tvm.contrib.cprune.config_list``).
+        Which layers to prune and how far, as NNI spells it (see ``tvm.contrib.cprune.nni.config_list``).
     short_term_trainer
         Trains a model in place, after each step.
     evaluator

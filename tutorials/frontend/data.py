@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from tvm.contrib.cprune.torchvision_models import import_torchvision
+from tvm.contrib.cprune.models.torchvision_models import import_torchvision
 from tvm.contrib.cprune.types import CPruneError
 
 # Share of the training images that is kept for validation, and at most how many.

@@ -21,14 +21,14 @@ import torch
 from data import DATASETS, load_data
 from models import MODELS, make_model
 from train import LEARNING_RATE, accuracy, train
-from tvm.contrib.cprune.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from tvm.contrib.cprune.config import IMPORTANCES, STEP_RULES, STRATEGIES, TUNERS, PruneConfig, TuneConfig
-from tvm.contrib.cprune.device import host_threads
-from tvm.contrib.cprune.presets import NAMES, find_preset
+from tvm.contrib.cprune.loop.report import ConsoleReport, summary
+from tvm.contrib.cprune.loop.training import Training
+from tvm.contrib.cprune.measuring.tracker import Tracker
+from tvm.contrib.cprune.models.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from tvm.contrib.cprune.pruner import CPruner
-from tvm.contrib.cprune.report import ConsoleReport, summary
-from tvm.contrib.cprune.training import Training
-from tvm.contrib.cprune.tuning.tracker import Tracker
+from tvm.contrib.cprune.targets.presets import NAMES, find_preset
+from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.types import CPruneError
 
 PRUNE, TUNE = PruneConfig(), TuneConfig()

@@ -9,7 +9,7 @@ from models.lenet import LeNet
 from models.mobilenet import MobileNetV1, MobileNetV2
 from models.resnet import resnet8, resnet18
 from models.vgg import vgg16
-from tvm.contrib.cprune.torchvision_models import load_torchvision, torchvision_names
+from tvm.contrib.cprune.models.torchvision_models import load_torchvision, torchvision_names
 from tvm.contrib.cprune.types import CPruneError
 
 # Each takes the number of input channels and of classes, and any input from 8x8 up (LeNet: from 16x16).

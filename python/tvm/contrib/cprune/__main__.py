@@ -23,7 +23,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    from tvm.contrib.cprune.device import host_threads
+    from tvm.contrib.cprune.targets.target import host_threads
     from tvm.contrib.cprune.types import CPruneError
 
     # The measuring processes inherit this; TVM would take half of the cores.

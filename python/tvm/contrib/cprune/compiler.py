@@ -14,22 +14,22 @@ from typing import Any
 
 import torch
 
-from tvm.contrib.cprune import measure
-from tvm.contrib.cprune.algorithms import winograd_layers
+from tvm.contrib.cprune.building import build as measure
+from tvm.contrib.cprune.building.object_cache import ObjectCache
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
-from tvm.contrib.cprune.device import pinned_target
-from tvm.contrib.cprune.extract import LoweringCache, extract_from_program
-from tvm.contrib.cprune.frontend import from_torch
-from tvm.contrib.cprune.objects import ObjectCache
-from tvm.contrib.cprune.presets import find_preset
-from tvm.contrib.cprune.programs import Programs
+from tvm.contrib.cprune.importers.from_torch import from_torch
+from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.measuring.records import faster
+from tvm.contrib.cprune.measuring.rpc_pool import DevicePool
+from tvm.contrib.cprune.measuring.tracker import Tracker
+from tvm.contrib.cprune.program_store import Programs
 from tvm.contrib.cprune.table import Row, TaskTable, make_table
-from tvm.contrib.cprune.tuning.devices import DevicePool
-from tvm.contrib.cprune.tuning.records import faster
-from tvm.contrib.cprune.tuning.search import Progress
-from tvm.contrib.cprune.tuning.tracker import Tracker
-from tvm.contrib.cprune.tuning.tuners import TUNERS
-from tvm.contrib.cprune.tuning.workers import MeasuringPool
+from tvm.contrib.cprune.targets.presets import find_preset
+from tvm.contrib.cprune.targets.target import pinned_target
+from tvm.contrib.cprune.tasks import LoweringCache, extract_from_program
+from tvm.contrib.cprune.transform.pin_algorithms import winograd_layers
+from tvm.contrib.cprune.tuning.ansor.search import Progress
+from tvm.contrib.cprune.tuning.backends import TUNERS
 from tvm.contrib.cprune.types import Algorithm, CPruneError, Latency, RelayModel, Task
 
 

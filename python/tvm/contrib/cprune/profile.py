@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.measuring.records import RecordLog
 from tvm.contrib.cprune.table import Row, TaskTable
-from tvm.contrib.cprune.tuning.records import RecordLog
+from tvm.contrib.cprune.tuning.ansor.transplant import TransplantError
+from tvm.contrib.cprune.tuning.backends import tuner_of
 from tvm.contrib.cprune.tuning.rescale import at_width, width_of
-from tvm.contrib.cprune.tuning.transplant import TransplantError
-from tvm.contrib.cprune.tuning.tuners import tuner_of
-from tvm.contrib.cprune.tuning.workers import MeasuringPool
 from tvm.contrib.cprune.types import CPruneError, Latency, Side, Task
 
 # Widths that are built and measured together.

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.measuring.records import Measured, RecordLog, faster
 from tvm.contrib.cprune.table import Row, TaskTable
-from tvm.contrib.cprune.tuning.records import Measured, RecordLog, faster
-from tvm.contrib.cprune.tuning.transplant import TransplantError
-from tvm.contrib.cprune.tuning.tuners import Tuner
-from tvm.contrib.cprune.tuning.workers import MeasuringPool
+from tvm.contrib.cprune.tuning.ansor.transplant import TransplantError
+from tvm.contrib.cprune.tuning.backends import Tuner
 from tvm.contrib.cprune.types import CPruneError, Task
 
 # Programs of other tasks that are tried on a task after the first search.

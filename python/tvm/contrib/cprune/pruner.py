@@ -8,20 +8,20 @@ from typing import Any
 
 import torch
 
-from tvm.contrib.cprune import journal as journals
-from tvm.contrib.cprune.candidate import Candidate, Compiler
-from tvm.contrib.cprune.checkpoint import digest, load_checkpoint, save_checkpoint
+from tvm.contrib.cprune.compiler import Candidate, Compiler
 from tvm.contrib.cprune.config import PruneConfig
-from tvm.contrib.cprune.decision import decide_accuracy, decide_latency, stop_reason
-from tvm.contrib.cprune.groups import Groups, find_groups
-from tvm.contrib.cprune.importance import accumulate_gradients, score
-from tvm.contrib.cprune.journal import Event, Standing
-from tvm.contrib.cprune.result import finish
+from tvm.contrib.cprune.loop import journal as journals
+from tvm.contrib.cprune.loop.decision import decide_accuracy, decide_latency, stop_reason
+from tvm.contrib.cprune.loop.journal import Event, Standing
+from tvm.contrib.cprune.loop.result import finish
+from tvm.contrib.cprune.loop.training import Report, Run, Training
+from tvm.contrib.cprune.measuring.tracker import Tracker
+from tvm.contrib.cprune.models.checkpoint import digest, load_checkpoint, save_checkpoint
+from tvm.contrib.cprune.models.groups import Groups, find_groups
+from tvm.contrib.cprune.models.importance import accumulate_gradients, score
+from tvm.contrib.cprune.models.surgery import shrink, widths
 from tvm.contrib.cprune.step import plan_step
-from tvm.contrib.cprune.surgery import shrink, widths
 from tvm.contrib.cprune.table import Row
-from tvm.contrib.cprune.training import Report, Run, Training
-from tvm.contrib.cprune.tuning.tracker import Tracker
 from tvm.contrib.cprune.types import ChannelStep, CPruneError, Decision
 
 

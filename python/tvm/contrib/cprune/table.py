@@ -9,8 +9,8 @@ from typing import Any
 
 import tvm
 from tvm.contrib.cprune.files import write_text
-from tvm.contrib.cprune.tuning.records import Measured, parse
-from tvm.contrib.cprune.tuning.tuners import tuner_of
+from tvm.contrib.cprune.measuring.records import Measured, parse
+from tvm.contrib.cprune.tuning.backends import tuner_of
 from tvm.contrib.cprune.types import CPruneError, Latency, Program, Split, Subgraph, Task, TunerName
 
 FORMAT = 3

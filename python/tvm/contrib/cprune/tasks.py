@@ -17,11 +17,11 @@ from tvm.relay.backend import te_compiler
 
 import tvm
 from tvm import autotvm, relay
-from tvm.contrib.cprune.algorithms import pin_algorithms
-from tvm.contrib.cprune.axes import axes_of, channel_axes
-from tvm.contrib.cprune.device import parse_target, pinned_target
+from tvm.contrib.cprune.targets.target import parse_target, pinned_target
 from tvm.contrib.cprune.transform import simplify
-from tvm.contrib.cprune.tuning import autotvm as autotvm_tasks
+from tvm.contrib.cprune.transform.pin_algorithms import pin_algorithms
+from tvm.contrib.cprune.tuning.ansor.axes import axes_of, channel_axes
+from tvm.contrib.cprune.tuning.autotvm import task as autotvm_tasks
 from tvm.contrib.cprune.types import Algorithm, Axis, CPruneError, Subgraph, Task, TunerName
 
 

@@ -16,13 +16,13 @@ from torch import nn
 import tvm.contrib.cprune  # noqa: F401  (before any part of TVM that would look for a network)
 from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.device import host_target, pinned_target
-from tvm.contrib.cprune.extract import extract_from_program
-from tvm.contrib.cprune.frontend import from_torch
+from tvm.contrib.cprune.importers.from_torch import from_torch
+from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.measuring.records import Measured, RecordLog, dump
 from tvm.contrib.cprune.table import Row, TaskTable
-from tvm.contrib.cprune.tuning.records import Measured, RecordLog, dump
-from tvm.contrib.cprune.tuning.search import search
-from tvm.contrib.cprune.tuning.workers import MeasuringPool
+from tvm.contrib.cprune.targets.target import host_target, pinned_target
+from tvm.contrib.cprune.tasks import extract_from_program
+from tvm.contrib.cprune.tuning.ansor.search import search
 from tvm.contrib.cprune.types import Latency, Program, Split, Subgraph, Task
 
 ROOT = Path(__file__).parents[4]

@@ -13,19 +13,19 @@ from conftest import FAST, randomize_norms
 from torch import nn
 
 from tvm import auto_scheduler
-from tvm.contrib.cprune.aot import export_c
-from tvm.contrib.cprune.candidate import Compiler
+from tvm.contrib.cprune.building.aot import export_c
+from tvm.contrib.cprune.building.build import algorithms_of
+from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig
-from tvm.contrib.cprune.extract import extract_from_program
-from tvm.contrib.cprune.groups import find_groups
-from tvm.contrib.cprune.importance import score
-from tvm.contrib.cprune.measure import algorithms_of
-from tvm.contrib.cprune.presets import PRESETS
-from tvm.contrib.cprune.structure import channel_splits
-from tvm.contrib.cprune.surgery import shrink
+from tvm.contrib.cprune.measuring.records import dump
+from tvm.contrib.cprune.models.groups import find_groups
+from tvm.contrib.cprune.models.importance import score
+from tvm.contrib.cprune.models.surgery import shrink
 from tvm.contrib.cprune.table import Row, TaskTable, to_program
-from tvm.contrib.cprune.tuning.records import dump
-from tvm.contrib.cprune.tuning.transplant import transplant
+from tvm.contrib.cprune.targets.presets import PRESETS
+from tvm.contrib.cprune.tasks import extract_from_program
+from tvm.contrib.cprune.tuning.ansor.steps import channel_splits
+from tvm.contrib.cprune.tuning.ansor.transplant import transplant
 from tvm.contrib.cprune.types import ChannelStep
 
 GCC, QEMU, SYSROOT = "aarch64-linux-gnu-gcc", "qemu-aarch64", "/usr/aarch64-linux-gnu"

@@ -10,10 +10,10 @@ from conftest import FAST, KINDS, task_of
 from tvm.auto_scheduler.measure import MeasureErrorNo
 
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.tuning import worker, workers
-from tvm.contrib.cprune.tuning.records import RecordLog, to_input
-from tvm.contrib.cprune.tuning.search import Progress, search
-from tvm.contrib.cprune.tuning.workers import MeasuringPool
+from tvm.contrib.cprune.measuring import local_pool, local_worker
+from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.measuring.records import RecordLog, to_input
+from tvm.contrib.cprune.tuning.ansor.search import Progress, search
 from tvm.contrib.cprune.types import CPruneError
 
 # Evaluated in a measuring process: a function of this file would import torch there.
@@ -50,7 +50,7 @@ def test_measuring_processes_live_on_without_torch(tuned):
 
 
 def test_a_process_that_compiled_much_is_replaced_between_batches(tuned, monkeypatch):
-    monkeypatch.setattr(workers, "MOST_PROGRAMS", 1)
+    monkeypatch.setattr(local_pool, "MOST_PROGRAMS", 1)
     task, best = tuned("1x1")
     data = to_input(best.line, task.search_task).serialize()
     with MeasuringPool(FAST) as pool:
@@ -61,7 +61,7 @@ def test_a_process_that_compiled_much_is_replaced_between_batches(tuned, monkeyp
             assert process.held == set(batch)
             used.append(pool.call(os.getpid))
             outcomes = [pool.run(number, data) for number in batch]
-            assert not [each for each in outcomes if isinstance(each, worker.Failure)]
+            assert not [each for each in outcomes if isinstance(each, local_worker.Failure)]
         assert used[0] != used[1]
 
 
@@ -77,7 +77,7 @@ def test_programs_of_a_killed_process_are_built_again(tuned):
             pool.run(number, inputs[0].serialize()) for number, failure, _ in built if failure is None
         ]
         assert len(outcomes) == 3
-        assert not [each for each in outcomes if isinstance(each, worker.Failure)]
+        assert not [each for each in outcomes if isinstance(each, local_worker.Failure)]
         assert [r.error_no for r in pool.measure(inputs)] == [0, 0, 0]
 
 

@@ -13,20 +13,20 @@ from conftest import ROOT, Branches, OneLayer
 import tvm
 from tvm import autotvm
 from tvm.contrib.cprune import extract_from_program, from_torch
-from tvm.contrib.cprune.candidate import Compiler
+from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
-from tvm.contrib.cprune.device import host_target
-from tvm.contrib.cprune.groups import find_groups
-from tvm.contrib.cprune.importance import score
+from tvm.contrib.cprune.measuring.records import RecordLog, dump
+from tvm.contrib.cprune.models.groups import find_groups
+from tvm.contrib.cprune.models.importance import score
+from tvm.contrib.cprune.models.surgery import shrink
 from tvm.contrib.cprune.profile import profile_widths
-from tvm.contrib.cprune.surgery import shrink
 from tvm.contrib.cprune.table import Row, TaskTable, to_program
-from tvm.contrib.cprune.tuning import autotvm as tasks_of
-from tvm.contrib.cprune.tuning import autotvm_search
-from tvm.contrib.cprune.tuning.records import RecordLog, dump
+from tvm.contrib.cprune.targets.target import host_target
+from tvm.contrib.cprune.tuning.ansor.search import Progress
+from tvm.contrib.cprune.tuning.ansor.transplant import TransplantError
+from tvm.contrib.cprune.tuning.autotvm import search as autotvm_search
+from tvm.contrib.cprune.tuning.autotvm import task as tasks_of
 from tvm.contrib.cprune.tuning.rescale import at_width, width_of
-from tvm.contrib.cprune.tuning.search import Progress
-from tvm.contrib.cprune.tuning.transplant import TransplantError
 from tvm.contrib.cprune.types import ChannelStep, Task
 
 TUNE = TuneConfig(tuner="autotvm", trials=4, batch=4, repeats=3)

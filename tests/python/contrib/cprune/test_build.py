@@ -8,13 +8,13 @@ import pytest
 import torch
 from conftest import FAST, OneLayer
 
-from tvm.contrib.cprune.extract import extract_from_program
-from tvm.contrib.cprune.frontend import from_torch
-from tvm.contrib.cprune.measure import build_to, time_side_by_side
-from tvm.contrib.cprune.objects import ObjectCache
+from tvm.contrib.cprune.building.build import build_to, time_side_by_side
+from tvm.contrib.cprune.building.object_cache import ObjectCache
+from tvm.contrib.cprune.importers.from_torch import from_torch
+from tvm.contrib.cprune.measuring.records import RecordLog
 from tvm.contrib.cprune.table import TaskTable, make_table
-from tvm.contrib.cprune.tuning.records import RecordLog
-from tvm.contrib.cprune.tuning.search import search
+from tvm.contrib.cprune.tasks import extract_from_program
+from tvm.contrib.cprune.tuning.ansor.search import search
 from tvm.contrib.cprune.types import CPruneError
 
 SHAPE = (1, 8, 8, 8)

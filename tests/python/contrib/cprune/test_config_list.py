@@ -5,7 +5,7 @@ import pytest
 from conftest import Branches
 
 from tvm.contrib.cprune.config import PruneConfig
-from tvm.contrib.cprune.config_list import read_config_list
+from tvm.contrib.cprune.nni.config_list import read_config_list
 from tvm.contrib.cprune.types import CPruneError
 
 

@@ -2,7 +2,7 @@
 import pytest
 
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
-from tvm.contrib.cprune.decision import decide_accuracy, decide_latency, stop_reason
+from tvm.contrib.cprune.loop.decision import decide_accuracy, decide_latency, stop_reason
 from tvm.contrib.cprune.types import CPruneError, Latency
 
 OLD = Latency((1.0, 1.01, 0.99, 1.0))

@@ -10,11 +10,11 @@ from conftest import Branches, OneLayer, randomize_norms
 from torch import nn
 
 from models import make_model
-from tvm.contrib.cprune.checkpoint import load_checkpoint, save_checkpoint, with_weights
 from tvm.contrib.cprune.config import IMPORTANCES
-from tvm.contrib.cprune.groups import find_groups
-from tvm.contrib.cprune.importance import accumulate_gradients, score
-from tvm.contrib.cprune.surgery import channels_to_drop, macs_and_params, shrink, widths
+from tvm.contrib.cprune.models.checkpoint import load_checkpoint, save_checkpoint, with_weights
+from tvm.contrib.cprune.models.groups import find_groups
+from tvm.contrib.cprune.models.importance import accumulate_gradients, score
+from tvm.contrib.cprune.models.surgery import channels_to_drop, macs_and_params, shrink, widths
 from tvm.contrib.cprune.types import ChannelStep, CPruneError
 
 SHAPE = (1, 3, 16, 16)

@@ -11,11 +11,11 @@ import tvm
 from models import make_model
 from tvm import relay
 from tvm.contrib import graph_executor
-from tvm.contrib.cprune.algorithms import pin_algorithms, winograd_layers
-from tvm.contrib.cprune.device import pinned_target
-from tvm.contrib.cprune.extract import pass_context
-from tvm.contrib.cprune.frontend import from_torch
+from tvm.contrib.cprune.importers.from_torch import from_torch
+from tvm.contrib.cprune.targets.target import pinned_target
+from tvm.contrib.cprune.tasks import pass_context
 from tvm.contrib.cprune.transform import simplify as transform
+from tvm.contrib.cprune.transform.pin_algorithms import pin_algorithms, winograd_layers
 from tvm.contrib.cprune.types import CPruneError
 
 

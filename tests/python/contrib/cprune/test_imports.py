@@ -4,91 +4,72 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "python" / "tvm" / "contrib" / "cprune"
-# Every module, lowest first: each may import only those above it.
+PREFIX = "tvm.contrib.cprune."
+# The folders and the modules beside them, lowest first: each imports only from what precedes it.
 ORDER = [
     "types",
     "files",
     "config",
-    "config_list",
-    "decision",
     "_plugin",
-    "folding",
-    "transform.simplify",
-    "transform.tile_factors",
-    "algorithms",
-    "frontend",
-    "frontend_onnx",
-    "torchvision_models",
-    "strategy",
-    "device",
-    "presets",
-    "axes",
-    "structure",
-    "tuning.records",
-    "tuning.transplant",
-    "tuning.worker",
-    "tuning.workers",
-    "tuning.remote_worker",
-    "tuning.reference",
-    "tuning.tracker",
-    "tuning.devices",
-    "tuning.search",
-    "tuning.autotvm",
-    "tuning.autotvm_search",
-    "tuning.compute_dag",
-    "tuning.tuners",
-    "tuning.rescale",
-    "extract",
+    "targets",
+    "measuring",
+    "tuning",
     "table",
-    "step",
-    "transform.layouts",
-    "transform.rules",
-    "transform.channels",
-    "transform.rewriting",
-    "transform.rounding",
-    "model_file",
-    "groups",
-    "importance",
-    "surgery",
-    "masks",
-    "checkpoint",
-    "objects",
-    "measure",
-    "bundle",
-    "aot",
+    "constraints",
+    "transform",
+    "importers",
+    "tasks",
+    "program_store",
     "profile",
-    "programs",
-    "candidate",
-    "journal",
-    "report",
-    "training",
-    "result",
+    "building",
+    "models",
+    "nni",
+    "step",
+    "task_tuner",
+    "compiler",
+    "loop",
     "pruner",
-    "commands.deploy",
-    "commands.doctor",
-    "commands.profile",
-    "commands.round",
-    "commands.tune",
+    "commands",
 ]
 WITH_TORCH = {
-    "config_list", "frontend", "torchvision_models", "model_file", "groups", "importance", "surgery",
-    "masks", "checkpoint", "candidate", "training", "result", "pruner", "commands.deploy",
-}  # fmt: skip
+    "importers.from_torch",
+    "importers.model_file",
+    "models.checkpoint",
+    "models.groups",
+    "models.importance",
+    "models.surgery",
+    "models.torchvision_models",
+    "nni.config_list",
+    "nni.masks",
+    "compiler",
+    "loop.result",
+    "loop.training",
+    "pruner",
+    "commands.deploy",
+}
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if path.name not in ("__init__.py", "__main__.py")
+)
 
 
-def module_path(name: str) -> Path:
-    return PACKAGE / f"{name.replace('.', '/')}.py"
+def place_of(module: str) -> str:
+    """Return the entry of ``ORDER`` that a module belongs to."""
+    return module.split(".")[0]
 
 
-def imports(path: Path) -> set[str]:
+def imports(module: str) -> set[str]:
+    """Return every module that a module imports, at its top or inside a function."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text())):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -97,31 +78,35 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def test_every_module_has_its_place():
-    names = {str(p.relative_to(PACKAGE).with_suffix("")).replace("/", ".") for p in PACKAGE.rglob("*.py")}
-    assert names - {
-        "__init__",
-        "transform.__init__",
-        "tuning.__init__",
-        "commands.__init__",
-        "__main__",
-    } == set(ORDER)
+def own_imports(module: str) -> set[str]:
+    """Return the modules of the package that a module imports."""
+    return {name.removeprefix(PREFIX) for name in imports(module)} & set(MODULES)
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_a_module_imports_only_what_stands_above_it(name):
-    prefix = "tvm.contrib.cprune."
-    ours = {each.removeprefix(prefix) for each in imports(module_path(name)) if each.startswith(prefix)}
-    wrong = {each for each in ours & set(ORDER) if ORDER.index(each) >= ORDER.index(name)}
-    assert not wrong
+def test_every_module_belongs_to_the_order():
+    assert {place_of(module) for module in MODULES} == set(ORDER)
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_only_what_handles_models_imports_torch(name):
-    uses = any(each.split(".")[0] in ("torch", "torch_pruning") for each in imports(module_path(name)))
-    assert not uses or name in WITH_TORCH
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_lower_layers(module):
+    own = place_of(module)
+    others = {name for name in own_imports(module) if place_of(name) != own}
+    assert not {name for name in others if ORDER.index(place_of(name)) > ORDER.index(own)}
+
+
+@pytest.mark.parametrize("place", ORDER)
+def test_the_modules_of_a_folder_do_not_import_each_other_in_a_cycle(place):
+    members = [module for module in MODULES if place_of(module) == place]
+    graph = {module: own_imports(module) & set(members) for module in members}
+    assert set(TopologicalSorter(graph).static_order()) == set(members)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_modules_that_handle_models_import_torch(module):
+    uses = any(name.split(".")[0] in ("torch", "torch_pruning") for name in imports(module))
+    assert not uses or module in WITH_TORCH
 
 
 def test_a_measuring_process_does_not_load_torch():
-    code = "import sys, tvm.contrib.cprune.tuning.workers; sys.exit('torch' in sys.modules)"
+    code = "import sys, tvm.contrib.cprune.measuring.local_pool; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

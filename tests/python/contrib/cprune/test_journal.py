@@ -6,8 +6,8 @@ import json
 import pytest
 
 from tvm.contrib.cprune.files import append_lines, read_lines, write_text
-from tvm.contrib.cprune.journal import Journal, Standing, open_run
-from tvm.contrib.cprune.tuning.records import RecordLog, parse
+from tvm.contrib.cprune.loop.journal import Journal, Standing, open_run
+from tvm.contrib.cprune.measuring.records import RecordLog, parse
 from tvm.contrib.cprune.types import CPruneError
 
 

@@ -11,8 +11,8 @@ from conftest import Branches, randomize_norms, table_of
 from torch import nn
 
 from models import make_model
-from tvm.contrib.cprune.masks import apply_masks, load_masks, masked_channels, save_masks, speedup
-from tvm.contrib.cprune.surgery import widths
+from tvm.contrib.cprune.models.surgery import widths
+from tvm.contrib.cprune.nni.masks import apply_masks, load_masks, masked_channels, save_masks, speedup
 from tvm.contrib.cprune.types import CPruneError
 
 X = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))

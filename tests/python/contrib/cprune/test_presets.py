@@ -9,13 +9,13 @@ import pytest
 from conftest import random_records, task_of
 
 import tvm
-from tvm.contrib.cprune.device import pinned_target, vector_lanes
-from tvm.contrib.cprune.presets import PRESETS, Preset, find_preset
-from tvm.contrib.cprune.structure import channel_splits
+from tvm.contrib.cprune.measuring import local_worker, throttling
+from tvm.contrib.cprune.measuring.records import to_input
+from tvm.contrib.cprune.targets.presets import PRESETS, Preset, find_preset
+from tvm.contrib.cprune.targets.target import pinned_target, vector_lanes
 from tvm.contrib.cprune.transform.tile_factors import read_tile_factors
-from tvm.contrib.cprune.tuning import reference, worker
-from tvm.contrib.cprune.tuning.records import to_input
-from tvm.contrib.cprune.tuning.transplant import TransplantError, transplant
+from tvm.contrib.cprune.tuning.ansor.steps import channel_splits
+from tvm.contrib.cprune.tuning.ansor.transplant import TransplantError, transplant
 from tvm.contrib.cprune.types import CPruneError
 
 
@@ -83,14 +83,16 @@ def test_programs_for_gpus_are_linked_with_their_kernels(device, tmp_path):
     NDK's is not there."""
     host = "llvm -mtriple=aarch64-linux-gnu"
     preset = Preset("board", f"opencl -device={device}", "aarch64", host, "opencl")
-    specs = reference.build_reference(preset, tmp_path / "reference.so")
+    specs = throttling.build_reference(preset, tmp_path / "reference.so")
     assert len(specs) == 3
     task = task_of("1x1", 64, pinned_target(preset.make_target()))
     built = []
     for number, line in enumerate(random_records(task)[:6]):
         path = tmp_path / f"{number}.so"
         measure_input = to_input(line, task.search_task)
-        if not isinstance(worker.build_file(measure_input.serialize(), str(path), preset), worker.Failure):
+        if not isinstance(
+            local_worker.build_file(measure_input.serialize(), str(path), preset), local_worker.Failure
+        ):
             built.append(path)
     assert built
     for path in (tmp_path / "reference.so", *built):

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from tvm import auto_scheduler
 from tvm.contrib.cprune import extract_from_program, from_torch
-from tvm.contrib.cprune.candidate import Compiler
+from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig
-from tvm.contrib.cprune.groups import find_groups
-from tvm.contrib.cprune.importance import score
+from tvm.contrib.cprune.measuring.records import RecordLog
+from tvm.contrib.cprune.models.groups import find_groups
+from tvm.contrib.cprune.models.importance import score
+from tvm.contrib.cprune.models.surgery import shrink
 from tvm.contrib.cprune.profile import profile_widths, to_csv
-from tvm.contrib.cprune.surgery import shrink
 from tvm.contrib.cprune.table import Row, TaskTable, to_program
-from tvm.contrib.cprune.tuning.records import RecordLog
 from tvm.contrib.cprune.tuning.rescale import at_width, width_of
 from tvm.contrib.cprune.types import ChannelStep, CPruneError
 
@@ -42,7 +42,7 @@ def test_a_task_at_another_width_is_what_extraction_finds_there(kind, target):
 @settings(max_examples=4)
 @given(st.integers(1, 70))
 def test_rescaled_tasks_search_like_others(width):
-    from tvm.contrib.cprune.device import host_target, pinned_target
+    from tvm.contrib.cprune.targets.target import host_target, pinned_target
 
     task = at_width(task_of("direct 3x3", 64, pinned_target(host_target())), width)
     policy = auto_scheduler.SketchPolicy(

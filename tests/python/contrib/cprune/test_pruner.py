@@ -16,10 +16,10 @@ from conftest import OneLayer
 from torch import nn
 
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
-from tvm.contrib.cprune.journal import Journal
+from tvm.contrib.cprune.loop.journal import Journal
+from tvm.contrib.cprune.loop.training import Training
 from tvm.contrib.cprune.pruner import CPruner
 from tvm.contrib.cprune.table import TaskTable
-from tvm.contrib.cprune.training import Training
 from tvm.contrib.cprune.types import CPruneError
 
 SHAPE = (1, 8, 16, 16)

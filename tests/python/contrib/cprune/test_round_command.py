@@ -15,12 +15,12 @@ import torch
 from conftest import FAST, randomize_norms
 from torch import nn
 
-from tvm.contrib.cprune.candidate import Compiler
+from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig
-from tvm.contrib.cprune.frontend_onnx import from_onnx
-from tvm.contrib.cprune.groups import find_groups
-from tvm.contrib.cprune.importance import score
-from tvm.contrib.cprune.surgery import shrink
+from tvm.contrib.cprune.importers.from_onnx import from_onnx
+from tvm.contrib.cprune.models.groups import find_groups
+from tvm.contrib.cprune.models.importance import score
+from tvm.contrib.cprune.models.surgery import shrink
 from tvm.contrib.cprune.types import ChannelStep
 
 SHAPE = (1, 3, 8, 8)

@@ -15,8 +15,8 @@ import tvm
 from tvm import relay
 from tvm.contrib import graph_executor
 from tvm.contrib.cprune import from_torch
-from tvm.contrib.cprune.frontend import import_torch
-from tvm.contrib.cprune.frontend_onnx import from_onnx
+from tvm.contrib.cprune.importers.from_onnx import from_onnx
+from tvm.contrib.cprune.importers.from_torch import import_torch
 from tvm.contrib.cprune.table import Row, TaskTable
 from tvm.contrib.cprune.transform import RoundChannels
 from tvm.contrib.cprune.transform.rounding import round_function

@@ -22,13 +22,13 @@ from tvm.rpc import base
 import tvm
 from tvm import te
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.device import host_target, pinned_target
-from tvm.contrib.cprune.presets import find_preset
-from tvm.contrib.cprune.tuning import reference
-from tvm.contrib.cprune.tuning.devices import DevicePool
-from tvm.contrib.cprune.tuning.records import RecordLog, identity, input_identity, to_input
-from tvm.contrib.cprune.tuning.reference import SpeedWatch
-from tvm.contrib.cprune.tuning.tracker import Tracker
+from tvm.contrib.cprune.measuring import throttling
+from tvm.contrib.cprune.measuring.records import RecordLog, identity, input_identity, to_input
+from tvm.contrib.cprune.measuring.rpc_pool import DevicePool
+from tvm.contrib.cprune.measuring.throttling import SpeedWatch
+from tvm.contrib.cprune.measuring.tracker import Tracker
+from tvm.contrib.cprune.targets.presets import find_preset
+from tvm.contrib.cprune.targets.target import host_target, pinned_target
 from tvm.contrib.cprune.types import CPruneError
 
 KEY = "board"
@@ -258,7 +258,7 @@ def test_a_change_of_speed_is_believed_when_it_is_seen_twice(monkeypatch):
     assert watch.corrected("a", [3.0]) == (3.0,)
     # Others have nothing to do with it.
     assert watch.due("b") and not watch.due("a")
-    monkeypatch.setattr(reference, "EVERY", 0.0)
+    monkeypatch.setattr(throttling, "EVERY", 0.0)
     assert watch.due("a")
 
 
@@ -271,8 +271,8 @@ def build_holding(preset, path: Path) -> list[tuple[tuple[int, ...], str]]:  # t
 
 
 def test_a_device_that_slows_down_is_said_and_measured_out(site, tmp_path, inputs, monkeypatch):
-    monkeypatch.setattr(reference, "EVERY", 0.0)  # before each program
-    monkeypatch.setattr(reference, "build_reference", build_holding)
+    monkeypatch.setattr(throttling, "EVERY", 0.0)  # before each program
+    monkeypatch.setattr(throttling, "build_reference", build_holding)
     server = site.add(hold=0.005)
     site.wait(1)
     measuring = Measuring(site, tmp_path)

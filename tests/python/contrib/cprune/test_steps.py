@@ -6,8 +6,8 @@ import json
 import pytest
 from conftest import KINDS, record_of, sampled_states, task_of
 
-from tvm.contrib.cprune.structure import channel_splits, loop_counts, splits_of, steps_of
-from tvm.contrib.cprune.tuning.records import state_of
+from tvm.contrib.cprune.measuring.records import state_of
+from tvm.contrib.cprune.tuning.ansor.steps import channel_splits, loop_counts, splits_of, steps_of
 from tvm.contrib.cprune.types import CPruneError
 
 

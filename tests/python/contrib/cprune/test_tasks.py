@@ -10,9 +10,9 @@ from torch import nn
 import tvm
 from models import make_model
 from tvm import auto_scheduler, relay
-from tvm.contrib.cprune.extract import LoweringCache, extract_from_program, pass_context
-from tvm.contrib.cprune.frontend import from_torch
-from tvm.contrib.cprune.torchvision_models import load_torchvision
+from tvm.contrib.cprune.importers.from_torch import from_torch
+from tvm.contrib.cprune.models.torchvision_models import load_torchvision
+from tvm.contrib.cprune.tasks import LoweringCache, extract_from_program, pass_context
 from tvm.contrib.cprune.transform import simplify as transform
 
 NETWORKS = {
@@ -120,7 +120,7 @@ def test_axes_of_channels(target):
     by_layer = {layer: task for task in tasks for layer in task.layers}
 
     def extents(layer, axes):
-        from tvm.contrib.cprune.axes import axes_of
+        from tvm.contrib.cprune.tuning.ansor.axes import axes_of
 
         numbered = axes_of(by_layer[layer].search_task.compute_dag)
         return {numbered[axis][2] for axis in axes}

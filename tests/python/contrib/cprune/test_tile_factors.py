@@ -11,9 +11,9 @@ from test_autotvm import task_of as template_of
 
 import tvm
 from tvm import te
-from tvm.contrib.cprune.structure import channel_splits
+from tvm.contrib.cprune.measuring.records import state_of
 from tvm.contrib.cprune.transform.tile_factors import RecordTileFactors, read_tile_factors
-from tvm.contrib.cprune.tuning.records import state_of
+from tvm.contrib.cprune.tuning.ansor.steps import channel_splits
 
 
 def anchors_of(task, line):  # type: ignore[no-untyped-def]

@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tvm
-from tvm.contrib.cprune.extract import extract_from_program
-from tvm.contrib.cprune.frontend import from_torch
-from tvm.contrib.cprune.structure import channel_splits
-from tvm.contrib.cprune.tuning import worker
-from tvm.contrib.cprune.tuning.transplant import TransplantError, fits, rewrite_steps, transplant
+from tvm.contrib.cprune.importers.from_torch import from_torch
+from tvm.contrib.cprune.measuring import local_worker
+from tvm.contrib.cprune.tasks import extract_from_program
+from tvm.contrib.cprune.tuning.ansor.steps import channel_splits
+from tvm.contrib.cprune.tuning.ansor.transplant import TransplantError, fits, rewrite_steps, transplant
 
 
 def reference(task, inputs):
@@ -41,8 +41,8 @@ def check(task, measure_input, pool):
     generator = np.random.default_rng(0)
     tensors = list(task.search_task.compute_dag.tensors)
     inputs = [generator.standard_normal([int(n) for n in t.shape]).astype("float32") for t in tensors[:-1]]
-    assert pool.call(worker.build, 10**9, state_input.serialize()) is None
-    found = pool.call(worker.outputs, 10**9, inputs)[-1]
+    assert pool.call(local_worker.build, 10**9, state_input.serialize()) is None
+    found = pool.call(local_worker.outputs, 10**9, inputs)[-1]
     expected = reference(task, inputs)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 

@@ -19,7 +19,7 @@ from c_pruner import CPruner
 from data import load_data
 from models import MODELS, make_model
 from train import accuracy, train
-from tvm.contrib.cprune.torchvision_models import import_torchvision
+from tvm.contrib.cprune.models.torchvision_models import import_torchvision
 
 
 def run(*arguments, **options):

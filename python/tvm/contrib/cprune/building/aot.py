@@ -6,7 +6,7 @@ from pathlib import Path
 from tvm.relay.backend import Executor, Runtime
 
 import tvm
-from tvm.contrib.cprune.measure import build
+from tvm.contrib.cprune.building.build import build
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.types import CPruneError, RelayModel
 

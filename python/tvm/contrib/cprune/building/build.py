@@ -12,15 +12,15 @@ from tvm.auto_scheduler.dispatcher import DispatchContext
 
 import tvm
 from tvm import autotvm, relay
-from tvm.contrib.cprune.algorithms import pin_algorithms
-from tvm.contrib.cprune.device import parse_target, pinned_target
-from tvm.contrib.cprune.extract import pass_context, quietly
+from tvm.contrib.cprune.building.object_cache import ObjectCache
 from tvm.contrib.cprune.files import replaced
-from tvm.contrib.cprune.objects import ObjectCache
-from tvm.contrib.cprune.presets import Preset, find_preset
+from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.measuring.records import state_of
 from tvm.contrib.cprune.table import TaskTable
-from tvm.contrib.cprune.tuning.records import state_of
-from tvm.contrib.cprune.tuning.workers import MeasuringPool
+from tvm.contrib.cprune.targets.presets import Preset, find_preset
+from tvm.contrib.cprune.targets.target import parse_target, pinned_target
+from tvm.contrib.cprune.tasks import pass_context, quietly
+from tvm.contrib.cprune.transform.pin_algorithms import pin_algorithms
 from tvm.contrib.cprune.types import Algorithm, CPruneError, Latency, RelayModel
 
 # Seconds between two rounds of timing.

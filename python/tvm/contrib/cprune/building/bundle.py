@@ -10,8 +10,8 @@ from typing import Any
 import tvm
 from tvm import relay
 from tvm.contrib.cprune.files import replaced, write_text
-from tvm.contrib.cprune.presets import Preset
 from tvm.contrib.cprune.table import TaskTable
+from tvm.contrib.cprune.targets.presets import Preset
 from tvm.contrib.cprune.types import INPUT, CPruneError
 
 MANIFEST, FORMAT = "manifest.json", 1

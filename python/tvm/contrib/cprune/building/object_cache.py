@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import tvm
-from tvm.contrib.cprune.device import host_threads
+from tvm.contrib.cprune.targets.target import host_threads
 
 _BUILD = "target.build.llvm"
 

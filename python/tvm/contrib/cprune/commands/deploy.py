@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from tvm.contrib.cprune.bundle import check_bundle, write_bundle
-from tvm.contrib.cprune.candidate import Compiler
+from tvm.contrib.cprune.building.build import build
+from tvm.contrib.cprune.building.bundle import check_bundle, write_bundle
+from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
-from tvm.contrib.cprune.measure import build
-from tvm.contrib.cprune.model_file import ModelFile
-from tvm.contrib.cprune.presets import NAMES
-from tvm.contrib.cprune.report import ConsoleReport
+from tvm.contrib.cprune.importers.model_file import ModelFile
+from tvm.contrib.cprune.loop.report import ConsoleReport
+from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.table import TaskTable
-from tvm.contrib.cprune.tuning.tracker import Tracker
+from tvm.contrib.cprune.targets.presets import NAMES
 from tvm.contrib.cprune.types import CPruneError, Latency
 
 # Largest difference between the device's outputs and PyTorch's, as a share of the largest output.

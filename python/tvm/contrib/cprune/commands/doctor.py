@@ -21,11 +21,11 @@ import tvm
 from tvm import relay
 from tvm.contrib.cprune import _plugin
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.extract import quietly
-from tvm.contrib.cprune.presets import NAMES, Preset, find_preset
-from tvm.contrib.cprune.tuning.devices import DevicePool
-from tvm.contrib.cprune.tuning.tracker import Tracker
-from tvm.contrib.cprune.tuning.workers import MeasuringPool
+from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.measuring.rpc_pool import DevicePool
+from tvm.contrib.cprune.measuring.tracker import Tracker
+from tvm.contrib.cprune.targets.presets import NAMES, Preset, find_preset
+from tvm.contrib.cprune.tasks import quietly
 from tvm.contrib.cprune.types import INPUT, CPruneError
 
 # For the estimate: tasks of a network like ResNet-18, direct and Winograd, and a trial on two cores.

@@ -13,16 +13,16 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tvm.contrib.cprune.building.build import algorithms_of
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.extract import extract_from_program
 from tvm.contrib.cprune.files import replaced, write_text
-from tvm.contrib.cprune.measure import algorithms_of
-from tvm.contrib.cprune.model_file import ModelFile, add_model_arguments, parse_shape
+from tvm.contrib.cprune.importers.model_file import ModelFile, add_model_arguments, parse_shape
+from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.measuring.records import RecordLog
 from tvm.contrib.cprune.profile import WidthLatency, profile_widths, to_csv
 from tvm.contrib.cprune.table import Row, TaskTable
-from tvm.contrib.cprune.tuning.records import RecordLog
+from tvm.contrib.cprune.tasks import extract_from_program
 from tvm.contrib.cprune.tuning.rescale import width_of
-from tvm.contrib.cprune.tuning.workers import MeasuringPool
 from tvm.contrib.cprune.types import CPruneError, Side
 
 

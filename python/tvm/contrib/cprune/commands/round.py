@@ -17,11 +17,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tvm.contrib.cprune.candidate import Compiler
+from tvm.contrib.cprune.building.build import sample_input
+from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.files import replaced
-from tvm.contrib.cprune.measure import sample_input
-from tvm.contrib.cprune.model_file import ModelFile, add_model_arguments, parse_shape
+from tvm.contrib.cprune.importers.model_file import ModelFile, add_model_arguments, parse_shape
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.transform.rounding import MODES, Rounding, round_function
 from tvm.contrib.cprune.types import CPruneError, Latency, RelayModel

@@ -14,15 +14,15 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from tvm.contrib.cprune.candidate import Compiler
+from tvm.contrib.cprune.building.build import build
+from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import STRATEGIES, PruneConfig, TuneConfig
 from tvm.contrib.cprune.files import replaced, write_text
-from tvm.contrib.cprune.frontend import from_torch, named, to_relay_model
-from tvm.contrib.cprune.frontend_onnx import from_onnx
-from tvm.contrib.cprune.measure import build
-from tvm.contrib.cprune.report import ConsoleReport
-from tvm.contrib.cprune.torchvision_models import load_torchvision
-from tvm.contrib.cprune.tuning.tuners import TUNERS
+from tvm.contrib.cprune.importers.from_onnx import from_onnx
+from tvm.contrib.cprune.importers.from_torch import from_torch, named, to_relay_model
+from tvm.contrib.cprune.loop.report import ConsoleReport
+from tvm.contrib.cprune.models.torchvision_models import load_torchvision
+from tvm.contrib.cprune.tuning.backends import TUNERS
 from tvm.contrib.cprune.types import CPruneError, RelayModel, TunerName
 
 # TVM's own networks: its name in relay.testing, the arguments there, the input's rows and columns.

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper, shape_inference
 
 import tvm
 from tvm import relay
-from tvm.contrib.cprune.frontend import named, to_relay_model
+from tvm.contrib.cprune.importers.from_torch import named, to_relay_model
 from tvm.contrib.cprune.types import INPUT, CPruneError, RelayModel
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")

@@ -11,9 +11,9 @@ from typing import Any
 import onnx
 import torch
 
-from tvm.contrib.cprune.frontend import import_torch, to_relay_model
-from tvm.contrib.cprune.frontend_onnx import import_onnx, load_onnx, with_parameters
-from tvm.contrib.cprune.tuning.tuners import TUNERS
+from tvm.contrib.cprune.importers.from_onnx import import_onnx, load_onnx, with_parameters
+from tvm.contrib.cprune.importers.from_torch import import_torch, to_relay_model
+from tvm.contrib.cprune.tuning.backends import TUNERS
 from tvm.contrib.cprune.types import CPruneError, RelayModel, TunerName
 
 

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from tvm.contrib.cprune.files import write_text
-from tvm.contrib.cprune.tuning.search import Progress
+from tvm.contrib.cprune.tuning.ansor.search import Progress
 from tvm.contrib.cprune.types import Latency
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from tvm.contrib.cprune.candidate import Candidate
-from tvm.contrib.cprune.checkpoint import load_checkpoint, save_checkpoint
+from tvm.contrib.cprune.compiler import Candidate
 from tvm.contrib.cprune.files import replaced, write_text
-from tvm.contrib.cprune.journal import Journal
-from tvm.contrib.cprune.report import write_html
-from tvm.contrib.cprune.surgery import macs_and_params, widths
-from tvm.contrib.cprune.training import Run
+from tvm.contrib.cprune.loop.journal import Journal
+from tvm.contrib.cprune.loop.report import write_html
+from tvm.contrib.cprune.loop.training import Run
+from tvm.contrib.cprune.models.checkpoint import load_checkpoint, save_checkpoint
+from tvm.contrib.cprune.models.surgery import macs_and_params, widths
 from tvm.contrib.cprune.types import Latency
 
 FINAL = "final"

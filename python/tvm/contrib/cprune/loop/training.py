@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from tvm.contrib.cprune.candidate import Compiler
+from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig
-from tvm.contrib.cprune.importance import Batch
-from tvm.contrib.cprune.journal import Event, Journal
+from tvm.contrib.cprune.loop.journal import Event, Journal
+from tvm.contrib.cprune.models.importance import Batch
 
 Report = Callable[[Event], None]
 

@@ -23,10 +23,10 @@ from tvm.contrib.popen_pool import PopenWorker
 import tvm
 from tvm import auto_scheduler, autotvm
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.device import host_threads
-from tvm.contrib.cprune.tuning import worker
-from tvm.contrib.cprune.tuning.records import Measured, RecordLog, dump, identity
-from tvm.contrib.cprune.tuning.worker import Failure
+from tvm.contrib.cprune.measuring import local_worker
+from tvm.contrib.cprune.measuring.local_worker import Failure
+from tvm.contrib.cprune.measuring.records import Measured, RecordLog, dump, identity
+from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.types import INPUT
 
 MAX_COST = 1e10
@@ -81,7 +81,7 @@ class MeasuringPool:
         self.config = config
         self.threads = config.threads or host_threads()
         count = host_threads()
-        self._processes = [_Process(PopenWorker(worker.start, (self.threads,))) for _ in range(count)]
+        self._processes = [_Process(PopenWorker(local_worker.start, (self.threads,))) for _ in range(count)]
         self._numbers = itertools.count()
         self._builders = ThreadPoolExecutor(count)
 
@@ -117,7 +117,7 @@ class MeasuringPool:
 
     def _build(self, process: _Process, number: int, data: Any) -> Failure | None:
         try:
-            failure = process.compile(worker.build, number, data, timeout=self.config.build_timeout)
+            failure = process.compile(local_worker.build, number, data, timeout=self.config.build_timeout)
         except TimeoutError:
             seconds = self.config.build_timeout
             return Failure(MeasureErrorNo.BUILD_TIMEOUT, f"compiling took longer than {seconds:.0f} s")
@@ -142,7 +142,7 @@ class MeasuringPool:
         try:
             config = self.config
             how = (config.repeats, config.min_seconds, config.cold_weights)
-            return process.call(worker.run, number, *how, timeout=config.run_timeout)
+            return process.call(local_worker.run, number, *how, timeout=config.run_timeout)
         except TimeoutError:
             return Failure(
                 MeasureErrorNo.RUN_TIMEOUT, f"running took longer than {self.config.run_timeout:.0f} s"
@@ -173,11 +173,11 @@ class MeasuringPool:
         self, libraries: Sequence[Path], data: np.ndarray, repeats: int
     ) -> list[tuple[float, ...]]:
         """Time compiled models in turn in one process while the others rest: seconds of each run."""
-        return self.call(worker.time_models, [str(path) for path in libraries], INPUT, data, repeats)
+        return self.call(local_worker.time_models, [str(path) for path in libraries], INPUT, data, repeats)
 
     def run_model(self, library: Path, data: np.ndarray) -> np.ndarray:
         """Return a compiled model's first output."""
-        return self.call(worker.run_model, str(library), INPUT, data)
+        return self.call(local_worker.run_model, str(library), INPUT, data)
 
     def call(self, function: Callable[..., Any], *args: Any, timeout: float = 120) -> Any:
         """Run a function of ``worker`` in one process while the others rest."""

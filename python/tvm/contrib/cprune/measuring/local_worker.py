@@ -22,7 +22,7 @@ from tvm.autotvm.task.space import InstantiationError
 import tvm
 from tvm import auto_scheduler, autotvm
 from tvm.contrib import graph_executor
-from tvm.contrib.cprune.presets import Preset
+from tvm.contrib.cprune.targets.presets import Preset
 from tvm.contrib.cprune.types import CPruneError
 
 # Number of the program -> (compiled module, shapes and types of its arguments).

@@ -21,12 +21,12 @@ from tvm.contrib.popen_pool import PopenWorker
 
 from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.presets import Preset
-from tvm.contrib.cprune.tuning import reference, remote_worker, worker
-from tvm.contrib.cprune.tuning.remote_worker import FLUSH, Lost
-from tvm.contrib.cprune.tuning.tracker import Tracker
-from tvm.contrib.cprune.tuning.worker import Failure
-from tvm.contrib.cprune.tuning.workers import MeasuringPool, measure_result
+from tvm.contrib.cprune.measuring import local_worker, rpc_worker, throttling
+from tvm.contrib.cprune.measuring.local_pool import MeasuringPool, measure_result
+from tvm.contrib.cprune.measuring.local_worker import Failure
+from tvm.contrib.cprune.measuring.rpc_worker import FLUSH, Lost
+from tvm.contrib.cprune.measuring.tracker import Tracker
+from tvm.contrib.cprune.targets.presets import Preset
 from tvm.contrib.cprune.types import INPUT, CPruneError
 
 # How often a program is given to another device before it counts as the cause.
@@ -41,7 +41,7 @@ LOOK = 2.0
 class _Job:
     index: int
     path: str
-    specs: remote_worker.Specs
+    specs: rpc_worker.Specs
     seconds: float
     attempts: int = 0
 
@@ -61,7 +61,7 @@ class _Device:
         except TimeoutError:
             return Lost(f"no answer in {timeout:.0f} s")
         except (ChildProcessError, OSError, RuntimeError) as error:
-            return Lost(worker.last_line(error))
+            return Lost(local_worker.last_line(error))
 
 
 class DevicePool(MeasuringPool):
@@ -96,9 +96,9 @@ class DevicePool(MeasuringPool):
         self._devices: list[_Device] = []
         self._failures: dict[str, tuple[int, float]] = {}
         self._refusals: set[str] = set()  # said since a device was found
-        self._watch = reference.SpeedWatch()
+        self._watch = throttling.SpeedWatch()
         self._reference = Path(self._folder.name) / "reference.so"
-        self._reference_specs = reference.build_reference(preset, self._reference)
+        self._reference_specs = throttling.build_reference(preset, self._reference)
         self._lock = threading.Lock()
         if tracker.warning:
             self._say(tracker.warning)
@@ -146,11 +146,11 @@ class DevicePool(MeasuringPool):
                 each.result()
         return results
 
-    def _build_file(self, process: Any, data: Any) -> tuple[str, remote_worker.Specs, float] | Failure:
+    def _build_file(self, process: Any, data: Any) -> tuple[str, rpc_worker.Specs, float] | Failure:
         started, limit = time.time(), self.config.build_timeout
         path = str(Path(self._folder.name) / f"program-{next(self._names)}.so")
         try:
-            built = process.compile(worker.build_file, data, path, self.preset, timeout=limit)
+            built = process.compile(local_worker.build_file, data, path, self.preset, timeout=limit)
         except TimeoutError:
             return Failure(MeasureErrorNo.BUILD_TIMEOUT, f"compiling took longer than {limit:.0f} s")
         except ChildProcessError:
@@ -185,7 +185,7 @@ class DevicePool(MeasuringPool):
                 each.join()
             for device in self._devices:
                 if device.address is not None:
-                    device.call(remote_worker.release, timeout=10)
+                    device.call(rpc_worker.release, timeout=10)
                     device.address = None
 
     def _known(self) -> int:
@@ -233,17 +233,15 @@ class DevicePool(MeasuringPool):
                 failure = Failure(MeasureErrorNo.RUN_TIMEOUT, message)
                 results[job.index] = measure_result(failure, job.seconds)
 
-    def _run(
-        self, device: _Device, path: str, specs: remote_worker.Specs, how: tuple[int, float, str]
-    ) -> Any:
+    def _run(self, device: _Device, path: str, specs: rpc_worker.Specs, how: tuple[int, float, str]) -> Any:
         """Time a compiled program on a device: how often, for how many seconds, and after what each time."""
         rest = self.tracker.cooldown
         what = (path, specs, self.preset.device, self.threads, *how, rest)
-        return device.call(remote_worker.run, *what, timeout=self.config.run_timeout + rest)
+        return device.call(rpc_worker.run, *what, timeout=self.config.run_timeout + rest)
 
     def _look(self, device: _Device) -> None:
         """Time the reference program on a device, once more if its time is doubted."""
-        address, how = str(device.address), (reference.RUNS, reference.SECONDS, "")
+        address, how = str(device.address), (throttling.RUNS, throttling.SECONDS, "")
         while True:
             outcome = self._run(device, str(self._reference), self._reference_specs, how)
             if isinstance(outcome, Lost):
@@ -282,7 +280,7 @@ class DevicePool(MeasuringPool):
         """Ask the tracker for a device; return whether there was a good one."""
         tracker = self.tracker
         arguments = (tracker.host, tracker.port, tracker.key, tracker.wait, self._session_timeout)
-        found = device.call(remote_worker.request, *arguments, timeout=tracker.wait + 10)
+        found = device.call(rpc_worker.request, *arguments, timeout=tracker.wait + 10)
         if not isinstance(found, str):
             if found is not None and found.reason not in self._refusals:
                 self._refusals.add(found.reason)
@@ -292,7 +290,7 @@ class DevicePool(MeasuringPool):
         self._refusals.clear()
         count, when = self._failures.get(found, (0, 0.0))
         if count >= FAILURES and time.time() - when < PAUSE:
-            device.call(remote_worker.release, timeout=10)
+            device.call(rpc_worker.release, timeout=10)
             time.sleep(1)
             return False
         if count >= FAILURES:
@@ -308,11 +306,11 @@ class DevicePool(MeasuringPool):
         """Time compiled models in turn on one device: seconds of each run."""
         paths = [str(path) for path in libraries]
         kind = self.preset.device
-        return self._on_one(remote_worker.time_models, paths, kind, self.threads, INPUT, data, repeats)
+        return self._on_one(rpc_worker.time_models, paths, kind, self.threads, INPUT, data, repeats)
 
     def run_model(self, library: Path, data: np.ndarray) -> np.ndarray:
         """Return a compiled model's first output on a device."""
-        return self._on_one(remote_worker.run_model, str(library), self.preset.device, INPUT, data)
+        return self._on_one(rpc_worker.run_model, str(library), self.preset.device, INPUT, data)
 
     def _on_one(self, function: Callable[..., Any], *args: Any) -> Any:
         if not self._devices:
@@ -327,7 +325,7 @@ class DevicePool(MeasuringPool):
             outcome = device.call(function, *args, timeout=120)
             self._account(device, outcome)
             if not isinstance(outcome, Lost):
-                device.call(remote_worker.release, timeout=10)
+                device.call(rpc_worker.release, timeout=10)
                 device.address = None
                 return outcome
             reason = outcome.reason

@@ -17,7 +17,7 @@ from tvm.rpc.client import connect as connect_server
 
 import tvm
 from tvm.contrib import graph_executor
-from tvm.contrib.cprune.tuning.worker import Failure, last_line, timed
+from tvm.contrib.cprune.measuring.local_worker import Failure, last_line, timed
 
 Specs = list[tuple[tuple[int, ...], str]]
 FLUSH = "cache_flush_cpu_non_first_arg"

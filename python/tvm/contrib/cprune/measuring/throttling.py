@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tvm
 from tvm import te
-from tvm.contrib.cprune.presets import Preset
+from tvm.contrib.cprune.targets.presets import Preset
 
 # Rows and columns of the matrices that it multiplies; columns of a vector and of a block.
 SIZE, VECTOR, BLOCK = 384, 16, 64

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tvm.contrib.cprune.groups import dependency_graph, pruning_group
+from tvm.contrib.cprune.models.groups import dependency_graph, pruning_group
 from tvm.contrib.cprune.types import ChannelStep, CPruneError
 
 

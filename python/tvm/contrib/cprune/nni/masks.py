@@ -15,10 +15,10 @@ import torch_pruning as tp
 
 from tvm.contrib.cprune._plugin import fitting_width
 from tvm.contrib.cprune.files import replaced
-from tvm.contrib.cprune.groups import dependency_graph, find_groups, is_depthwise, pruning_group
-from tvm.contrib.cprune.importance import score
+from tvm.contrib.cprune.models.groups import dependency_graph, find_groups, is_depthwise, pruning_group
+from tvm.contrib.cprune.models.importance import score
+from tvm.contrib.cprune.models.surgery import drop_channels
 from tvm.contrib.cprune.step import constraints
-from tvm.contrib.cprune.surgery import drop_channels
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.types import ChannelGroup, CPruneError
 

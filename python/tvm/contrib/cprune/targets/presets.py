@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import tvm
 from tvm.contrib import cc
-from tvm.contrib.cprune.device import host_target, parse_target
+from tvm.contrib.cprune.targets.target import host_target, parse_target
 from tvm.contrib.cprune.types import CPruneError
 
 Linker = Literal["host", "aarch64", "ndk"]

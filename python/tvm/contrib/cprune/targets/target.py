@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import tvm
-from tvm.contrib.cprune.strategy import KEY
+from tvm.contrib.cprune.targets.op_strategy import KEY
 from tvm.contrib.cprune.types import CPruneError
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 import tvm
 from tvm import relay
-from tvm.contrib.cprune.folding import evaluate
+from tvm.contrib.cprune.transform.numpy_eval import evaluate
 from tvm.contrib.cprune.transform.simplify import layer_of, operator_name, post_order, rewrite
 from tvm.contrib.cprune.types import Algorithm
 

@@ -14,7 +14,7 @@ from tvm.relay.build_module import bind_params_by_name
 import tvm
 from tvm import relay
 from tvm.contrib.cprune import _plugin
-from tvm.contrib.cprune.folding import evaluate
+from tvm.contrib.cprune.transform.numpy_eval import evaluate
 from tvm.contrib.cprune.types import CPruneError
 
 WINOGRAD = "nn.contrib_conv2d_winograd_without_weight_transform"

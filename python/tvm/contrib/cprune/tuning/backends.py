@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tvm.contrib.cprune import structure
-from tvm.contrib.cprune.tuning import autotvm, autotvm_search, compute_dag, search, transplant
+from tvm.contrib.cprune.tuning.ansor import resize, search, steps, transplant
+from tvm.contrib.cprune.tuning.autotvm import search as autotvm_search
+from tvm.contrib.cprune.tuning.autotvm import task as autotvm
 from tvm.contrib.cprune.types import Side, Split, Task, TunerName
 
 
@@ -36,12 +37,12 @@ class Tuner:
 TUNERS: dict[TunerName, Tuner] = {
     "ansor": Tuner(
         layout="NHWC",
-        channel_splits=structure.channel_splits,
+        channel_splits=steps.channel_splits,
         transplant=transplant.transplant,
         fits=transplant.fits,
         search=search.search,
-        width_of=compute_dag.width_of,
-        at_width=compute_dag.at_width,
+        width_of=resize.width_of,
+        at_width=resize.at_width,
     ),
     "autotvm": Tuner(
         layout="NCHW",

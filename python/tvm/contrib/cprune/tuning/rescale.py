@@ -5,7 +5,7 @@ The result has the workload key that extraction gives the same layer at that wid
 both.
 """
 
-from tvm.contrib.cprune.tuning.tuners import tuner_of
+from tvm.contrib.cprune.tuning.backends import tuner_of
 from tvm.contrib.cprune.types import CPruneError, Side, Task
 
 

@@ -9,7 +9,7 @@ from tvm.auto_scheduler.workload_registry import register_workload_tensors
 
 import tvm
 from tvm import auto_scheduler, te, tir
-from tvm.contrib.cprune.axes import axes_of
+from tvm.contrib.cprune.tuning.ansor.axes import axes_of
 from tvm.contrib.cprune.types import CPruneError, Side, Task
 
 

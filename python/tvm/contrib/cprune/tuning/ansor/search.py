@@ -13,9 +13,9 @@ from tvm.auto_scheduler.measure_record import load_record_from_string
 
 from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.device import host_threads
-from tvm.contrib.cprune.tuning.records import Measured, RecordLog, dump, to_input
-from tvm.contrib.cprune.tuning.workers import MeasuringPool
+from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.measuring.records import Measured, RecordLog, dump, to_input
+from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.types import CPruneError, Task
 
 # A rival (the same layers by the other algorithm) that is this much slower after its first trials gets no

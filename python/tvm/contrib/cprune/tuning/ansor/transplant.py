@@ -12,9 +12,9 @@ from typing import Any
 
 import tvm
 from tvm.contrib.cprune import _plugin
-from tvm.contrib.cprune.device import vector_lanes
-from tvm.contrib.cprune.structure import Step, splits_of, steps_of
-from tvm.contrib.cprune.tuning.records import state_of
+from tvm.contrib.cprune.measuring.records import state_of
+from tvm.contrib.cprune.targets.target import vector_lanes
+from tvm.contrib.cprune.tuning.ansor.steps import Step, splits_of, steps_of
 from tvm.contrib.cprune.types import Axis, CPruneError, Split, Task
 
 

@@ -18,11 +18,11 @@ from tvm.autotvm.tuner import GATuner, GridSearchTuner, RandomTuner, XGBTuner
 
 from tvm import autotvm
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.device import host_threads
-from tvm.contrib.cprune.tuning.autotvm import fallback_of
-from tvm.contrib.cprune.tuning.records import Measured, RecordLog, dump
-from tvm.contrib.cprune.tuning.search import Progress
-from tvm.contrib.cprune.tuning.workers import MeasuringPool
+from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.measuring.records import Measured, RecordLog, dump
+from tvm.contrib.cprune.targets.target import host_threads
+from tvm.contrib.cprune.tuning.ansor.search import Progress
+from tvm.contrib.cprune.tuning.autotvm.task import fallback_of
 from tvm.contrib.cprune.types import CPruneError, Task
 
 

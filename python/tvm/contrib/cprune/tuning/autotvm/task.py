@@ -22,8 +22,8 @@ from tvm.autotvm.task.space import (
 import tvm
 from tvm import autotvm
 from tvm.contrib.cprune import _plugin
-from tvm.contrib.cprune.device import vector_lanes
-from tvm.contrib.cprune.tuning.transplant import TransplantError, combinations
+from tvm.contrib.cprune.targets.target import vector_lanes
+from tvm.contrib.cprune.tuning.ansor.transplant import TransplantError, combinations
 from tvm.contrib.cprune.types import Axis, CPruneError, Side, Split, Task
 
 Knob = list[Any]

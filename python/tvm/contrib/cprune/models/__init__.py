@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PyTorch models: channel groups, importance, surgery and checkpoints."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AutoTVM: search, program structure and transplants."""
