@@ -15,7 +15,7 @@ def main() -> None:
     with resnet18_compiler() as compiler:
         model = tune_resnet18(compiler)
         rows = model.table.by_impact()
-        inputs = [to_input(row.program.record, row.task.search_task) for row in rows]
+        inputs = [to_input(row.program.record, row.task.tvm_task) for row in rows]
         # A record's latency is from when it was found; every program is timed again, beside the model.
         samples: dict[str, list[float]] = {row.task.workload_key: [] for row in rows}
         whole: list[float] = []

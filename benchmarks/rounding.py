@@ -36,9 +36,9 @@ def pruned(model: torch.nn.Module, sparsity: float) -> torch.nn.Module:
     """Return the model without a share of each group's channels, those of the least l1 norm."""
     steps = []
     for group in find_groups(model, SHAPE).groups:
-        width = max(group.unit, round(group.width * (1 - sparsity) / group.unit) * group.unit)
+        width = max(group.round_to, round(group.width * (1 - sparsity) / group.round_to) * group.round_to)
         # One less where that happens to be a multiple of eight: nobody who prunes by l1 alone looks at it.
-        width -= group.unit if width % 8 == 0 and width > group.unit else 0
+        width -= group.round_to if width % 8 == 0 and width > group.round_to else 0
         steps.append(ChannelStep(group, width, ""))
     return shrink(model, SHAPE, steps, lambda each: score(each, "l1", 0))
 

@@ -21,7 +21,7 @@ from common import median, print_machine
 from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.importers.from_torch import from_torch
-from tvm.contrib.cprune.measuring.rpc_pool import DevicePool
+from tvm.contrib.cprune.measuring.rpc_pool import RpcMeasurer
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.targets.presets import find_preset
 from tvm.contrib.cprune.targets.target import host_target, pinned_target
@@ -40,8 +40,8 @@ def programs() -> list[auto_scheduler.MeasureInput]:
     """Return small programs that compile in a moment."""
     relay_model = from_torch(nn.Conv2d(4, 16, 1), (1, 4, 8, 8))
     (task,) = extract_from_program(relay_model.mod, None, pinned_target(host_target()))
-    state = task.search_task.compute_dag.get_init_state()
-    return [auto_scheduler.MeasureInput(task.search_task, state)] * PROGRAMS
+    state = task.tvm_task.compute_dag.get_init_state()
+    return [auto_scheduler.MeasureInput(task.tvm_task, state)] * PROGRAMS
 
 
 def wait(tracker: Tracker, count: int) -> None:
@@ -73,7 +73,7 @@ def main() -> None:
                 processes.append(start(script, f"127.0.0.1:{port}", KEY, str(HOLD)))
             wait(tracker, count)
             rates = []
-            with DevicePool(config, find_preset(None), tracker, prepare="cprune.hold") as pool:
+            with RpcMeasurer(config, find_preset(None), tracker, prepare="cprune.hold") as pool:
                 pool.measure(inputs[: 2 * count])  # the processes start
                 for _ in range(ROUNDS):
                     started = time.perf_counter()

@@ -18,7 +18,7 @@ from torch import nn
 from common import CACHE, median, print_machine
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.importers.from_torch import from_torch
-from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import RecordLog, to_input
 from tvm.contrib.cprune.program_store import ALTERNATIVES
 from tvm.contrib.cprune.targets.target import host_target, pinned_target
@@ -69,7 +69,7 @@ def task_of(kind: str, width: int, target: object) -> Task:
     return next(task for task in tasks if task.layers)
 
 
-def measure(kind: str, config: TuneConfig, pool: MeasuringPool) -> list[float]:
+def measure(kind: str, config: TuneConfig, pool: LocalMeasurer) -> list[float]:
     """Print one kind's table, and return latency over proportional latency at every fitting width."""
     target = pinned_target(host_target())
     base = task_of(kind, WIDTH, target)
@@ -82,7 +82,7 @@ def measure(kind: str, config: TuneConfig, pool: MeasuringPool) -> list[float]:
     ranked = sorted(
         (each for each in log.of(base.workload_key) if each.latency), key=lambda m: m.latency.median
     )
-    inputs = {WIDTH: [to_input(best.line, base.search_task)]}
+    inputs = {WIDTH: [to_input(best.line, base.tvm_task)]}
     rows: dict[str, list[int]] = {"fits": [], "another fits": [], "off the grid": []}
     for width in (*WIDTHS, *ODD_WIDTHS):
         task = task_of(kind, width, target)
@@ -120,7 +120,7 @@ def main() -> None:
     print("# latency at a width (and over the base latency times width / base width)")
     config = TuneConfig(trials=TRIALS)
     medians = {}
-    with MeasuringPool(config) as pool:
+    with LocalMeasurer(config) as pool:
         for kind in [options.kind] if options.kind else KINDS:
             found = measure(kind, config, pool)
             if found:

@@ -15,7 +15,7 @@ from common import SHAPE, median, print_machine, resnet18, spread
 from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.importers.from_torch import from_torch
-from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.targets.target import host_target, host_threads
 from tvm.contrib.cprune.tasks import extract_from_program
 
@@ -36,9 +36,9 @@ def main() -> None:
         enable_cpu_cache_flush=config.cold_weights,
     )
     ours, stock, failures = [], [], 0
-    with MeasuringPool(config) as pool:
+    with LocalMeasurer(config) as pool:
         for layer in LAYERS:
-            task = next(task for task in tasks if layer in task.layers).search_task
+            task = next(task for task in tasks if layer in task.layers).tvm_task
             policy = auto_scheduler.SketchPolicy(
                 task, params={"sample_init_min_population": BATCH * ROUNDS}, seed=1, verbose=0
             )

@@ -79,13 +79,13 @@ Value FitLengths(const std::vector<Value>& args) {
   return MakeArray(result);
 }
 
-// (width, first, last, unit, [extent, scale, product]...) -> the first of the widths from `first` to `last`,
-// up or down, that is a multiple of `unit` and at which every constraint holds, or 0. Each channel more or
+// (width, first, last, round_to, [extent, scale, product]...) -> the first of the widths from `first` to `last`,
+// up or down, that is a multiple of `round_to` and at which every constraint holds, or 0. Each channel more or
 // less than `width` changes a constraint's `extent` by `scale`; it holds where that is a positive multiple of
 // `product`.
 Value FittingWidth(const std::vector<Value>& args) {
   if (args.size() < 4 || args.size() % 3 != 1) {
-    throw Error("cprune.FittingWidth(width, first, last, unit, [extent, scale, product]...): got " +
+    throw Error("cprune.FittingWidth(width, first, last, round_to, [extent, scale, product]...): got " +
                 std::to_string(args.size()));
   }
   std::vector<int64_t> numbers;
@@ -93,14 +93,14 @@ Value FittingWidth(const std::vector<Value>& args) {
   const int64_t width = numbers[0];
   const int64_t first = numbers[1];
   const int64_t last = numbers[2];
-  const int64_t unit = numbers[3];
-  if (width < 1 || unit < 1) throw Error("cprune.FittingWidth: width and unit must be at least 1");
+  const int64_t round_to = numbers[3];
+  if (width < 1 || round_to < 1) throw Error("cprune.FittingWidth: width and round_to must be at least 1");
   for (size_t i = 6; i < numbers.size(); i += 3) {
     if (numbers[i] < 1) throw Error("cprune.FittingWidth: every product must be at least 1");
   }
   const int64_t way = first <= last ? 1 : -1;
   for (int64_t next = first; (last - next) * way >= 0; next += way) {
-    bool fits = next > 0 && next % unit == 0;
+    bool fits = next > 0 && next % round_to == 0;
     for (size_t i = 4; i < numbers.size() && fits; i += 3) {
       const int64_t extent = numbers[i] + (next - width) * numbers[i + 1];
       fits = extent > 0 && extent % numbers[i + 2] == 0;

@@ -75,7 +75,7 @@ def fit_lengths(extent: int, lengths: Sequence[int], limit: int, lanes: int) -> 
 
 
 def fitting_width(
-    width: int, first: int, last: int, unit: int, constraints: Sequence[tuple[int, int, int]]
+    width: int, first: int, last: int, round_to: int, constraints: Sequence[tuple[int, int, int]]
 ) -> int:
     """Return the first width from ``first`` to ``last``, up or down, at which every constraint holds, or 0.
 
@@ -83,11 +83,11 @@ def fitting_width(
     ----------
     width
         The present width.
-    unit
+    round_to
         What the result is a multiple of.
     constraints
         ``(extent, scale, product)``: with ``k`` channels more, ``extent + k * scale`` must be a positive
         multiple of ``product``.
     """
     numbers = (number for each in constraints for number in each)
-    return int(_fitting_width(width, first, last, unit, *numbers))
+    return int(_fitting_width(width, first, last, round_to, *numbers))

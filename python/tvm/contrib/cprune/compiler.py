@@ -18,18 +18,18 @@ from tvm.contrib.cprune.building import build as measure
 from tvm.contrib.cprune.building.object_cache import ObjectCache
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.importers.from_torch import from_torch
-from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import faster
-from tvm.contrib.cprune.measuring.rpc_pool import DevicePool
+from tvm.contrib.cprune.measuring.rpc_pool import RpcMeasurer
 from tvm.contrib.cprune.measuring.tracker import Tracker
-from tvm.contrib.cprune.program_store import Programs
+from tvm.contrib.cprune.program_store import ProgramStore
 from tvm.contrib.cprune.table import Row, TaskTable, make_table
 from tvm.contrib.cprune.targets.presets import find_preset
 from tvm.contrib.cprune.targets.target import pinned_target
 from tvm.contrib.cprune.tasks import LoweringCache, extract_from_program
 from tvm.contrib.cprune.transform.pin_algorithms import winograd_layers
 from tvm.contrib.cprune.tuning.ansor.search import Progress
-from tvm.contrib.cprune.tuning.backends import TUNERS
+from tvm.contrib.cprune.tuning.backends import BACKENDS
 from tvm.contrib.cprune.types import Algorithm, CPruneError, Latency, RelayModel, Task
 
 
@@ -83,7 +83,7 @@ class Compiler:
     ) -> None:
         self.config, self.input_shape, self.run_dir, self.report = config, input_shape, Path(run_dir), report
         self.strict, self.profile = strict, profile
-        self.tuner = TUNERS[config.tune.tuner]
+        self.tuner = BACKENDS[config.tune.tuner]
         self.preset, self.tracker = find_preset(target), tracker
         plain = self.preset.make_target()
         self.target = pinned_target(plain) if config.tune.tuner == "ansor" else plain
@@ -99,11 +99,11 @@ class Compiler:
                 "give the tracker and the key of devices that they run on"
             )
         if self.tracker is None:
-            self.pool = MeasuringPool(self.config.tune)
+            self.pool = LocalMeasurer(self.config.tune)
         else:
-            self.pool = DevicePool(self.config.tune, self.preset, self.tracker, self.report)
+            self.pool = RpcMeasurer(self.config.tune, self.preset, self.tracker, self.report)
         try:
-            self.programs = Programs(self.tuner, self.pool, self.run_dir / "records", self.profile)
+            self.programs = ProgramStore(self.tuner, self.pool, self.run_dir / "records", self.profile)
         except CPruneError:
             self.pool.close()
             raise

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import RecordLog
 from tvm.contrib.cprune.table import Row, TaskTable
 from tvm.contrib.cprune.tuning.ansor.transplant import TransplantError
-from tvm.contrib.cprune.tuning.backends import tuner_of
+from tvm.contrib.cprune.tuning.backends import backend_of
 from tvm.contrib.cprune.tuning.rescale import at_width, width_of
 from tvm.contrib.cprune.types import CPruneError, Latency, Side, Task
 
@@ -36,7 +36,7 @@ class WidthLatency:
 def profile_widths(
     table: TaskTable,
     layer: str,
-    pool: MeasuringPool,
+    pool: LocalMeasurer,
     log: RecordLog,
     side: Side = "out",
     widths: Iterable[int] | None = None,
@@ -81,14 +81,14 @@ def profile_widths(
 
 
 def _measure(
-    row: Row, side: Side, widths: list[int], variants: int, pool: MeasuringPool, log: RecordLog
+    row: Row, side: Side, widths: list[int], variants: int, pool: LocalMeasurer, log: RecordLog
 ) -> list[WidthLatency]:
     tasks = {width: at_width(row.task, width, side) for width in widths}
     inputs: dict[int, list[Any]] = {}
     errors: dict[int, str] = {}
     for width, task in tasks.items():
         try:
-            inputs[width] = tuner_of(row.task).transplant(row.program.record, row.task, task, variants)
+            inputs[width] = backend_of(row.task).transplant(row.program.record, row.task, task, variants)
         except TransplantError as error:
             inputs[width], errors[width] = [], str(error)
     pool.measure_new([each for found in inputs.values() for each in found], log)
@@ -101,7 +101,7 @@ def _result(row: Row, task: Task, width: int, trials: int, error: str, log: Reco
     if error or latency is None:
         failed = next((each.error for each in log.of(task.workload_key)), "")
         return WidthLatency(width, latency, False, trials, error or failed)
-    return WidthLatency(width, latency, tuner_of(row.task).fits(row.program.record, row.task, task), trials)
+    return WidthLatency(width, latency, backend_of(row.task).fits(row.program.record, row.task, task), trials)
 
 
 def to_csv(profile: Iterable[WidthLatency]) -> str:

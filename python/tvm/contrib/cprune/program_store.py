@@ -5,20 +5,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import Measured, RecordLog, faster
 from tvm.contrib.cprune.table import Row, TaskTable
 from tvm.contrib.cprune.tuning.ansor.transplant import TransplantError
-from tvm.contrib.cprune.tuning.backends import Tuner
+from tvm.contrib.cprune.tuning.backends import TuningBackend
 from tvm.contrib.cprune.types import CPruneError, Task
 
-# Programs of other tasks that are tried on a task after the first search.
+# ProgramStore of other tasks that are tried on a task after the first search.
 DONORS = 3
 # Slower programs of a task that are tried at a width that the fastest one does not fit.
 ALTERNATIVES = 2
 
 
-class Programs:
+class ProgramStore:
     """Every program measured in a run: found by search, transplanted, or read from a profile.
 
     Parameters
@@ -34,7 +34,9 @@ class Programs:
         If a log or the profile is damaged, or there is no such profile.
     """
 
-    def __init__(self, tuner: Tuner, pool: MeasuringPool, folder: Path, profile: Path | None = None) -> None:
+    def __init__(
+        self, tuner: TuningBackend, pool: LocalMeasurer, folder: Path, profile: Path | None = None
+    ) -> None:
         self._tuner, self._pool = tuner, pool
         self.searched = RecordLog(folder / "search.json")
         self.transplanted = RecordLog(folder / "transplant.json")
@@ -64,7 +66,7 @@ class Programs:
         for row in rows:
             inputs += self._borrow(row.task, [each for each in rows if each.speed > row.speed])
         for start in range(0, len(inputs), batch):
-            self._pool.measure_new(inputs[start : start + batch], self.transplanted)
+            self._measurer.measure_new(inputs[start : start + batch], self.transplanted)
 
     def move(self, task: Task, table: TaskTable, variants: int) -> bool:
         """Measure the programs of ``table`` that may move to ``task``; return whether one was valid.
@@ -75,21 +77,21 @@ class Programs:
         own, inputs, fitting = donors(task, table), [], False
         for row in own:
             try:
-                inputs += self._tuner.transplant(row.program.record, row.task, task, variants)
-                fitting = fitting or self._tuner.fits(row.program.record, row.task, task)
+                inputs += self._backend.transplant(row.program.record, row.task, task, variants)
+                fitting = fitting or self._backend.fits(row.program.record, row.task, task)
             except TransplantError:
                 continue
         if not fitting:
             inputs += [each for row in own for each in self._alternatives(task, row)]
             inputs += self._borrow(task, [row for row in table.rows if row not in own])
-        return any(each.latency is not None for each in self._pool.measure_new(inputs, self.transplanted))
+        return any(each.latency is not None for each in self._measurer.measure_new(inputs, self.transplanted))
 
     def _borrow(self, task: Task, rows: Sequence[Row]) -> list[Any]:
         """Return ``MeasureInput`` of the quickest of other tasks' programs that can move to ``task``."""
         found: list[Any] = []
         for row in sorted(rows, key=lambda each: each.speed, reverse=True):
             try:
-                found += self._tuner.transplant(row.program.record, row.task, task, 1)
+                found += self._backend.transplant(row.program.record, row.task, task, 1)
             except TransplantError:
                 continue
             if len(found) == DONORS:
@@ -107,8 +109,8 @@ class Programs:
         ]
         for _, line in sorted(measured):
             try:
-                if self._tuner.fits(line, row.task, task):
-                    found += self._tuner.transplant(line, row.task, task, 1)
+                if self._backend.fits(line, row.task, task):
+                    found += self._backend.transplant(line, row.task, task, 1)
             except TransplantError:
                 continue
             if len(found) == ALTERNATIVES:

@@ -12,7 +12,7 @@ from tvm.contrib.cprune.compiler import Candidate, Compiler
 from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.loop import journal as journals
 from tvm.contrib.cprune.loop.decision import decide_accuracy, decide_latency, stop_reason
-from tvm.contrib.cprune.loop.journal import Event, Standing
+from tvm.contrib.cprune.loop.journal import Event, LoopState
 from tvm.contrib.cprune.loop.result import finish
 from tvm.contrib.cprune.loop.training import Report, Run, Training
 from tvm.contrib.cprune.measuring.tracker import Tracker
@@ -100,7 +100,7 @@ class CPruner:
             "weights": digest(self.model),
         }
         self.journal = journals.open_run(self.run_dir, settings, resume)
-        if self.journal.find("result") is not None:
+        if self.journal.last("result") is not None:
             return json.loads((self.run_dir / "result.json").read_text())
         with self.compiler:
             baseline = self._baseline(unpruned_accuracy, groups)
@@ -129,7 +129,7 @@ class CPruner:
 
     def _baseline(self, accuracy: float, groups: Groups) -> Candidate:
         """Tune the unpruned model and time it (Algorithm 1, lines 1 to 3)."""
-        started, event = time.time(), self.journal.find("baseline")
+        started, event = time.time(), self.journal.last("baseline")
         known = event["algorithms"] if event else None
         baseline = self.compiler.tune(self.model, known)
         if event is None:
@@ -152,36 +152,36 @@ class CPruner:
     def _prune(self) -> tuple[Candidate, str]:
         """Prune step by step (Algorithm 1, lines 4 to 18); return the last accepted model and why the loop
         ended."""
-        standing = self.journal.standing()
-        current = self._current(standing)
+        state = self.journal.state()
+        current = self._current(state)
         while True:
-            stopped = self.journal.find("stopped")
+            stopped = self.journal.last("stopped")
             if stopped is not None:
                 return current, stopped["reason"]
-            stop = stop_reason(standing.speedup, standing.iteration, standing.seconds, self.config)
-            choice = None if stop else self._choose(current, standing)
+            stop = stop_reason(state.speedup, state.iteration, state.seconds, self.config)
+            choice = None if stop else self._choose(current, state)
             if choice is None:
                 self.journal.append(
                     {"event": "stopped", "reason": stop or "no task is left that can be pruned"}
                 )
                 continue
-            candidate, event = self._try(current, standing, *choice)
+            candidate, event = self._try(current, state, *choice)
             self.report(self.journal.append(event))
-            standing = standing.after(event)
+            state = state.after(event)
             if candidate is not None:
                 self.compiler.discard(current)
                 current = candidate
 
-    def _choose(self, current: Candidate, standing: Standing) -> tuple[Row, list[ChannelStep]] | None:
+    def _choose(self, current: Candidate, state: LoopState) -> tuple[Row, list[ChannelStep]] | None:
         """Return the task of highest impact that can still be pruned, and the step of each of its groups."""
         groups = self._groups(current.model)
         for row in current.table.by_impact():
             steps = {}
             for layer in row.task.layers:
                 group = groups.of_layer(layer)
-                if group is None or group.root in standing.dropped:
+                if group is None or group.root in state.dropped:
                     continue
-                start = standing.reached.get(group.root)
+                start = state.reached.get(group.root)
                 original = self.original_widths[group.root]
                 step = plan_step(group, current.table, row.task.layers, original, self.config, start)
                 if step is not None:
@@ -191,10 +191,10 @@ class CPruner:
         return None
 
     def _try(
-        self, current: Candidate, standing: Standing, row: Row, steps: list[ChannelStep]
+        self, current: Candidate, state: LoopState, row: Row, steps: list[ChannelStep]
     ) -> tuple[Candidate | None, Event]:
         """Make one candidate, and decide on it; return it if it is accepted."""
-        started, number = time.time(), standing.iteration + 1
+        started, number = time.time(), state.iteration + 1
         event: Event = {
             "event": "candidate",
             "iteration": number,
@@ -228,7 +228,7 @@ class CPruner:
         torch.manual_seed(self.config.seed + number)
         self.training.short_term(candidate.model)
         event["accuracy_val"] = self.training.evaluate(candidate.model)
-        good = decide_accuracy(standing.accuracy, event["accuracy_val"], self.config)
+        good = decide_accuracy(state.accuracy, event["accuracy_val"], self.config)
         if not good.accepted:
             self.compiler.discard(candidate)
             return None, ended("accuracy", good)
@@ -245,9 +245,9 @@ class CPruner:
             model, self.input_shape, steps, lambda group: score(group, self.config.importance, seed)
         )
 
-    def _current(self, standing: Standing) -> Candidate:
+    def _current(self, state: LoopState) -> Candidate:
         """Return the model that the journal's last acceptance left, compiled."""
-        if not standing.checkpoint:
+        if not state.checkpoint:
             return self.compiler.baseline
-        model = load_checkpoint(self.run_dir, standing.checkpoint, self.model)
+        model = load_checkpoint(self.run_dir, state.checkpoint, self.model)
         return self.compiler.move(self.compiler.baseline, model)

@@ -11,53 +11,9 @@ from collections.abc import Iterable
 
 from tvm.contrib.cprune._plugin import fitting_width
 from tvm.contrib.cprune.config import PruneConfig
+from tvm.contrib.cprune.constraints import Constraint, constraints, layer_splits
 from tvm.contrib.cprune.table import TaskTable
-from tvm.contrib.cprune.types import ChannelGroup, ChannelStep, Side, Split
-
-# Elements of the widest vectors, which an innermost loop should fill.
-VECTOR = 16
-Constraint = tuple[int, int, int]
-
-
-def splits_of(layer: str, side: Side, table: TaskTable) -> list[Split]:
-    """Return the splits along a layer's output or input channels in all of its programs."""
-    programs = [row.program for row in table.of_layer(layer)]
-    return [split for p in programs for split in (p.out_splits if side == "out" else p.in_splits)]
-
-
-def products_of(layer: str, side: Side, groups: int, table: TaskTable, relax: bool) -> set[int]:
-    """Return what a layer's channels must be multiples of to fit its programs, 1 left out.
-
-    A grouped convolution's reduction axis runs over one of its groups, and its inner loops must not reach
-    over the border of two.
-    """
-    splits = splits_of(layer, side, table)
-    return {(relaxed_product(s) if relax else s.product) * groups for s in splits} - {1}
-
-
-def relaxed_product(split: Split) -> int:
-    """Return the split's product with one length free to shrink: the largest but for the innermost, or that
-    one where it is the only loop, down to a vector."""
-    largest = max(split.lengths[:-1], default=1)
-    if largest > 1:
-        return split.product // largest
-    inner = split.product
-    while inner > VECTOR and inner % 2 == 0:
-        inner //= 2
-    return inner
-
-
-def constraints(group: ChannelGroup, table: TaskTable, relax: bool = False) -> tuple[Constraint, ...]:
-    """Return what a width must fulfil to fit every program that sees the group's channels.
-
-    Producers see them along their output axes, consumers along their reduction axes.
-    """
-    found = {
-        (member.width, member.scale, product)
-        for member in group.members
-        for product in products_of(member.layer, member.side, member.groups, table, relax)
-    }
-    return tuple(sorted(found))
+from tvm.contrib.cprune.types import ChannelGroup, ChannelStep
 
 
 def floor_width(group: ChannelGroup, original_width: int, config: PruneConfig) -> int:
@@ -65,7 +21,7 @@ def floor_width(group: ChannelGroup, original_width: int, config: PruneConfig) -
     makers = [member.layer for member in group.members if member.side == "out"]
     sparsity = min((config.sparsity_of(layer) for layer in makers), default=config.max_sparsity)
     kept = math.ceil(original_width * (1 - sparsity) - 1e-9)
-    return math.ceil(max(kept, config.min_width) / group.unit) * group.unit
+    return math.ceil(max(kept, config.min_width) / group.round_to) * group.round_to
 
 
 def joint_step(group: ChannelGroup, table: TaskTable, start: int | None = None) -> ChannelStep | None:
@@ -96,17 +52,17 @@ def paper_step(
     width = start or group.width
     members = [m for m in group.members if m.side == "out" and m.layer in set(layers)]
     sizes = [1]
-    for split in (s for member in members for s in splits_of(member.layer, member.side, table)):
+    for split in (s for member in members for s in layer_splits(member.layer, member.side, table)):
         factors = sorted([max(1, split.extent // split.product), *split.lengths])
         sizes.append(math.prod(factors[:-1]))
-    step = math.ceil(max(sizes) / group.unit) * group.unit
+    step = math.ceil(max(sizes) / group.round_to) * group.round_to
     return ChannelStep(group, width - step, f"the paper's step of {step}") if step < width else None
 
 
 def _next(group: ChannelGroup, width: int, every: tuple[Constraint, ...]) -> int:
     gone = group.width - width
     shifted = [(extent - gone * scale, scale, product) for extent, scale, product in every]
-    return fitting_width(width, width - 1, 1, group.unit, shifted)
+    return fitting_width(width, width - 1, 1, group.round_to, shifted)
 
 
 def plan_step(

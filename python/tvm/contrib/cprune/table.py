@@ -10,7 +10,7 @@ from typing import Any
 import tvm
 from tvm.contrib.cprune.files import write_text
 from tvm.contrib.cprune.measuring.records import Measured, parse
-from tvm.contrib.cprune.tuning.backends import tuner_of
+from tvm.contrib.cprune.tuning.backends import backend_of
 from tvm.contrib.cprune.types import CPruneError, Latency, Program, Split, Subgraph, Task, TunerName
 
 FORMAT = 3
@@ -94,7 +94,7 @@ class TaskTable:
 
     @staticmethod
     def load(path: Path) -> "TaskTable":
-        """Read what ``save`` wrote. The tasks come without what TVM needs to measure them (``search_task``).
+        """Read what ``save`` wrote. The tasks come without what TVM needs to measure them (``tvm_task``).
 
         Raises
         ------
@@ -143,7 +143,7 @@ def to_program(task: Task, measured: Measured) -> Program:
     """Return a measured record as the task's program, with the splits along its channels."""
     if measured.latency is None:
         raise CPruneError(f"the program of {task.title} failed when it was measured: {measured.error}")
-    out_splits, in_splits = tuner_of(task).channel_splits(task, measured.line)
+    out_splits, in_splits = backend_of(task).channel_splits(task, measured.line)
     return Program(measured.line, measured.latency, out_splits, in_splits)
 
 

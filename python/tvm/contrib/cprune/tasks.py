@@ -35,7 +35,7 @@ class _Lowered:
     in_axes: tuple[int, ...]
     groups: int
     axes: tuple[Axis, ...]
-    search_task: Any
+    tvm_task: Any
     flops: float
 
 
@@ -187,7 +187,7 @@ def extract_from_program(
         if layers and not cache.entries[key]:
             raise CPruneError(f"layer {layers[0]} has no tuning task of {tuner} on {target}")
         for entry in cache.entries[key]:
-            algorithm = _algorithm(anchors) if tuner == "ansor" else entry.search_task.name
+            algorithm = _algorithm(anchors) if tuner == "ansor" else entry.tvm_task.name
             if tuner == "autotvm" and any(algorithms.get(each, algorithm) != algorithm for each in layers):
                 continue
             name = f"{entry.op}#{len(subgraphs.setdefault(entry.workload_key, []))}"
@@ -203,7 +203,7 @@ def extract_from_program(
             groups=lowered[key].groups,
             axes=lowered[key].axes,
             tuner=tuner,
-            search_task=lowered[key].search_task,
+            tvm_task=lowered[key].tvm_task,
         )
         for key, calls in subgraphs.items()
     )

@@ -106,7 +106,7 @@ class Task:
 
     ``axes`` are those of its compute DAG (see ``axes.py``); ``out_axes`` and ``in_axes`` are the numbers of
     those that run over the anchor's output and input channels; ``groups`` is the anchor's. Only measuring
-    needs ``search_task``, which TVM has for the tasks of a module that was lowered in this process.
+    needs ``tvm_task``, which TVM has for the tasks of a module that was lowered in this process.
     """
 
     workload_key: str
@@ -117,7 +117,7 @@ class Task:
     groups: int = 1
     axes: tuple[Axis, ...] = ()
     tuner: TunerName = "ansor"
-    search_task: Any = field(default=None, compare=False, repr=False)
+    tvm_task: Any = field(default=None, compare=False, repr=False)
 
     @property
     def weight(self) -> int:
@@ -146,12 +146,12 @@ class GroupMember:
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that must be removed together; ``root`` is the layer that names it, ``unit`` what a width
+    """Channels that must be removed together; ``root`` is the layer that names it, ``round_to`` what a width
     divides by."""
 
     root: str
     width: int
-    unit: int
+    round_to: int
     members: tuple[GroupMember, ...]
 
 

@@ -17,7 +17,7 @@ import tvm.contrib.cprune  # noqa: F401  (before any part of TVM that would look
 from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.importers.from_torch import from_torch
-from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import Measured, RecordLog, dump
 from tvm.contrib.cprune.table import Row, TaskTable
 from tvm.contrib.cprune.targets.target import host_target, pinned_target
@@ -95,7 +95,7 @@ def table_of(products: dict[str, tuple[int, int]]) -> TaskTable:
         task = Task(layer, (Subgraph("f#0", "nn.conv2d", (layer,), "direct"),), 1.0)
         splits = [(Split(0, "conv", (0,), 0, (size,)),) for size in (out, into)]
         rows.append(Row(task, Program("{}", Latency((1.0,)), *splits)))
-    return TaskTable(tuple(rows), "llvm", 2, True)
+    return TaskTable(tuple(rows), "llvm -mcpu=skylake-avx512", 2, True)
 
 
 @pytest.fixture(scope="session")
@@ -104,8 +104,8 @@ def target():  # type: ignore[no-untyped-def]
 
 
 @pytest.fixture(scope="session")
-def pool() -> Iterator[MeasuringPool]:
-    with MeasuringPool(FAST) as measuring:
+def pool() -> Iterator[LocalMeasurer]:
+    with LocalMeasurer(FAST) as measuring:
         yield measuring
 
 
@@ -136,7 +136,7 @@ def task_of(kind: str, width: int, target) -> Task:  # type: ignore[no-untyped-d
 def sampled_states(task: Task) -> list:  # type: ignore[type-arg]
     """Return states that the search would start from."""
     policy = auto_scheduler.SketchPolicy(
-        task.search_task, params={"sample_init_min_population": 30}, seed=7, verbose=0
+        task.tvm_task, params={"sample_init_min_population": 30}, seed=7, verbose=0
     )
     return list(policy.sample_initial_population())
 
@@ -144,7 +144,7 @@ def sampled_states(task: Task) -> list:  # type: ignore[type-arg]
 def record_of(task: Task, state) -> str:  # type: ignore[no-untyped-def]
     """Return the record of a state, as if it had been measured."""
     result = auto_scheduler.MeasureResult([1.0], 0, "", 0.1, 0.0)
-    return dump(auto_scheduler.MeasureInput(task.search_task, state), result).line
+    return dump(auto_scheduler.MeasureInput(task.tvm_task, state), result).line
 
 
 def random_records(task: Task) -> list[str]:

@@ -69,7 +69,7 @@ def moved_table(table: TaskTable, mod) -> TaskTable:  # type: ignore[no-untyped-
         (found, *_) = transplant(donor.program.record, donor.task, task, 1)
         result = auto_scheduler.MeasureResult([1.0], 0, "", 0.0, 0.0)
         rows.append(Row(task, to_program(task, dump(found, result))))
-    return TaskTable(tuple(rows), str(rows[0].task.search_task.target), 4, True)
+    return TaskTable(tuple(rows), str(rows[0].task.tvm_task.target), 4, True)
 
 
 def test_a_pruned_network_runs_on_aarch64(tmp_path):

@@ -11,7 +11,7 @@ from tvm.auto_scheduler.measure import MeasureErrorNo
 
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.measuring import local_pool, local_worker
-from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import RecordLog, to_input
 from tvm.contrib.cprune.tuning.ansor.search import Progress, search
 from tvm.contrib.cprune.types import CPruneError
@@ -41,9 +41,9 @@ def test_a_search_measures_its_budget_and_resumes_without_repeating(pool, target
 
 def test_measuring_processes_live_on_without_torch(tuned):
     task, best = tuned("1x1")
-    with MeasuringPool(FAST) as pool:
+    with LocalMeasurer(FAST) as pool:
         first = pool.call(eval, ENVIRONMENT)
-        assert [r.error_no for r in pool.measure([to_input(best.line, task.search_task)])] == [0]
+        assert [r.error_no for r in pool.measure([to_input(best.line, task.tvm_task)])] == [0]
         assert pool.call(eval, ENVIRONMENT) == first
         assert first[0] == str(pool.threads)
         assert first[1] is False
@@ -52,8 +52,8 @@ def test_measuring_processes_live_on_without_torch(tuned):
 def test_a_process_that_compiled_much_is_replaced_between_batches(tuned, monkeypatch):
     monkeypatch.setattr(local_pool, "MOST_PROGRAMS", 1)
     task, best = tuned("1x1")
-    data = to_input(best.line, task.search_task).serialize()
-    with MeasuringPool(FAST) as pool:
+    data = to_input(best.line, task.tvm_task).serialize()
+    with LocalMeasurer(FAST) as pool:
         process, used = pool._processes[0], []
         for batch in ((0, 1), (2, 3)):
             assert [pool._build(process, number, data) for number in batch] == [None, None]
@@ -67,8 +67,8 @@ def test_a_process_that_compiled_much_is_replaced_between_batches(tuned, monkeyp
 
 def test_programs_of_a_killed_process_are_built_again(tuned):
     task, best = tuned("1x1")
-    with MeasuringPool(FAST) as pool:
-        inputs = [to_input(best.line, task.search_task)] * 3
+    with LocalMeasurer(FAST) as pool:
+        inputs = [to_input(best.line, task.tvm_task)] * 3
         built = pool.build([each.serialize() for each in inputs])
         for process in pool._processes:
             os.kill(process.popen._proc.pid, signal.SIGKILL)
@@ -83,8 +83,8 @@ def test_programs_of_a_killed_process_are_built_again(tuned):
 
 def test_a_hanging_build_is_a_result(tuned):
     task, best = tuned("direct 3x3")
-    with MeasuringPool(TuneConfig(build_timeout=0.001, repeats=3)) as pool:
-        (result,) = pool.measure([to_input(best.line, task.search_task)])
+    with LocalMeasurer(TuneConfig(build_timeout=0.001, repeats=3)) as pool:
+        (result,) = pool.measure([to_input(best.line, task.tvm_task)])
         assert result.error_no == MeasureErrorNo.BUILD_TIMEOUT
         assert "longer than" in str(result.error_msg)
 
@@ -93,7 +93,7 @@ def test_a_task_without_any_valid_program_is_named(target):
     task = task_of("1x1", 24, target)
     config = TuneConfig(trials=32, batch=16, population=32, build_timeout=0.0001)
     with (
-        MeasuringPool(config) as pool,
+        LocalMeasurer(config) as pool,
         pytest.raises(CPruneError, match="no valid program for task conv in 16 trials"),
     ):
         search([task], config, pool, RecordLog(None))
@@ -105,7 +105,7 @@ def test_rivals_that_are_far_behind_get_no_more(target):
     slow, quick = task_of("direct 3x3", 1024, target), task_of("1x1", 8, target)
     log = RecordLog(None)
     pairs = {slow.workload_key: quick.workload_key, quick.workload_key: slow.workload_key}
-    with MeasuringPool(config) as pool:
+    with LocalMeasurer(config) as pool:
         search([slow, quick], config, pool, log, rivals=pairs)
     assert len(log.of(slow.workload_key)) == 2
     assert len(log.of(quick.workload_key)) == 10

@@ -56,10 +56,10 @@ def task_of(kind: str, width: int, target=None) -> Task:  # type: ignore[no-unty
 
 
 def random_records(task: Task, count: int) -> list[str]:
-    space = task.search_task.config_space
+    space = task.tvm_task.config_space
     rng, lines = np.random.default_rng(0), []
     for index in rng.integers(0, len(space), count):
-        measure_input = autotvm.MeasureInput(task.search_task.target, task.search_task, space.get(int(index)))
+        measure_input = autotvm.MeasureInput(task.tvm_task.target, task.tvm_task, space.get(int(index)))
         result = tvm.auto_scheduler.MeasureResult([1.0], 0, "", 0.1, 0.0)
         lines.append(dump(measure_input, result).line)
     return lines
@@ -89,12 +89,12 @@ def test_templates_of_other_targets_are_read_and_compiled(target):
     assert task.subgraphs[0].algorithm.startswith("conv2d_nchw_")
     names = [name for _, name, _ in task.axes]
     assert [names[i] for i in task.out_axes] == ["tile_co"]
-    space = task.search_task.config_space
+    space = task.tvm_task.config_space
     built = 0
     for index in range(0, len(space), max(1, len(space) // 8)):
-        with task.search_task.target:
-            schedule, args = task.search_task.instantiate(space.get(index))
-        module = tvm.build(schedule, args, target=task.search_task.target)
+        with task.tvm_task.target:
+            schedule, args = task.tvm_task.instantiate(space.get(index))
+        module = tvm.build(schedule, args, target=task.tvm_task.target)
         built += 1
         assert "opencl" not in str(target) or module.imported_modules[0].type_key == "opencl"
     assert built >= 8
@@ -131,10 +131,10 @@ def test_moved_configurations_compute_the_right_numbers(kind):
     (line,) = random_records(base, 1)
     new = task_of(kind, 48)
     for measure_input in tasks_of.transplant(line, base, new):
-        with new.search_task.target:
-            schedule, args = new.search_task.instantiate(measure_input.config)
+        with new.tvm_task.target:
+            schedule, args = new.tvm_task.instantiate(measure_input.config)
             moved = tvm.build(schedule, args)
-            plain, plain_args = new.search_task.instantiate(new.search_task.config_space.get(0))
+            plain, plain_args = new.tvm_task.instantiate(new.tvm_task.config_space.get(0))
             reference = tvm.build(plain, plain_args)
         rng = np.random.default_rng(0)
         # A template's first argument is its output.
@@ -188,7 +188,7 @@ def test_every_strategy_finds_programs_and_goes_on_from_its_records(strategy, po
     assert isinstance(seen[-1], Progress) and seen[-1].trials == 4
     # The first is what TVM takes without tuning, so no strategy ends with less.
     (untuned, *_) = log.measured
-    assert json.loads(untuned.line)["config"]["index"] == tasks_of.fallback_of(task.search_task).index
+    assert json.loads(untuned.line)["config"]["index"] == tasks_of.fallback_of(task.tvm_task).index
     assert 0 < log.best(task.workload_key).latency.median <= untuned.latency.median
     indices = [json.loads(each.line)["config"]["index"] for each in log.measured]
     assert len(set(indices)) == 4
@@ -199,8 +199,8 @@ def test_every_strategy_finds_programs_and_goes_on_from_its_records(strategy, po
 
 
 def test_the_grid_is_walked_evenly_and_each_configuration_once():
-    space = task_of("1x1", 32).search_task.config_space
-    tuner = autotvm_search._EvenGrid(task_of("1x1", 32).search_task)
+    space = task_of("1x1", 32).tvm_task.config_space
+    tuner = autotvm_search._EvenGrid(task_of("1x1", 32).tvm_task)
     first = [each.index for each in tuner.next_batch(4)]
     assert max(first) - min(first) > len(space) / 2
     rest = [each.index for each in tuner.next_batch(len(space))]

@@ -40,9 +40,9 @@ def test_coupled_layers_are_one_group():
 
 def test_a_grouped_consumer_sets_the_unit():
     groups = find_groups(Branches(), SHAPE)
-    assert groups.of_layer("mix").unit == 4
-    assert groups.of_layer("grouped").unit == 4
-    assert groups.of_layer("squeeze").unit == 1
+    assert groups.of_layer("mix").round_to == 4
+    assert groups.of_layer("grouped").round_to == 4
+    assert groups.of_layer("squeeze").round_to == 1
 
 
 def test_a_concatenation_is_pruned_a_branch_at_a_time():
@@ -95,7 +95,7 @@ def test_a_smaller_copy_computes_what_the_masked_model_does(layer):
     torch.manual_seed(0)
     model = Branches().eval()
     groups = find_groups(model, SHAPE)
-    target = step(groups, layer, groups.of_layer(layer).width - groups.of_layer(layer).unit)
+    target = step(groups, layer, groups.of_layer(layer).width - groups.of_layer(layer).round_to)
     small = shrink(model, SHAPE, [target], l1)
     before = widths(model)
     changed = {name for name, width in widths(small).items() if width != before[name]}

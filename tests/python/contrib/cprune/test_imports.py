@@ -5,7 +5,6 @@ import ast
 import subprocess
 import sys
 from graphlib import TopologicalSorter
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -32,7 +31,6 @@ ORDER = [
     "models",
     "nni",
     "step",
-    "task_tuner",
     "compiler",
     "loop",
     "pruner",

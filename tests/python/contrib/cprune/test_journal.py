@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tvm.contrib.cprune.files import append_lines, read_lines, write_text
-from tvm.contrib.cprune.loop.journal import Journal, Standing, open_run
+from tvm.contrib.cprune.loop.journal import Journal, LoopState, open_run
 from tvm.contrib.cprune.measuring.records import RecordLog, parse
 from tvm.contrib.cprune.types import CPruneError
 
@@ -23,12 +23,12 @@ def test_a_standing_is_what_the_events_say():
         candidate("latency", widths={"a": [64, 48]}),
         candidate("accuracy", widths={"b": [32, 16]}),
     ]
-    standing = Standing()
+    state = LoopState()
     for event in events:
-        standing = standing.after(event)
-    assert standing == Standing(2, 0.95, 1.0, 2, "", frozenset({"b"}), {"a": 48})
-    standing = standing.after(candidate("accepted", 0.94, checkpoint="x"))
-    assert standing == Standing(3, 0.94, 2.0, 3, "x", frozenset({"b"}), {})
+        state = state.after(event)
+    assert state == LoopState(2, 0.95, 1.0, 2, "", frozenset({"b"}), {"a": 48})
+    state = state.after(candidate("accepted", 0.94, checkpoint="x"))
+    assert state == LoopState(3, 0.94, 2.0, 3, "x", frozenset({"b"}), {})
 
 
 def test_a_torn_line_is_cut_off(tmp_path):

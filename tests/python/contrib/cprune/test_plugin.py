@@ -13,10 +13,10 @@ from tvm import relay, te
 from tvm.contrib.cprune import _plugin
 
 
-def naive_fitting(width, first, last, unit, constraints):
+def naive_fitting(width, first, last, round_to, constraints):
     for new in range(first, last + 1) if first <= last else range(first, last - 1, -1):
         extents = [(extent + (new - width) * scale, product) for extent, scale, product in constraints]
-        if new > 0 and new % unit == 0 and all(e > 0 and e % product == 0 for e, product in extents):
+        if new > 0 and new % round_to == 0 and all(e > 0 and e % product == 0 for e, product in extents):
             return new
     return 0
 
@@ -31,9 +31,9 @@ numbers = st.integers(1, 64)
     st.integers(1, 8),
     st.lists(st.tuples(st.integers(1, 256), st.integers(1, 4), numbers), max_size=4),
 )
-def test_fitting_width_is_the_first_one(width, first, last, unit, constraints):
-    found = _plugin.fitting_width(width, first, last, unit, constraints)
-    assert found == naive_fitting(width, first, last, unit, constraints)
+def test_fitting_width_is_the_first_one(width, first, last, round_to, constraints):
+    found = _plugin.fitting_width(width, first, last, round_to, constraints)
+    assert found == naive_fitting(width, first, last, round_to, constraints)
 
 
 @given(
@@ -98,7 +98,7 @@ def test_find_subgraphs_in_post_order():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: _plugin.fitting_width(0, 8, 1, 1, []), "width and unit must be at least 1"),
+        (lambda: _plugin.fitting_width(0, 8, 1, 1, []), "width and round_to must be at least 1"),
         (lambda: _plugin.fit_lengths(8, [0], 1, 1), "must be at least 1"),
         (lambda: _plugin.axis_classes([relay.var("x")]), "cannot read relay.Var"),
         (lambda: _plugin.find_subgraphs(relay.const(1), []), "cprune.FindSubgraphs"),

@@ -60,8 +60,8 @@ def test_programs_for_gpus_are_read_moved_and_compiled(name):
         lengths = [split.lengths for split in out if len(split.lengths) >= 3]
         if not lengths:
             continue
-        state = to_input(line, base.search_task).state
-        schedule, args = base.search_task.compute_dag.apply_steps_from_state(state)
+        state = to_input(line, base.tvm_task).state
+        schedule, args = base.tvm_task.compute_dag.apply_steps_from_state(state)
         stores = [accesses[0] for accesses in read_tile_factors(schedule, args) if len(accesses) == 3]
         factors = stores[0].dims[-1]
         borders = {64} | {math.prod(each[i:]) for each in lengths for i in range(len(each) + 1)}
@@ -69,7 +69,7 @@ def test_programs_for_gpus_are_read_moved_and_compiled(name):
         read += 1
         with contextlib.suppress(TransplantError, tvm.error.TVMError):
             (moved, *_) = transplant(line, base, smaller, 1)
-            schedule, args = smaller.search_task.compute_dag.apply_steps_from_state(moved.state)
+            schedule, args = smaller.tvm_task.compute_dag.apply_steps_from_state(moved.state)
             library = tvm.build(schedule, args, target=target)
             assert "__kernel" in library.imported_modules[0].get_source()
             compiled += 1
@@ -89,7 +89,7 @@ def test_programs_for_gpus_are_linked_with_their_kernels(device, tmp_path):
     built = []
     for number, line in enumerate(random_records(task)[:6]):
         path = tmp_path / f"{number}.so"
-        measure_input = to_input(line, task.search_task)
+        measure_input = to_input(line, task.tvm_task)
         if not isinstance(
             local_worker.build_file(measure_input.serialize(), str(path), preset), local_worker.Failure
         ):

@@ -36,7 +36,7 @@ def test_a_task_at_another_width_is_what_extraction_finds_there(kind, target):
         assert found.workload_key == expected.workload_key
         assert found.axes == expected.axes
         assert found.flops == expected.flops
-        assert found.search_task.compute_dag.workload_key() == expected.search_task.compute_dag.workload_key()
+        assert found.tvm_task.compute_dag.workload_key() == expected.tvm_task.compute_dag.workload_key()
 
 
 @settings(max_examples=4)
@@ -45,9 +45,7 @@ def test_rescaled_tasks_search_like_others(width):
     from tvm.contrib.cprune.targets.target import host_target, pinned_target
 
     task = at_width(task_of("direct 3x3", 64, pinned_target(host_target())), width)
-    policy = auto_scheduler.SketchPolicy(
-        task.search_task, params={"sample_init_min_population": 2}, verbose=0
-    )
+    policy = auto_scheduler.SketchPolicy(task.tvm_task, params={"sample_init_min_population": 2}, verbose=0)
     assert policy.sample_initial_population()
 
 
@@ -59,7 +57,7 @@ def test_what_cannot_be_rescaled_is_refused(target):
 
 
 def table_of(task, best):  # type: ignore[no-untyped-def]
-    return TaskTable((Row(task, to_program(task, best)),), str(task.search_task.target), 2, True)
+    return TaskTable((Row(task, to_program(task, best)),), str(task.tvm_task.target), 2, True)
 
 
 def test_a_profile_says_where_the_structure_breaks(tuned, pool, tmp_path):

@@ -24,7 +24,7 @@ from tvm import te
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.measuring import throttling
 from tvm.contrib.cprune.measuring.records import RecordLog, identity, input_identity, to_input
-from tvm.contrib.cprune.measuring.rpc_pool import DevicePool
+from tvm.contrib.cprune.measuring.rpc_pool import RpcMeasurer
 from tvm.contrib.cprune.measuring.throttling import SpeedWatch
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.targets.presets import find_preset
@@ -107,7 +107,7 @@ def site() -> Iterator[Site]:
 @pytest.fixture(scope="module")
 def inputs():  # type: ignore[no-untyped-def]
     task = task_of("1x1", 64, pinned_target(host_target()))
-    found = [to_input(line, task.search_task) for line in random_records(task)[:12]]
+    found = [to_input(line, task.tvm_task) for line in random_records(task)[:12]]
     assert len({identity(each) for each in found}) == 12
     return found
 
@@ -119,10 +119,10 @@ class Measuring:
         self.site, self.said = site, list[str]()
         self.log = RecordLog(folder / "records.json")
 
-    def pool(self, prepare: str = "cprune.hold") -> DevicePool:
+    def pool(self, prepare: str = "cprune.hold") -> RpcMeasurer:
         tracker = Tracker.parse(self.site.address, KEY, wait=2)
         tell = lambda event: self.said.append(event["message"])  # noqa: E731
-        return DevicePool(FAST, find_preset(None), tracker, tell, prepare)
+        return RpcMeasurer(FAST, find_preset(None), tracker, tell, prepare)
 
     def run(self, inputs, meanwhile: Callable[[], None] = lambda: None, busy: int = 3) -> None:  # type: ignore[no-untyped-def]
         """Measure ``inputs`` while something happens once ``busy`` devices are at work."""

@@ -18,8 +18,8 @@ def table(*rows):
     return TaskTable(rows, "llvm", 2, True)
 
 
-def group(width, *members, unit=1):
-    return ChannelGroup(members[0].layer, width, unit, members)
+def group(width, *members, round_to=1):
+    return ChannelGroup(members[0].layer, width, round_to, members)
 
 
 A = GroupMember("a", "out", 256, 1)
@@ -58,7 +58,7 @@ def test_a_flattened_consumer_loses_several_features_a_channel():
 def test_a_grouped_consumer_and_its_unit():
     consumer = GroupMember("b", "in", 256, 1, groups=4)
     programs = table(row("b", inner=[(64, (16,))]))
-    assert joint_step(group(256, A, consumer, unit=4), programs).next_width == 192
+    assert joint_step(group(256, A, consumer, round_to=4), programs).next_width == 192
 
 
 def test_a_further_step_starts_where_the_last_one_ended():
@@ -73,10 +73,10 @@ def test_the_papers_step():
     assert step.next_width == 256 - 32
 
 
-@pytest.mark.parametrize(("width", "unit", "expected"), [(256, 1, 52), (256, 8, 56), (20, 1, 8)])
-def test_floor_width(width, unit, expected):
+@pytest.mark.parametrize(("width", "round_to", "expected"), [(256, 1, 52), (256, 8, 56), (20, 1, 8)])
+def test_floor_width(width, round_to, expected):
     config = PruneConfig(max_sparsity=0.8, min_width=8)
-    assert floor_width(group(width, A, unit=unit), width, config) == expected
+    assert floor_width(group(width, A, round_to=round_to), width, config) == expected
 
 
 def test_no_layer_of_a_group_loses_more_than_its_own_share():

@@ -14,7 +14,7 @@ from tvm.contrib.cprune.types import CPruneError
 @pytest.mark.parametrize("kind", KINDS)
 def test_loops_and_extents_are_tvms(kind, target):
     task = task_of(kind, KINDS[kind][3], target)
-    dag = task.search_task.compute_dag
+    dag = task.tvm_task.compute_dag
     states = sampled_states(task)
     assert states
     kinds_of_steps = set()

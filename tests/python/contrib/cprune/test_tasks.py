@@ -122,7 +122,7 @@ def test_axes_of_channels(target):
     def extents(layer, axes):
         from tvm.contrib.cprune.tuning.ansor.axes import axes_of
 
-        numbered = axes_of(by_layer[layer].search_task.compute_dag)
+        numbered = axes_of(by_layer[layer].tvm_task.compute_dag)
         return {numbered[axis][2] for axis in axes}
 
     for layer, out, inner in [

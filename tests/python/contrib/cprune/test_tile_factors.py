@@ -17,7 +17,7 @@ from tvm.contrib.cprune.tuning.ansor.steps import channel_splits
 
 
 def anchors_of(task, line):  # type: ignore[no-untyped-def]
-    schedule, args = task.search_task.compute_dag.apply_steps_from_state(state_of(line))
+    schedule, args = task.tvm_task.compute_dag.apply_steps_from_state(state_of(line))
     return [each for each in read_tile_factors(schedule, args) if len(each) == 3]
 
 
@@ -49,13 +49,13 @@ def test_loops_over_channels_are_the_records_splits(kind, target):
 @pytest.mark.parametrize("kind", ["direct", "reduction", "1x1", "strided"])
 def test_packed_channels_are_the_configurations_tiles(kind):
     task = template_of(kind, 64)
-    space, rng = task.search_task.config_space, np.random.default_rng(1)
+    space, rng = task.tvm_task.config_space, np.random.default_rng(1)
     for index in rng.integers(0, len(space), 10):
         config = space.get(int(index))
         tvm.autotvm.GLOBAL_SCOPE.in_tuning = True
         try:
-            with task.search_task.target:
-                schedule, args = task.search_task.instantiate(config)
+            with task.tvm_task.target:
+                schedule, args = task.tvm_task.instantiate(config)
         finally:
             tvm.autotvm.GLOBAL_SCOPE.in_tuning = False
         (accesses,) = [each for each in read_tile_factors(schedule, args) if len(each) == 3]

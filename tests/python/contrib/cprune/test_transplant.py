@@ -21,7 +21,7 @@ def reference(task, inputs):
     """Run a task's compute DAG as TVM lowers it without any schedule."""
     from tvm import te
 
-    tensors = list(task.search_task.compute_dag.tensors)
+    tensors = list(task.tvm_task.compute_dag.tensors)
     schedule = te.create_schedule([t.op for t in tensors if isinstance(t.op, te.ComputeOp)][-1:])
     function = tvm.build(schedule, tensors, "llvm")
     args = [tvm.nd.array(value) for value in inputs]
@@ -35,11 +35,11 @@ def check(task, measure_input, pool):
     from tvm import auto_scheduler
 
     state_input = auto_scheduler.MeasureInput(
-        auto_scheduler.SearchTask(workload_key=task.workload_key, target=task.search_task.target),
+        auto_scheduler.SearchTask(workload_key=task.workload_key, target=task.tvm_task.target),
         measure_input.state,
     )
     generator = np.random.default_rng(0)
-    tensors = list(task.search_task.compute_dag.tensors)
+    tensors = list(task.tvm_task.compute_dag.tensors)
     inputs = [generator.standard_normal([int(n) for n in t.shape]).astype("float32") for t in tensors[:-1]]
     assert pool.call(local_worker.build, 10**9, state_input.serialize()) is None
     found = pool.call(local_worker.outputs, 10**9, inputs)[-1]
@@ -47,7 +47,7 @@ def check(task, measure_input, pool):
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
-def unit(kind):
+def round_to(kind):
     return 4 if kind == "grouped" else 1
 
 
@@ -59,7 +59,7 @@ def unit(kind):
 @given(data=st.data())
 def test_moved_programs_compute_the_right_numbers(kind, tuned, pool, target, data):
     task, best = tuned(kind)
-    width = data.draw(st.integers(2, KINDS[kind][3] // unit(kind))) * unit(kind)
+    width = data.draw(st.integers(2, KINDS[kind][3] // round_to(kind))) * round_to(kind)
     new = task_of(kind, width, target)
     for moved in transplant(best.line, task, new, limit=2):
         check(new, moved, pool)

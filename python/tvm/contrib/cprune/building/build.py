@@ -14,7 +14,7 @@ import tvm
 from tvm import autotvm, relay
 from tvm.contrib.cprune.building.object_cache import ObjectCache
 from tvm.contrib.cprune.files import replaced
-from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import state_of
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.targets.presets import Preset, find_preset
@@ -130,7 +130,7 @@ def sample_input(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
 
 
 def time_side_by_side(
-    pool: MeasuringPool,
+    pool: LocalMeasurer,
     libraries: Mapping[str, Path],
     input_shape: tuple[int, ...],
     repeats: int,

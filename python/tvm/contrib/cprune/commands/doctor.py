@@ -21,8 +21,8 @@ import tvm
 from tvm import relay
 from tvm.contrib.cprune import _plugin
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
-from tvm.contrib.cprune.measuring.rpc_pool import DevicePool
+from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
+from tvm.contrib.cprune.measuring.rpc_pool import RpcMeasurer
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.targets.presets import NAMES, Preset, find_preset
 from tvm.contrib.cprune.tasks import quietly
@@ -132,7 +132,7 @@ def _round_trip(preset: Preset, tracker: Tracker | None) -> Iterator[Finding]:
     expected = np.maximum(data @ weight.T, 0)
     try:
         config = TuneConfig()
-        pool = MeasuringPool(config) if tracker is None else DevicePool(config, preset, tracker)
+        pool = LocalMeasurer(config) if tracker is None else RpcMeasurer(config, preset, tracker)
         with tempfile.TemporaryDirectory() as name, pool:
             library = Path(name) / "kernel.so"
             preset.link(_kernel(preset, weight), library)

@@ -17,7 +17,7 @@ from tvm.contrib.cprune.building.build import algorithms_of
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.files import replaced, write_text
 from tvm.contrib.cprune.importers.model_file import ModelFile, add_model_arguments, parse_shape
-from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import RecordLog
 from tvm.contrib.cprune.profile import WidthLatency, profile_widths, to_csv
 from tvm.contrib.cprune.table import Row, TaskTable
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
     tune = TuneConfig(tuner=table.tuner, threads=table.threads, cold_weights=table.cold_weights)
     log = RecordLog(options.out / "profile.json")
     layers = options.layer or [next(row for row in table.by_impact() if row.task.layers).task.layers[0]]
-    with MeasuringPool(tune) as pool:
+    with LocalMeasurer(tune) as pool:
         for layer in layers:
             rows = table.of_layer(layer)
             top = width_of(rows[0].task, options.side) if rows else 1

@@ -22,7 +22,7 @@ from tvm.contrib.cprune.importers.from_onnx import from_onnx
 from tvm.contrib.cprune.importers.from_torch import from_torch, named, to_relay_model
 from tvm.contrib.cprune.loop.report import ConsoleReport
 from tvm.contrib.cprune.models.torchvision_models import load_torchvision
-from tvm.contrib.cprune.tuning.backends import TUNERS
+from tvm.contrib.cprune.tuning.backends import BACKENDS
 from tvm.contrib.cprune.types import CPruneError, RelayModel, TunerName
 
 # TVM's own networks: its name in relay.testing, the arguments there, the input's rows and columns.
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> None:
         transfer=str(options.transfer or ""),
     )
     config = PruneConfig(tune=tune, seed=options.seed, measure_repeats=options.repeats)
-    layout = TUNERS[tune.tuner].layout
+    layout = BACKENDS[tune.tuner].layout
     model = load_network(options.network, options.batch_size, options.image_size, layout)
     with (
         ConsoleReport() as report,

@@ -13,7 +13,7 @@ import torch
 
 from tvm.contrib.cprune.importers.from_onnx import import_onnx, load_onnx, with_parameters
 from tvm.contrib.cprune.importers.from_torch import import_torch, to_relay_model
-from tvm.contrib.cprune.tuning.backends import TUNERS
+from tvm.contrib.cprune.tuning.backends import BACKENDS
 from tvm.contrib.cprune.types import CPruneError, RelayModel, TunerName
 
 
@@ -91,7 +91,7 @@ class ModelFile:
 
     def relay(self, tuner: TunerName) -> RelayModel:
         """Return the model in the layout that a tuner wants."""
-        return to_relay_model(self.mod, self.params, self.shape, TUNERS[tuner].layout)
+        return to_relay_model(self.mod, self.params, self.shape, BACKENDS[tuner].layout)
 
 
 def _load_script(path: Path) -> torch.jit.ScriptModule:

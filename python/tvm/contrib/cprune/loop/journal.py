@@ -15,7 +15,7 @@ Event = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Standing:
+class LoopState:
     """Where Algorithm 1 stands: everything that the next iteration depends on, but the model and its table.
 
     Attributes
@@ -45,8 +45,8 @@ class Standing:
     dropped: frozenset[str] = frozenset()
     reached: Mapping[str, int] = field(default_factory=dict)
 
-    def after(self, event: Event) -> "Standing":
-        """Return the standing once ``event`` has happened."""
+    def after(self, event: Event) -> "LoopState":
+        """Return the state once ``event`` has happened."""
         if event["event"] == "baseline":
             return replace(self, accuracy=event["accuracy_val"])
         if event["event"] != "candidate":
@@ -79,15 +79,15 @@ class Journal:
         self.events.append(event)
         return event
 
-    def find(self, kind: str) -> Event | None:
+    def last(self, kind: str) -> Event | None:
         """Return the last event of a kind."""
         return next((event for event in reversed(self.events) if event["event"] == kind), None)
 
-    def standing(self) -> Standing:
-        standing = Standing()
+    def state(self) -> LoopState:
+        state = LoopState()
         for event in self.events:
-            standing = standing.after(event)
-        return standing
+            state = state.after(event)
+        return state
 
 
 def open_run(folder: Path, config: Mapping[str, Any], resume: bool) -> Journal:

@@ -55,7 +55,7 @@ def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[st
     validation split is taken back.
     """
     journal, training, config = run.journal, run.training, run.config
-    trained = journal.find("final_training")
+    trained = journal.last("final_training")
     if trained is None:
         started = time.time()
         save_checkpoint(run.folder, "last", last.model)
@@ -74,7 +74,7 @@ def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[st
     compiler = run.compiler
     candidate = _tune(run, candidate)
     latencies = compiler.time({"baseline": baseline, "pruned": candidate}, ROUNDS)
-    first = journal.find("baseline")
+    first = journal.last("baseline")
     assert first is not None
     tests = [training.test(model) if training.test else None for model in (run.model, trained_model)]
     sides = {
@@ -112,7 +112,7 @@ def _tune(run: Run, candidate: Candidate) -> Candidate:
     """Search a little more for the final model. A run that was killed meanwhile has what is left of the
     trials."""
     compiler, journal = run.compiler, run.journal
-    begun = journal.find("final_tuning") or journal.append(
+    begun = journal.last("final_tuning") or journal.append(
         {"event": "final_tuning", "trials": compiler.trials()}
     )
     left = run.config.final_trials - (compiler.trials()["search"] - begun["trials"]["search"])

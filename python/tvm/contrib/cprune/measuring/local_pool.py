@@ -74,7 +74,7 @@ class _Process:
         self.compiled = 0
 
 
-class MeasuringPool:
+class LocalMeasurer:
     """Processes that compile and time programs on this machine. Use it as a context manager."""
 
     def __init__(self, config: TuneConfig) -> None:
@@ -85,7 +85,7 @@ class MeasuringPool:
         self._numbers = itertools.count()
         self._builders = ThreadPoolExecutor(count)
 
-    def __enter__(self) -> "MeasuringPool":
+    def __enter__(self) -> "LocalMeasurer":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -82,9 +82,9 @@ def state_of(line: str) -> Any:
     return measure_input.state
 
 
-def to_input(line: str, search_task: Any) -> auto_scheduler.MeasureInput:
-    """Return what measures the record's program for ``search_task``."""
-    return auto_scheduler.MeasureInput(search_task, state_of(line))
+def to_input(line: str, tvm_task: Any) -> auto_scheduler.MeasureInput:
+    """Return what measures the record's program for ``tvm_task``."""
+    return auto_scheduler.MeasureInput(tvm_task, state_of(line))
 
 
 class RecordLog:

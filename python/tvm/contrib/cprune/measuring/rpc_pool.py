@@ -22,7 +22,7 @@ from tvm.contrib.popen_pool import PopenWorker
 from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.measuring import local_worker, rpc_worker, throttling
-from tvm.contrib.cprune.measuring.local_pool import MeasuringPool, measure_result
+from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer, measure_result
 from tvm.contrib.cprune.measuring.local_worker import Failure
 from tvm.contrib.cprune.measuring.rpc_worker import FLUSH, Lost
 from tvm.contrib.cprune.measuring.tracker import Tracker
@@ -64,7 +64,7 @@ class _Device:
             return Lost(local_worker.last_line(error))
 
 
-class DevicePool(MeasuringPool):
+class RpcMeasurer(LocalMeasurer):
     """Compiles programs here and times them on all devices of a tracker's key.
 
     Parameters

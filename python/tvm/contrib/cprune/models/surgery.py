@@ -16,12 +16,12 @@ def channels_to_drop(scores: torch.Tensor, step: ChannelStep) -> list[int]:
 
     A grouped convolution loses the same positions in each of its groups, so that its groups stay alike.
     """
-    unit = step.group.unit
-    per_block = (step.width - step.next_width) // unit
-    by_position = scores.reshape(unit, -1).sum(0)
+    round_to = step.group.round_to
+    per_block = (step.width - step.next_width) // round_to
+    by_position = scores.reshape(round_to, -1).sum(0)
     positions = torch.argsort(by_position, stable=True)[:per_block].tolist()
-    block = step.width // unit
-    return sorted(block * i + position for i in range(unit) for position in positions)
+    block = step.width // round_to
+    return sorted(block * i + position for i in range(round_to) for position in positions)
 
 
 def shrink(

@@ -14,11 +14,11 @@ import torch
 import torch_pruning as tp
 
 from tvm.contrib.cprune._plugin import fitting_width
+from tvm.contrib.cprune.constraints import constraints
 from tvm.contrib.cprune.files import replaced
 from tvm.contrib.cprune.models.groups import dependency_graph, find_groups, is_depthwise, pruning_group
 from tvm.contrib.cprune.models.importance import score
 from tvm.contrib.cprune.models.surgery import drop_channels
-from tvm.contrib.cprune.step import constraints
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.types import ChannelGroup, CPruneError
 
@@ -121,7 +121,9 @@ def speedup(
         if round_to_structure and table is not None:
             drop = _fitting(group, whole, drop, table)
         # A layer keeps at least a channel of each block.
-        drop = [each for each in drop if len(drop) < group.width] if group.unit == 1 else _alike(group, drop)
+        drop = (
+            [each for each in drop if len(drop) < group.width] if group.round_to == 1 else _alike(group, drop)
+        )
         if drop:
             drops[group.root] = drop
     return drop_channels(model, shape, drops)
@@ -166,13 +168,13 @@ def _fitting(group: ChannelGroup, whole: Any, drop: list[int], table: TaskTable)
     """Return the part of ``drop`` that leaves a fitting width; the most important channels stay."""
     kept = group.width - len(drop)
     rules = constraints(group, table)
-    width = fitting_width(group.width, max(kept, 1), group.width, group.unit, rules) or group.width
+    width = fitting_width(group.width, max(kept, 1), group.width, group.round_to, rules) or group.width
     scores = score(whole, "l1", 0)
     return sorted(sorted(drop, key=lambda channel: float(scores[channel]))[: group.width - width])
 
 
 def _alike(group: ChannelGroup, drop: list[int]) -> list[int]:
     """Return the part of ``drop`` that lies at the same positions in each of a group's blocks."""
-    block, gone = group.width // group.unit, set(drop)
-    positions = [p for p in range(block) if all(p + i * block in gone for i in range(group.unit))]
-    return [p + i * block for i in range(group.unit) for p in positions if len(positions) < block]
+    block, gone = group.width // group.round_to, set(drop)
+    positions = [p for p in range(block) if all(p + i * block in gone for i in range(group.round_to))]
+    return [p + i * block for i in range(group.round_to) for p in positions if len(positions) < block]

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from tvm import relay
-from tvm.contrib.cprune.transform.layouts import EXACT, Layout, Reader, Segment, Use, shape_of
+from tvm.contrib.cprune.transform.channel_layout import EXACT, ChannelLayout, Reader, Segment, Use, shape_of
 from tvm.contrib.cprune.transform.rules import ARITHMETIC, PARAMETER_SHAPES, RULES, SCALARS
 from tvm.contrib.cprune.transform.simplify import ANCHORS, layer_of, operator_name, post_order
 
@@ -25,7 +25,7 @@ class Variable:
     """A set of channels, with the anchors that make it."""
 
     width: int
-    unit: int = 1
+    round_to: int = 1
     layers: list[str] = field(default_factory=list)
     # Operators that need these channels without padding, and why they may not change at all.
     stops: list[str] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Channels:
         self._parent: list[int] = []
         self.readers: list[Reader] = []
         self.uses: dict[relay.Expr, Use] = {}
-        self.layouts: dict[relay.Expr, Layout | None] = {}
+        self.layouts: dict[relay.Expr, ChannelLayout | None] = {}
         self._names = set(parameters)
         self._parameter: dict[relay.Expr, bool] = {}
         nodes = post_order(function.body)
@@ -117,14 +117,14 @@ class Channels:
                 if segment.variable is not None:
                     self.variables[self.find(segment.variable)].stops.append(reason)
 
-    def _new(self, width: int, layer: str, unit: int = 1) -> Layout:
+    def _new(self, width: int, layer: str, round_to: int = 1) -> ChannelLayout:
         self._parent.append(len(self.variables))
-        self.variables.append(Variable(width, unit, [layer]))
+        self.variables.append(Variable(width, round_to, [layer]))
         if self._counts[layer] > 1:
             self.variables[-1].frozen = "its layer is used more than once"
-        return Layout(-1, (Segment(len(self.variables) - 1, width),))
+        return ChannelLayout(-1, (Segment(len(self.variables) - 1, width),))
 
-    def join(self, a: Layout, b: Layout) -> bool:
+    def join(self, a: ChannelLayout, b: ChannelLayout) -> bool:
         """Make the channels of two layouts the same ones; return whether that is possible."""
         if a.axis != b.axis or len(a.segments) != len(b.segments):
             return False
@@ -144,7 +144,7 @@ class Channels:
         a, b = min(a, b), max(a, b)
         one, other = self.variables[a], self.variables[b]
         self._parent[b] = a
-        one.unit = math.lcm(one.unit, other.unit)
+        one.round_to = math.lcm(one.round_to, other.round_to)
         one.layers += other.layers
         one.stops += other.stops
         one.frozen = one.frozen or other.frozen
@@ -182,7 +182,7 @@ class Channels:
             if along < 0:
                 return EXACT
             return self._depthwise(layer, data, along, width, groups)
-        use: dict[int, Layout] = {}
+        use: dict[int, ChannelLayout] = {}
         if data is not None and groups > 1:
             data = self._blocks(data, groups)
         if data is not None:
@@ -194,18 +194,18 @@ class Channels:
         exact = self.layouts[call.args[0]] is not None and data is None
         return Use(out, {1: use}, exact)
 
-    def _blocks(self, data: Layout, groups: int) -> Layout | None:
+    def _blocks(self, data: ChannelLayout, groups: int) -> ChannelLayout | None:
         """Return the layout of a grouped convolution's input: each group must hold the same share of one
         set."""
         if len(data.segments) != 1 or data.segments[0].variable is None or data.segments[0].scale != 1:
             return None
         variable = self.variables[self.find(data.segments[0].variable)]
-        if variable.width % math.lcm(variable.unit, groups):
+        if variable.width % math.lcm(variable.round_to, groups):
             return None
-        variable.unit = math.lcm(variable.unit, groups)
+        variable.round_to = math.lcm(variable.round_to, groups)
         return data
 
-    def _depthwise(self, layer: str, data: Layout | None, along: int, width: int, groups: int) -> Use:
+    def _depthwise(self, layer: str, data: ChannelLayout | None, along: int, width: int, groups: int) -> Use:
         """Return the use of a depthwise convolution; ``along`` is its weight's dimension of channels."""
         if data is None or width != groups or any(each.scale != 1 for each in data.segments):
             return EXACT

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 import tvm
 from tvm import relay
+from tvm.contrib.cprune.transform.channel_layout import ChannelLayout
 from tvm.contrib.cprune.transform.channels import Channels
-from tvm.contrib.cprune.transform.layouts import Layout
 from tvm.contrib.cprune.transform.simplify import operator_name, post_order
 from tvm.contrib.cprune.types import CPruneError
 
@@ -41,7 +41,7 @@ class Rewriter:
         body = self._exact(function.body)
         return relay.Function(params, body, None, function.type_params, function.attrs), values
 
-    def _index(self, layout: Layout | None) -> Index | None:
+    def _index(self, layout: ChannelLayout | None) -> Index | None:
         """Return the new positions along a layout's axis, None where nothing changes."""
         changed, offset, parts = False, 0, []
         for segment in layout.segments if layout else ():

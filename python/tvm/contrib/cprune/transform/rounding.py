@@ -15,10 +15,10 @@ import numpy as np
 import tvm
 from tvm import relay
 from tvm.contrib.cprune._plugin import fitting_width
-from tvm.contrib.cprune.step import products_of
+from tvm.contrib.cprune.constraints import products_of
 from tvm.contrib.cprune.table import TaskTable
+from tvm.contrib.cprune.transform.channel_layout import Reader
 from tvm.contrib.cprune.transform.channels import Channels
-from tvm.contrib.cprune.transform.layouts import Reader
 from tvm.contrib.cprune.transform.rewriting import Array, Index, Rewriter
 from tvm.contrib.cprune.transform.simplify import operator_name, post_order
 from tvm.contrib.cprune.types import CPruneError
@@ -205,7 +205,7 @@ def _decide(
         new, reason = _new_width(channels, table, mode, max_growth, cut, root, widths)
         if new != variable.width:
             scored = scores.of(root) if new < variable.width else None
-            indices[root] = _index(variable.width, new, variable.unit, scored)
+            indices[root] = _index(variable.width, new, variable.round_to, scored)
         widths[root] = new
         roundings.append(Rounding(tuple(dict.fromkeys(variable.layers)), variable.width, new, reason))
     return indices, tuple(roundings)
@@ -235,9 +235,9 @@ def _new_width(
         chosen = [reader for reader in readers if reader.side == "out" or not own]
         every = [c for r in chosen for c in _constraints(channels, r, table, root, widths, relax)]
         # No further than to where every product fits at once.
-        top = min(highest, width + variable.unit * int(np.lcm.reduce([1, *(c[2] for c in every)])))
-        up = fitting_width(width, width, top, variable.unit, every) if mode != "down" else 0
-        down = fitting_width(width, width, 1, variable.unit, every) if mode != "up" and not stop else 0
+        top = min(highest, width + variable.round_to * int(np.lcm.reduce([1, *(c[2] for c in every)])))
+        up = fitting_width(width, width, top, variable.round_to, every) if mode != "down" else 0
+        down = fitting_width(width, width, 1, variable.round_to, every) if mode != "up" and not stop else 0
         found = [each for each in (up, down) if each]
         if found:
             new = min(found, key=lambda each: (abs(each - width), -each))
@@ -280,13 +280,13 @@ def _constraints(
     return [(extent, scale, product) for product in sorted(products)]
 
 
-def _index(width: int, new: int, unit: int, scores: Array | None) -> Index:
-    """Return which old channel stands at each new position. Each of ``unit`` blocks changes alike."""
-    block, new_block = width // unit, new // unit
+def _index(width: int, new: int, round_to: int, scores: Array | None) -> Index:
+    """Return which old channel stands at each new position. Each of ``round_to`` blocks changes alike."""
+    block, new_block = width // round_to, new // round_to
     if scores is None:
         inside = np.concatenate([np.arange(block), np.full(new_block - block, -1)])
     else:
-        by_position = np.asarray(scores).reshape(unit, block).sum(0)
+        by_position = np.asarray(scores).reshape(round_to, block).sum(0)
         inside = np.sort(np.argsort(-by_position, kind="stable")[:new_block])
-    blocks = [np.where(inside < 0, -1, inside + i * block) for i in range(unit)]
+    blocks = [np.where(inside < 0, -1, inside + i * block) for i in range(round_to)]
     return np.concatenate(blocks).astype("int64")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from tvm import relay
-from tvm.contrib.cprune.transform.layouts import EXACT, Fill, Layout, Segment, Use, shape_of
+from tvm.contrib.cprune.transform.channel_layout import EXACT, ChannelLayout, Fill, Segment, Use, shape_of
 from tvm.contrib.cprune.transform.simplify import operator_name
 
 # Operators that parameters go through on their way to a layer and that keep their channels apart.
@@ -18,10 +18,10 @@ class Known(Protocol):
     """What is known of the nodes that a call reads."""
 
     @property
-    def layouts(self) -> Mapping[relay.Expr, Layout | None]:
+    def layouts(self) -> Mapping[relay.Expr, ChannelLayout | None]:
         """Where the channels of each node lie, None where nothing is known."""
 
-    def join(self, a: Layout, b: Layout) -> bool:
+    def join(self, a: ChannelLayout, b: ChannelLayout) -> bool:
         """Make the channels of two layouts the same ones; return whether that is possible."""
 
     def is_parameter(self, node: relay.Expr) -> bool:
@@ -144,7 +144,7 @@ def _binary(channels: Known, call: relay.Call) -> Use:
     left, right = (channels.layouts[arg] for arg in call.args)
     shapes = [shape_of(arg) for arg in call.args]
 
-    def shifted(layout: Layout, shape: list[int]) -> Layout:
+    def shifted(layout: ChannelLayout, shape: list[int]) -> ChannelLayout:
         return layout.at(layout.axis + rank - len(shape))
 
     if left and right:
@@ -158,13 +158,13 @@ def _binary(channels: Known, call: relay.Call) -> Use:
             ]
         except (ArithmeticError, ValueError):
             return EXACT
-        return Use(Layout(left.axis, tuple(segments)))
+        return Use(ChannelLayout(left.axis, tuple(segments)))
 
     side = 0 if left else 1
     layout, other = shifted(left or right, shapes[side]), call.args[1 - side]  # type: ignore[arg-type]
     dim = layout.axis - (rank - len(shapes[1 - side]))
     size = shapes[1 - side][dim] if dim >= 0 else 1
-    parameters: dict[int, dict[int, Layout]] = {}
+    parameters: dict[int, dict[int, ChannelLayout]] = {}
     fill: Fill = None
     if size == 1 and shapes[side][layout.axis - (rank - len(shapes[side]))] == 1:
         return EXACT  # one channel, and broadcast: not to be told apart
@@ -236,7 +236,7 @@ def _reshape(channels: Known, call: relay.Call) -> Use:
             if math.prod(new[axis + 1 :]) * scale != math.prod(after):
                 return EXACT
             segments = tuple(replace(each, scale=each.scale * scale) for each in layout.segments)
-            return Use(Layout(axis, segments))
+            return Use(ChannelLayout(axis, segments))
         done *= size
     return EXACT
 
@@ -301,11 +301,11 @@ def _concatenate(channels: Known, call: relay.Call) -> Use:
             replace(segment, fill=segment.fill if len(found) == 1 else None)
             for segment, found in zip(known[0].segments, fills, strict=True)
         ]
-        return Use(Layout(known[0].axis, tuple(same)))
+        return Use(ChannelLayout(known[0].axis, tuple(same)))
     segments: list[Segment] = []
     for each, node in zip(layouts, fields, strict=True):
         segments += each.segments if each else [Segment(None, shape_of(node)[axis])]
-    return Use(Layout(axis, tuple(segments)))
+    return Use(ChannelLayout(axis, tuple(segments)))
 
 
 def _sigmoid(value: float) -> float:

@@ -12,7 +12,7 @@ from tvm.contrib.cprune.types import Side, Split, Task, TunerName
 
 
 @dataclass(frozen=True)
-class Tuner:
+class TuningBackend:
     """A tuner's functions.
 
     Attributes
@@ -34,8 +34,8 @@ class Tuner:
     at_width: Callable[[Task, int, Side], Task]
 
 
-TUNERS: dict[TunerName, Tuner] = {
-    "ansor": Tuner(
+BACKENDS: dict[TunerName, TuningBackend] = {
+    "ansor": TuningBackend(
         layout="NHWC",
         channel_splits=steps.channel_splits,
         transplant=transplant.transplant,
@@ -44,7 +44,7 @@ TUNERS: dict[TunerName, Tuner] = {
         width_of=resize.width_of,
         at_width=resize.at_width,
     ),
-    "autotvm": Tuner(
+    "autotvm": TuningBackend(
         layout="NCHW",
         channel_splits=autotvm.channel_splits,
         transplant=autotvm.transplant,
@@ -56,6 +56,6 @@ TUNERS: dict[TunerName, Tuner] = {
 }
 
 
-def tuner_of(task: Task) -> Tuner:
+def backend_of(task: Task) -> TuningBackend:
     """Return the tuner whose task this is."""
-    return TUNERS[task.tuner]
+    return BACKENDS[task.tuner]

@@ -5,7 +5,7 @@ The result has the workload key that extraction gives the same layer at that wid
 both.
 """
 
-from tvm.contrib.cprune.tuning.backends import tuner_of
+from tvm.contrib.cprune.tuning.backends import backend_of
 from tvm.contrib.cprune.types import CPruneError, Side, Task
 
 
@@ -17,9 +17,9 @@ def width_of(task: Task, side: Side) -> int:
     CPruneError
         If the task comes from a file, or has no such channels.
     """
-    if task.search_task is None:
+    if task.tvm_task is None:
         raise CPruneError(f"{task.title} comes from a file: extract it from its model to change its width")
-    return tuner_of(task).width_of(task, side)
+    return backend_of(task).width_of(task, side)
 
 
 def at_width(task: Task, width: int, side: Side = "out") -> Task:
@@ -36,4 +36,4 @@ def at_width(task: Task, width: int, side: Side = "out") -> Task:
     depthwise = task.out_axes == task.in_axes
     if task.groups > 1 and not depthwise:
         raise CPruneError(f"{task.title} is a grouped convolution: its program holds the size of its groups")
-    return task if width == width_of(task, side) else tuner_of(task).at_width(task, width, side)
+    return task if width == width_of(task, side) else backend_of(task).at_width(task, width, side)

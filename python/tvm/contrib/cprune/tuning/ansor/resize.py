@@ -25,20 +25,20 @@ def at_width(task: Task, width: int, side: Side) -> Task:
     """Return ``task`` with ``width`` output or input channels."""
     channels, old = set(task.out_axes if side == "out" else task.in_axes), width_of(task, side)
     extents = {number: width for number in channels if task.axes[number][2] == old}
-    tensors = _rebuild(task.search_task.compute_dag, extents)
+    tensors = _rebuild(task.tvm_task.compute_dag, extents)
     dag = auto_scheduler.ComputeDAG(tensors)
     key = register_workload_tensors(dag.workload_key(), tensors)
-    search_task = auto_scheduler.SearchTask(
+    tvm_task = auto_scheduler.SearchTask(
         workload_key=key,
-        target=task.search_task.target,
-        layout_rewrite_option=task.search_task.layout_rewrite_option,
+        target=task.tvm_task.target,
+        layout_rewrite_option=task.tvm_task.layout_rewrite_option,
     )
     return replace(
         task,
         workload_key=key,
         flops=float(dag.flop_ct),
-        axes=axes_of(search_task.compute_dag),
-        search_task=search_task,
+        axes=axes_of(tvm_task.compute_dag),
+        tvm_task=tvm_task,
     )
 
 

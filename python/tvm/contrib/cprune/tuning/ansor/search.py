@@ -13,7 +13,7 @@ from tvm.auto_scheduler.measure_record import load_record_from_string
 
 from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import Measured, RecordLog, dump, to_input
 from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.types import CPruneError, Task
@@ -77,7 +77,7 @@ class _Search:
 def search(
     tasks: Sequence[Task],
     config: TuneConfig,
-    pool: MeasuringPool,
+    pool: LocalMeasurer,
     log: RecordLog,
     seed: int = 0,
     report: Callable[[Progress], None] = lambda _: None,
@@ -146,7 +146,7 @@ def _learn(model: Any, tasks: Sequence[Task], log: RecordLog) -> None:
     inputs, results = [], []
     for task in tasks:
         for each in log.of(task.workload_key):
-            inputs.append(to_input(each.line, task.search_task))
+            inputs.append(to_input(each.line, task.tvm_task))
             results.append(load_record_from_string(each.line)[1])
     if inputs:
         model.update(inputs, results)
@@ -161,7 +161,7 @@ def _start(
         "sample_init_min_population": min(50, max(4, population // 8)),
     }
     policy = auto_scheduler.SketchPolicy(
-        task.search_task,
+        task.tvm_task,
         model,
         params=params,
         # The policy's own seeds: from ours, and different for each task.

@@ -114,7 +114,7 @@ def channel_splits(task: Task, record: str) -> tuple[tuple[Split, ...], tuple[Sp
 
     In a depthwise convolution a split is in both.
     """
-    splits = splits_of(task.search_task.compute_dag, steps_of(record))
+    splits = splits_of(task.tvm_task.compute_dag, steps_of(record))
 
     def along(axes: Axes) -> tuple[Split, ...]:
         return tuple(split for split in splits if len(split.axes) == 1 and split.axes[0] in axes)

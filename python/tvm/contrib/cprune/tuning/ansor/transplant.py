@@ -51,7 +51,7 @@ def _fitting_lengths(extent: int, split: Split, new: Task, limit: int) -> list[t
     along_output = split.axes[0] in new.out_axes
     grouped = new.groups > 1 and along_output and new.out_axes != new.in_axes
     fitted = extent // new.groups if grouped else extent
-    lanes = vector_lanes(str(new.search_task.target))
+    lanes = vector_lanes(str(new.tvm_task.target))
     choices = _plugin.fit_lengths(fitted, split.lengths, limit, lanes)
     # The outermost loops are what the threads share: where too few iterations are left, shorter inner loops
     # may pay.
@@ -65,7 +65,7 @@ def _fitting_lengths(extent: int, split: Split, new: Task, limit: int) -> list[t
 
 
 def _cores(task: Task) -> int:
-    return int(task.search_task.hardware_params.num_cores)
+    return int(task.tvm_task.hardware_params.num_cores)
 
 
 def _shortened(lengths: tuple[int, ...]) -> tuple[int, ...]:
@@ -89,7 +89,7 @@ def rewrite_steps(record: str, old: Task, new: Task, limit: int) -> list[list[St
     steps = steps_of(record)
     extents, options, shared = {}, {}, False
     # The DAGs have the same operations and axes; the old one may be known from a file alone.
-    for split in splits_of(new.search_task.compute_dag, steps):
+    for split in splits_of(new.tvm_task.compute_dag, steps):
         if all(old.axes[axis][2] == new.axes[axis][2] for axis in split.axes):
             continue
         if len(split.axes) > 1 and split.extent < math.prod(old.axes[axis][2] for axis in split.axes):
@@ -141,11 +141,11 @@ def transplant(record: str, old: Task, new: Task, limit: int = 3) -> list[Any]:
         line["i"][1][1] = steps
         state = state_of(json.dumps(line))
         try:
-            new.search_task.compute_dag.infer_bound_from_state(state)
+            new.tvm_task.compute_dag.infer_bound_from_state(state)
         except tvm.error.TVMError as error:
             cause = str(error).strip().splitlines()[-1]
             continue
-        inputs.append(tvm.auto_scheduler.MeasureInput(new.search_task, state))
+        inputs.append(tvm.auto_scheduler.MeasureInput(new.tvm_task, state))
     if not inputs:
         raise TransplantError(f"TVM refuses the moved program: {cause}")
     return inputs

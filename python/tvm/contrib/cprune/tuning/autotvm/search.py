@@ -18,7 +18,7 @@ from tvm.autotvm.tuner import GATuner, GridSearchTuner, RandomTuner, XGBTuner
 
 from tvm import autotvm
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.measuring.local_pool import MeasuringPool
+from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import Measured, RecordLog, dump
 from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.tuning.ansor.search import Progress
@@ -29,7 +29,7 @@ from tvm.contrib.cprune.types import CPruneError, Task
 def search(
     tasks: Sequence[Task],
     config: TuneConfig,
-    pool: MeasuringPool,
+    pool: LocalMeasurer,
     log: RecordLog,
     seed: int = 0,
     report: Callable[[Progress], None] = lambda _: None,
@@ -54,7 +54,7 @@ def search(
         If no configuration of a task is valid; the message names the task and the first cause.
     """
     started, measured_now = time.time(), 0
-    budget = sum(min(config.trials, len(task.search_task.config_space)) for task in tasks)
+    budget = sum(min(config.trials, len(task.tvm_task.config_space)) for task in tasks)
     done = {task.workload_key: len(log.of(task.workload_key)) for task in tasks}
     for task in tasks:
         known = log.best(task.workload_key)
@@ -79,10 +79,10 @@ def search(
 
 
 def _tune(
-    task: Task, config: TuneConfig, pool: MeasuringPool, log: RecordLog, seed: int
+    task: Task, config: TuneConfig, pool: LocalMeasurer, log: RecordLog, seed: int
 ) -> Iterator[list[Measured]]:
     """Measure batch after batch of one task, what TVM takes without tuning first."""
-    untuned = None if log.of(task.workload_key) else fallback_of(task.search_task)
+    untuned = None if log.of(task.workload_key) else fallback_of(task.tvm_task)
     if untuned is not None:
         yield _measure(task, [untuned], pool)[0]
     np.random.seed((seed + zlib.crc32(task.workload_key.encode())) % (1 << 32))
@@ -98,7 +98,7 @@ def _tune(
     # The others do not know what was tried; how far they go is bounded by the size of their space.
     trials, since_best, asked = len(known), 0, 0
     best = min([each.latency.median for each in known if each.latency], default=float("inf"))
-    space = task.search_task.config_space
+    space = task.tvm_task.config_space
     while trials < min(config.trials, len(space)) and since_best < config.early_stopping and tuner.has_next():
         configs = tuner.next_batch(min(config.batch, config.trials - trials))
         asked += len(configs)
@@ -117,11 +117,11 @@ def _tune(
 
 
 def _measure(
-    task: Task, configs: Sequence[Any], pool: MeasuringPool
+    task: Task, configs: Sequence[Any], pool: LocalMeasurer
 ) -> tuple[list[Measured], list[Any], list[Any]]:
     """Return records of configurations, and what they were measured by and gave."""
-    target = task.search_task.target
-    inputs = [autotvm.MeasureInput(target, task.search_task, each) for each in configs]
+    target = task.tvm_task.target
+    inputs = [autotvm.MeasureInput(target, task.tvm_task, each) for each in configs]
     results = pool.measure(inputs)
     return [dump(i, r) for i, r in zip(inputs, results, strict=True)], inputs, results
 
@@ -163,15 +163,15 @@ class _EvenGrid(GridSearchTuner):
 
 
 def _make_tuner(task: Task, config: TuneConfig) -> Any:
-    search_task = task.search_task
+    tvm_task = task.tvm_task
     if config.strategy == "ga":
-        return GATuner(search_task, pop_size=min(config.trials, 50))
+        return GATuner(tvm_task, pop_size=min(config.trials, 50))
     if config.strategy == "random":
-        return RandomTuner(search_task)
+        return RandomTuner(tvm_task)
     if config.strategy == "gridsearch":
-        return _EvenGrid(search_task)
+        return _EvenGrid(tvm_task)
     loss = "rank-binary" if config.strategy == "xgb-rank" else "reg"
-    return XGBTuner(search_task, loss_type=loss, plan_size=config.batch, num_threads=host_threads())
+    return XGBTuner(tvm_task, loss_type=loss, plan_size=config.batch, num_threads=host_threads())
 
 
 def to_autotvm(result: Any) -> autotvm.MeasureResult:

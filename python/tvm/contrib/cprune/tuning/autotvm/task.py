@@ -94,14 +94,14 @@ def resized(task: autotvm.task.Task, side: Side, width: int) -> autotvm.task.Tas
 
 def width_of(task: Task, side: Side) -> int:
     """Return a task's number of output or input channels."""
-    return channels_of(task.search_task, side)
+    return channels_of(task.tvm_task, side)
 
 
 def at_width(task: Task, width: int, side: Side) -> Task:
     """Return ``task`` with ``width`` output or input channels."""
-    new = resized(task.search_task, side, width)
+    new = resized(task.tvm_task, side, width)
     return replace(
-        task, workload_key=workload_key(new), flops=float(new.flop), axes=axes_of(new), search_task=new
+        task, workload_key=workload_key(new), flops=float(new.flop), axes=axes_of(new), tvm_task=new
     )
 
 
@@ -142,10 +142,10 @@ def transplant(record: str, old: Task, new: Task, limit: int = 3) -> list[autotv
     """
     if [axis[:2] for axis in old.axes] != [axis[:2] for axis in new.axes]:
         raise TransplantError(f"the templates differ: {old.axes[0][0]} and {new.axes[0][0]}")
-    space = new.search_task.config_space
+    space = new.tvm_task.config_space
     extents = {name: extent for _, name, extent in new.axes}
     options: dict[int, list[tuple[int, ...]]] = {}
-    lanes = vector_lanes(str(new.search_task.target))
+    lanes = vector_lanes(str(new.tvm_task.target))
     knobs = knobs_of(record)
     for number, (name, kind, value) in enumerate(knobs):
         if kind == "sp":
@@ -162,7 +162,7 @@ def transplant(record: str, old: Task, new: Task, limit: int = 3) -> list[autotv
         ]
         index = _index(space, moved)
         if index is not None:
-            task = new.search_task
+            task = new.tvm_task
             inputs.append(autotvm.MeasureInput(task.target, task, space.get(index)))
     if not inputs:
         raise TransplantError(f"the template {old.axes[0][0]} does not allow the configuration at that width")

@@ -30,23 +30,23 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ChannelLayout:
     """The channels of a tensor: the dimension they lie along, and the segments along it."""
 
     axis: int
     segments: tuple[Segment, ...]
 
-    def filled(self, fill: Callable[[Fill], Fill]) -> "Layout | None":
+    def filled(self, fill: Callable[[Fill], Fill]) -> "ChannelLayout | None":
         """Return the layout behind an elementwise function of the padding, None where that is not finite."""
         try:
             segments = tuple(replace(each, fill=fill(each.fill)) for each in self.segments)
         except (ArithmeticError, ValueError):
             return None
         fine = all(each.fill is None or math.isfinite(each.fill) for each in segments)
-        return Layout(self.axis, segments) if fine else None
+        return ChannelLayout(self.axis, segments) if fine else None
 
-    def at(self, axis: int) -> "Layout":
-        return Layout(axis, self.segments)
+    def at(self, axis: int) -> "ChannelLayout":
+        return ChannelLayout(axis, self.segments)
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Use:
     ``exact`` calls get their arguments without padding.
     """
 
-    result: Layout | None = None
-    parameters: Mapping[int, Mapping[int, Layout]] = field(default_factory=dict)
+    result: ChannelLayout | None = None
+    parameters: Mapping[int, Mapping[int, ChannelLayout]] = field(default_factory=dict)
     exact: bool = False
 
 
