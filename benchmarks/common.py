@@ -16,7 +16,7 @@ import tvm
 from models import make_model
 from tvm.contrib.cprune.compiler import Candidate, Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
-from tvm.contrib.cprune.loop.report import ConsoleReport
+from tvm.contrib.cprune.loop.console import ConsoleReport
 from tvm.contrib.cprune.targets.target import host_target, host_threads
 
 CACHE = ROOT / "build" / "benchmarks"
@@ -63,9 +63,9 @@ def resnet18() -> torch.nn.Module:
 
 def tune_resnet18(compiler: Compiler) -> Candidate:
     """Return ResNet-18 tuned with 16 trials a task, and print what that took or where it came from."""
-    before = compiler.trials()["search"]
+    before = compiler.programs.trials()["search"]
     candidate = compiler.tune(resnet18())
-    now = compiler.trials()["search"]
+    now = compiler.programs.trials()["search"]
     seconds = compiler.seconds()["search"]
     print(
         f"# tuned with {TRIALS} trials a task: {now} programs, {now - before} of them now in {seconds:.0f} s"

@@ -20,7 +20,7 @@ def main() -> None:
         samples: dict[str, list[float]] = {row.task.workload_key: [] for row in rows}
         whole: list[float] = []
         for _ in range(ROUNDS):
-            for row, result in zip(rows, compiler.pool.measure(inputs), strict=True):
+            for row, result in zip(rows, compiler.measurer.measure(inputs), strict=True):
                 samples[row.task.workload_key] += [float(cost) for cost in result.costs]
             whole += compiler.time({"model": model})["model"].samples
     total = 0.0

@@ -19,10 +19,10 @@ import torch
 
 from common import CACHE, SHAPE, TRIALS, print_machine
 from models import make_model
-from tvm.contrib.cprune.building.build import sample_input
 from tvm.contrib.cprune.compiler import Candidate, Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
-from tvm.contrib.cprune.loop.report import ConsoleReport
+from tvm.contrib.cprune.loop.console import ConsoleReport
+from tvm.contrib.cprune.measuring.timing import sample_input
 from tvm.contrib.cprune.models.groups import find_groups
 from tvm.contrib.cprune.models.importance import score
 from tvm.contrib.cprune.models.surgery import shrink
@@ -49,7 +49,7 @@ def searched(relay_model: RelayModel, trials: int, folder: Path) -> Path:
     tune = TuneConfig(trials=trials, early_stopping=trials, batch=16)
     config = PruneConfig(tune=tune, measure_repeats=60)
     with Compiler(config, SHAPE, folder, report=ConsoleReport()) as compiler:
-        table = compiler.tune_relay(relay_model)
+        table = compiler.tuner.search(relay_model)
         return compiler.compile(relay_model, table, "fresh")[1]
 
 
@@ -66,7 +66,7 @@ def row(
         "after": compiler.compile(after, base.table, "after")[1],
     }
     data = sample_input(SHAPE)
-    found = [compiler.pool.run_model(each, data) for each in libraries.values()]
+    found = [compiler.measurer.run_model(each, data) for each in libraries.values()]
     error = float(np.abs(found[0] - found[1]).max() / np.abs(found[0]).max())
     if fresh_trials:
         folder = compiler.run_dir / f"fresh-{fresh_trials}-{sparsity}"

@@ -17,7 +17,7 @@ from common import CACHE, print_machine
 from tvm import relay
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import STRATEGIES, PruneConfig, TuneConfig
-from tvm.contrib.cprune.loop.report import ConsoleReport
+from tvm.contrib.cprune.loop.console import ConsoleReport
 from tvm.contrib.cprune.tasks import pass_context
 from tvm.contrib.cprune.types import Latency
 

@@ -19,8 +19,8 @@ import onnxruntime
 import torch
 
 from common import CACHE, SHAPE, median, print_machine, resnet18, resnet18_compiler, spread, tune_resnet18
-from tvm.contrib.cprune.building.build import sample_input
 from tvm.contrib.cprune.compiler import Candidate, Compiler
+from tvm.contrib.cprune.measuring.timing import sample_input
 from tvm.contrib.cprune.models.groups import find_groups
 from tvm.contrib.cprune.models.importance import score
 from tvm.contrib.cprune.models.surgery import macs_and_params, shrink
@@ -73,14 +73,14 @@ def time_both(
 
 def row(compiler: Compiler, base: Candidate, factor: float, rounded: bool, folder: Path) -> tuple[str, float]:
     """Measure one width; return its line of the table, and the latency in seconds."""
-    before, started = compiler.trials(), time.perf_counter()
+    before, started = compiler.programs.trials(), time.perf_counter()
     candidate = base if factor == 1.0 else compiler.move(base, scaled(base, factor, rounded))
-    seconds, now = time.perf_counter() - started, compiler.trials()
+    seconds, now = time.perf_counter() - started, compiler.programs.trials()
     assert now["search"] == before["search"], "a task was searched for"
     trials = now["transplant"] - before["transplant"]
 
     data = np.random.default_rng(1).standard_normal(SHAPE).astype("float32")
-    found = compiler.pool.run_model(candidate.library, data)
+    found = compiler.measurer.run_model(candidate.library, data)
     expected = candidate.model(torch.tensor(data)).detach().numpy()
     error = float(np.abs(found - expected).max() / np.abs(expected).max())
 

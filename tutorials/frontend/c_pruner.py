@@ -9,7 +9,7 @@ import torch
 
 from tvm.contrib.cprune import pruner
 from tvm.contrib.cprune.config import PruneConfig
-from tvm.contrib.cprune.loop.report import ConsoleReport
+from tvm.contrib.cprune.loop.console import ConsoleReport
 from tvm.contrib.cprune.loop.training import Training
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.models.checkpoint import load_checkpoint

@@ -22,7 +22,7 @@ from data import DATASETS, load_data
 from models import MODELS, make_model
 from train import LEARNING_RATE, accuracy, train
 from tvm.contrib.cprune.config import IMPORTANCES, STEP_RULES, STRATEGIES, TUNERS, PruneConfig, TuneConfig
-from tvm.contrib.cprune.loop.report import ConsoleReport, summary
+from tvm.contrib.cprune.loop.console import ConsoleReport, summary
 from tvm.contrib.cprune.loop.training import Training
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.models.checkpoint import load_checkpoint, load_weights, save_checkpoint

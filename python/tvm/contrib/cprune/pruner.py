@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Algorithm 1 of CPrune (Kim et al., ECCV 2022), and nothing else."""
+"""CPrune's pruning algorithm (Kim et al., ECCV 2022, Algorithm 1)."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +9,77 @@ import torch
 
 from tvm.contrib.cprune.compiler import Candidate, Compiler
 from tvm.contrib.cprune.config import PruneConfig
-from tvm.contrib.cprune.loop import journal as journals
-from tvm.contrib.cprune.loop.decision import decide_accuracy, decide_latency, stop_reason
-from tvm.contrib.cprune.loop.journal import Event, LoopState
+from tvm.contrib.cprune.loop.attempt import attempt
+from tvm.contrib.cprune.loop.baseline import restore, tune_baseline
+from tvm.contrib.cprune.loop.decision import stop_reason
+from tvm.contrib.cprune.loop.journal import open_run
+from tvm.contrib.cprune.loop.proposal import propose
 from tvm.contrib.cprune.loop.result import finish
-from tvm.contrib.cprune.loop.training import Report, Run, Training
+from tvm.contrib.cprune.loop.run import AcceptedModel, Report, Run
+from tvm.contrib.cprune.loop.training import Training
 from tvm.contrib.cprune.measuring.tracker import Tracker
-from tvm.contrib.cprune.models.checkpoint import digest, load_checkpoint, save_checkpoint
+from tvm.contrib.cprune.models.checkpoint import digest
 from tvm.contrib.cprune.models.groups import Groups, find_groups
-from tvm.contrib.cprune.models.importance import accumulate_gradients, score
-from tvm.contrib.cprune.models.surgery import shrink, widths
-from tvm.contrib.cprune.step import plan_step
-from tvm.contrib.cprune.table import Row
-from tvm.contrib.cprune.types import ChannelStep, CPruneError, Decision
+from tvm.contrib.cprune.models.surgery import widths
+from tvm.contrib.cprune.targets.presets import find_preset
+from tvm.contrib.cprune.types import CPruneError
+
+
+def prune(run: Run, baseline: AcceptedModel) -> tuple[Candidate, str]:
+    """Prune a tuned model until no step is left that is faster and accurate enough.
+
+    Algorithm 1, with the line numbers that comments and docstrings refer to::
+
+         1  table <- tune(model)                         # tasks, their subgraphs and fastest programs
+         2  latency <- measure(model, table)
+         3  goal <- beta * latency
+         4  while tasks are left and no limit is reached:
+         5      order the tasks by impact = latency * number of subgraphs
+         6      take the first task that can still be pruned
+         7      candidate <- prune every subgraph of the task by one channel step
+         8      transplant the programs of the tasks that changed; measure the candidate
+         9      if its latency > goal:
+        10          reject it: try a further step, or the next task
+        11          continue
+        12      train the candidate for a short term; evaluate it
+        13      if its accuracy < a_min or < alpha * accuracy of the last accepted model:
+        14          reject it: exclude the task's channel groups for good
+        15          continue
+        16      accept it: model, table, accuracy <- those of the candidate
+        17      goal <- beta * latency of the candidate
+        18  train the model for a long term; tune it further
+
+    Parameters
+    ----------
+    baseline
+        The unpruned model after lines 1 to 3.
+
+    Returns
+    -------
+    pruned
+        The last accepted model, before line 18.
+    reason
+        Why the loop stopped.
+    """
+    state, original_widths = run.journal.state(), widths(run.model)
+    current = restore(run, state, baseline)
+    while (stopped := run.journal.last("stopped")) is None:
+        stop = stop_reason(state.speedup, state.iteration, state.seconds, run.config)
+        proposal = None if stop else propose(current, state, original_widths, run.config)
+        if proposal is None:
+            run.journal.append({"event": "stopped", "reason": stop or "no task is left that can be pruned"})
+            continue
+        accepted, event = attempt(run, current, state, proposal)
+        state = state.after(run.record(event))
+        if accepted is not None:
+            if current is not baseline:
+                run.compiler.discard(current.candidate)
+            current = accepted
+    return current.candidate, stopped["reason"]
 
 
 class CPruner:
-    """Prunes a trained model for a target until nothing more can go without harm.
+    """Prunes a trained model for a target, until pruning would cost too much accuracy.
 
     Parameters
     ----------
@@ -35,22 +88,27 @@ class CPruner:
     input_shape
         Shape of one inference, ``(N, C, H, W)``.
     training
-        The data's side of it.
+        Functions that train and evaluate a model.
     config
-        What is asked for.
-    target
-        What to compile for: a preset, or a target as TVM names it; by default this machine.
+        Settings of the algorithm.
     run_dir
-        Folder of the run: everything that is written goes there.
+        Folder of the run; nothing is written elsewhere.
+    target
+        Name of a preset or a TVM target; by default this machine.
     labels
-        What to say in the result about ``model`` and ``dataset``, the names of the ``classes``, and whatever
-        else belongs to the configuration that a resumed run must share.
+        Names for the result: ``model``, ``dataset``, ``classes``, and any other setting that a resumed run
+        must share.
     report
-        Is told every event of the journal, and the progress of the searches.
+        Receives every event of the journal, and the progress of searches.
     profile
-        Records of the command ``profile``: widths that are in them are not measured again.
+        Records written by the command ``profile``, which are not measured again.
     tracker
-        Where devices are asked for; None measures on this machine.
+        RPC tracker whose devices measure; None means this machine.
+
+    Raises
+    ------
+    CPruneError
+        If the target is unknown.
     """
 
     def __init__(
@@ -67,59 +125,60 @@ class CPruner:
         tracker: Tracker | None = None,
     ) -> None:
         self.model, self.input_shape, self.training, self.config = model, tuple(input_shape), training, config
-        self.compiler = Compiler(
-            config, self.input_shape, run_dir, target, report, profile=profile, tracker=tracker
-        )
+        self.preset, self.profile, self.tracker = find_preset(target), profile, tracker
         self.labels = {"model": type(model).__name__, "dataset": "", **(labels or {})}
         self.run_dir, self.report = Path(run_dir), report
-        self.original_widths = widths(model)
 
     def run(self, resume: bool = False) -> dict[str, Any]:
-        """Prune, and return what ``result.json`` then holds.
+        """Prune the model, and return the contents of ``result.json``.
+
+        Parameters
+        ----------
+        resume
+            Continue the run in ``run_dir`` if there is one.
 
         Raises
         ------
         CPruneError
-            If the model's accuracy is below the requirement, there is nothing to prune, the run folder
-            belongs to another configuration, or a part of the way fails.
+            If the model's accuracy is below the requirement, nothing can be pruned, the run folder belongs to
+            another configuration, or the model cannot be tuned.
         """
-        unpruned_accuracy = self.training.evaluate(self.model)
-        required = self.config.accuracy_requirement
-        if unpruned_accuracy < required:
-            raise CPruneError(
-                f"the unpruned model's validation accuracy is {unpruned_accuracy:.4f}, "
-                f"below the requirement of {required:.4f}: train it further or ask for less"
-            )
-        groups = self._groups(self.model)
-        settings = {
-            **self.config.to_json(),
-            **self.labels,
-            "target": str(self.compiler.target),
-            "preset": self.compiler.preset.name,
-            "input_shape": self.input_shape,
-            "weights": digest(self.model),
-        }
-        self.journal = journals.open_run(self.run_dir, settings, resume)
-        if self.journal.last("result") is not None:
-            return json.loads((self.run_dir / "result.json").read_text())
-        with self.compiler:
-            baseline = self._baseline(unpruned_accuracy, groups)
-            last, stop = self._prune()
+        accuracy = self._accuracy()
+        groups = self._groups()
+        journal = open_run(self.run_dir, self._settings(), resume)
+        if journal.last("result") is not None:
+            result: dict[str, Any] = json.loads((self.run_dir / "result.json").read_text())
+            return result
+        where = (self.input_shape, self.run_dir, self.preset.name, self.report)
+        with Compiler(self.config, *where, profile=self.profile, tracker=self.tracker) as compiler:
             run = Run(
-                self.model,
-                self.input_shape,
-                self.training,
-                self.config,
-                self.compiler,
-                self.journal,
-                self.run_dir,
-                self.labels,
-                self.report,
+                model=self.model,
+                input_shape=self.input_shape,
+                training=self.training,
+                config=self.config,
+                compiler=compiler,
+                journal=journal,
+                folder=self.run_dir,
+                labels=self.labels,
+                report=self.report,
             )
-            return finish(run, last, baseline, stop)
+            baseline = tune_baseline(run, accuracy, groups)
+            pruned, stop = prune(run, baseline)
+            return finish(run, pruned, baseline.candidate, stop)
 
-    def _groups(self, model: torch.nn.Module) -> Groups:
-        groups = find_groups(model, self.input_shape, self.config.include, self.config.exclude)
+    def _accuracy(self) -> float:
+        """Return the model's validation accuracy, which must meet the requirement."""
+        accuracy, required = self.training.evaluate(self.model), self.config.accuracy_requirement
+        if accuracy < required:
+            raise CPruneError(
+                f"the unpruned model's validation accuracy is {accuracy:.4f}, "
+                f"below the requirement of {required:.4f}: train it further or lower the requirement"
+            )
+        return accuracy
+
+    def _groups(self) -> Groups:
+        """Return the model's channel groups, of which there must be one."""
+        groups = find_groups(self.model, self.input_shape, self.config.include, self.config.exclude)
         if not groups.groups:
             reasons = "; ".join(f"{layer}: {reason}" for layer, reason in groups.unprunable.items())
             raise CPruneError(
@@ -127,127 +186,13 @@ class CPruner:
             )
         return groups
 
-    def _baseline(self, accuracy: float, groups: Groups) -> Candidate:
-        """Tune the unpruned model and time it (Algorithm 1, lines 1 to 3)."""
-        started, event = time.time(), self.journal.last("baseline")
-        known = event["algorithms"] if event else None
-        baseline = self.compiler.tune(self.model, known)
-        if event is None:
-            latency = self.compiler.time({"unpruned": baseline})["unpruned"]
-            event = {
-                "event": "baseline",
-                "accuracy_val": accuracy,
-                "latency_s": latency.samples,
-                "predicted_s": baseline.table.predicted,
-                "algorithms": self.compiler.algorithms,
-                "unprunable": groups.unprunable,
-                "trials": self.compiler.trials(),
-                "seconds": round(time.time() - started, 2),
-            }
-            self.journal.append(event)
-        self.report(event)
-        baseline.table.save(self.run_dir / "table_unpruned.json")
-        return baseline
-
-    def _prune(self) -> tuple[Candidate, str]:
-        """Prune step by step (Algorithm 1, lines 4 to 18); return the last accepted model and why the loop
-        ended."""
-        state = self.journal.state()
-        current = self._current(state)
-        while True:
-            stopped = self.journal.last("stopped")
-            if stopped is not None:
-                return current, stopped["reason"]
-            stop = stop_reason(state.speedup, state.iteration, state.seconds, self.config)
-            choice = None if stop else self._choose(current, state)
-            if choice is None:
-                self.journal.append(
-                    {"event": "stopped", "reason": stop or "no task is left that can be pruned"}
-                )
-                continue
-            candidate, event = self._try(current, state, *choice)
-            self.report(self.journal.append(event))
-            state = state.after(event)
-            if candidate is not None:
-                self.compiler.discard(current)
-                current = candidate
-
-    def _choose(self, current: Candidate, state: LoopState) -> tuple[Row, list[ChannelStep]] | None:
-        """Return the task of highest impact that can still be pruned, and the step of each of its groups."""
-        groups = self._groups(current.model)
-        for row in current.table.by_impact():
-            steps = {}
-            for layer in row.task.layers:
-                group = groups.of_layer(layer)
-                if group is None or group.root in state.dropped:
-                    continue
-                start = state.reached.get(group.root)
-                original = self.original_widths[group.root]
-                step = plan_step(group, current.table, row.task.layers, original, self.config, start)
-                if step is not None:
-                    steps[group.root] = step
-            if steps:
-                return row, list(steps.values())
-        return None
-
-    def _try(
-        self, current: Candidate, state: LoopState, row: Row, steps: list[ChannelStep]
-    ) -> tuple[Candidate | None, Event]:
-        """Make one candidate, and decide on it; return it if it is accepted."""
-        started, number = time.time(), state.iteration + 1
-        event: Event = {
-            "event": "candidate",
-            "iteration": number,
-            "task": row.task.title,
-            "layers": list(row.task.layers),
-            "widths": {step.group.root: [step.width, step.next_width] for step in steps},
-            "reasons": [step.reason for step in steps],
+    def _settings(self) -> dict[str, Any]:
+        """Return what a resumed run must share with the run that it continues."""
+        return {
+            **self.config.to_json(),
+            **self.labels,
+            "target": self.preset.target,
+            "preset": self.preset.name,
+            "input_shape": self.input_shape,
+            "weights": digest(self.model),
         }
-
-        def ended(verdict: str, decision: Decision) -> Event:
-            seconds = round(time.time() - started, 2)
-            said = {
-                "accepted": decision.accepted,
-                "verdict": verdict,
-                "reason": decision.reason,
-                "seconds": seconds,
-            }
-            return {**event, **said, "trials": self.compiler.trials()}
-
-        try:
-            candidate = self.compiler.move(current, self._shrink(current.model, steps, number))
-        except CPruneError as error:
-            return None, ended("impossible", Decision(False, str(error)))
-        latencies = self.compiler.time({"old": current, "new": candidate})
-        event["latency_s"], event["old_latency_s"] = latencies["new"].samples, latencies["old"].samples
-        fast = decide_latency(latencies["old"], latencies["new"], self.config.beta * latencies["old"].median)
-        if not fast.accepted:
-            self.compiler.discard(candidate)
-            return None, ended("latency", fast)
-
-        torch.manual_seed(self.config.seed + number)
-        self.training.short_term(candidate.model)
-        event["accuracy_val"] = self.training.evaluate(candidate.model)
-        good = decide_accuracy(state.accuracy, event["accuracy_val"], self.config)
-        if not good.accepted:
-            self.compiler.discard(candidate)
-            return None, ended("accuracy", good)
-        event["checkpoint"] = save_checkpoint(self.run_dir, f"iteration-{number:03}", candidate.model)
-        return candidate, ended("accepted", Decision(True, f"{fast.reason}, {good.reason}"))
-
-    def _shrink(self, model: torch.nn.Module, steps: list[ChannelStep], number: int) -> torch.nn.Module:
-        if self.config.importance == "taylor":
-            if self.training.batches is None or self.training.criterion is None:
-                raise CPruneError("importance 'taylor' needs training batches and a criterion")
-            accumulate_gradients(model, self.training.batches(), self.training.criterion)
-        seed = self.config.seed + number
-        return shrink(
-            model, self.input_shape, steps, lambda group: score(group, self.config.importance, seed)
-        )
-
-    def _current(self, state: LoopState) -> Candidate:
-        """Return the model that the journal's last acceptance left, compiled."""
-        if not state.checkpoint:
-            return self.compiler.baseline
-        model = load_checkpoint(self.run_dir, state.checkpoint, self.model)
-        return self.compiler.move(self.compiler.baseline, model)

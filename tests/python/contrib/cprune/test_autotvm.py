@@ -13,6 +13,7 @@ from conftest import ROOT, Branches, OneLayer
 import tvm
 from tvm import autotvm
 from tvm.contrib.cprune import extract_from_program, from_torch
+from tvm.contrib.cprune.building.build import algorithms_of
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.measuring.records import RecordLog, dump
@@ -215,16 +216,18 @@ def test_a_model_is_tuned_built_and_moved(tmp_path):
     config = PruneConfig(tune=TUNE, measure_repeats=3)
     with Compiler(config, shape, tmp_path) as compiler:
         base = compiler.tune(model)
-        assert set(compiler.algorithms) == {layer for row in base.table.rows for layer in row.task.layers}
+        assert set(algorithms_of(base.table)) == {
+            layer for row in base.table.rows for layer in row.task.layers
+        }
         group = next(g for g in find_groups(model, shape).groups if g.root == "conv")
         step = ChannelStep(group, 16, "half of it")
         small = shrink(model, shape, [step], lambda each: score(each, "l1", 0))
-        before = compiler.trials()
+        before = compiler.programs.trials()
         moved = compiler.move(base, small)
-        assert compiler.trials()["search"] == before["search"]
-        assert compiler.trials()["transplant"] > before["transplant"]
+        assert compiler.programs.trials()["search"] == before["search"]
+        assert compiler.programs.trials()["transplant"] > before["transplant"]
         for candidate in (base, moved):
-            found = compiler.pool.run_model(candidate.library, data)
+            found = compiler.measurer.run_model(candidate.library, data)
             expected = candidate.model(torch.tensor(data)).detach().numpy()
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
         base.table.save(tmp_path / "table.json")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole models with the programs of a table: right numbers, every task covered, timed side by side."""
+"""Whole models with the programs of a table: outputs, coverage of tasks, and timing."""
 
 from dataclasses import replace
 
@@ -8,11 +8,12 @@ import pytest
 import torch
 from conftest import FAST, OneLayer
 
-from tvm.contrib.cprune.building.build import build_to, time_side_by_side
-from tvm.contrib.cprune.building.object_cache import ObjectCache
+from tvm.contrib.cprune.building.build import ModelBuilder
 from tvm.contrib.cprune.importers.from_torch import from_torch
 from tvm.contrib.cprune.measuring.records import RecordLog
+from tvm.contrib.cprune.measuring.timing import time_side_by_side
 from tvm.contrib.cprune.table import TaskTable, make_table
+from tvm.contrib.cprune.targets.presets import find_preset
 from tvm.contrib.cprune.tasks import extract_from_program
 from tvm.contrib.cprune.tuning.ansor.search import search
 from tvm.contrib.cprune.types import CPruneError
@@ -25,7 +26,7 @@ def tuned_model(pool, target):
     torch.manual_seed(0)
     model = OneLayer(8, 32).eval()
     relay_model = from_torch(model, SHAPE)
-    # One convolution each way, whichever is faster: both must build with packed weights.
+    # Both algorithms must build with packed weights, whichever is faster.
     tables = {}
     for algorithm in ("direct", "winograd"):
         tasks = extract_from_program(relay_model.mod, None, target, {"conv": algorithm})
@@ -35,61 +36,57 @@ def tuned_model(pool, target):
     return model, relay_model, tables
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
-def test_a_tuned_model_computes_what_torch_does(algorithm, tuned_model, pool, tmp_path):
-    model, relay_model, tables = tuned_model
-    library = build_to(relay_model, tables[algorithm], tmp_path / "net.so", ObjectCache(tmp_path / "objects"))
+@pytest.fixture
+def builder(tmp_path):
+    return ModelBuilder(tmp_path, find_preset(None))
+
+
+def check_outputs(library, model, measurer):
     data = np.random.default_rng(0).standard_normal(SHAPE).astype("float32")
-    found = pool.run_model(library, data)
     expected = model(torch.tensor(data)).detach().numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(measurer.run_model(library, data), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_functions_are_compiled_once(tuned_model, pool, tmp_path):
+@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
+def test_a_tuned_model_computes_the_same_as_pytorch(algorithm, tuned_model, pool, builder):
     model, relay_model, tables = tuned_model
-    cache = ObjectCache(tmp_path / "objects")
-    build_to(relay_model, tables["direct"], tmp_path / "a.so", cache)
-    first = cache.compiled
-    build_to(relay_model, tables["direct"], tmp_path / "b.so", cache)
-    assert (cache.compiled, cache.reused) == (first, first)
-    other = build_to(relay_model, tables["winograd"], tmp_path / "c.so", cache)
-    assert cache.compiled <= 2 * first
-    assert cache.reused > first
-    data = np.random.default_rng(0).standard_normal(SHAPE).astype("float32")
-    found = pool.run_model(other, data)
-    np.testing.assert_allclose(found, model(torch.tensor(data)).detach().numpy(), rtol=1e-3, atol=1e-4)
+    check_outputs(builder.build(relay_model, tables[algorithm], "net"), model, pool)
 
 
-def test_a_task_without_its_program_is_an_error_by_name(tuned_model, tmp_path):
+def test_functions_that_did_not_change_are_compiled_once(tuned_model, pool, builder):
+    model, relay_model, tables = tuned_model
+    builder.build(relay_model, tables["direct"], "a")
+    first = builder.objects.compiled
+    builder.build(relay_model, tables["direct"], "b")
+    assert (builder.objects.compiled, builder.objects.reused) == (first, first)
+    other = builder.build(relay_model, tables["winograd"], "c")
+    assert builder.objects.compiled <= 2 * first
+    assert builder.objects.reused > first
+    check_outputs(other, model, pool)
+
+
+def test_a_task_compiled_without_its_program_is_an_error_that_names_it(tuned_model, builder, tmp_path):
     _, relay_model, tables = tuned_model
     table = tables["direct"]
     missing = replace(table, rows=tuple(row for row in table.rows if "conv" not in row.task.layers))
-    with pytest.raises(CPruneError, match=r"tasks ran with their program; without one: .*conv2d"):
-        build_to(relay_model, missing, tmp_path / "net.so", ObjectCache(tmp_path / "objects"))
+    with pytest.raises(CPruneError, match=r"tasks were compiled with their program; without one: .*conv2d"):
+        builder.build(relay_model, missing, "net")
     foreign = table.rows[0]
     foreign = replace(foreign, task=replace(foreign.task, workload_key='["0", [1]]'))
-    with pytest.raises(CPruneError, match="3 of 4 tasks ran with their program"):
-        build_to(
-            relay_model,
-            replace(table, rows=(*table.rows, foreign)),
-            tmp_path / "net.so",
-            ObjectCache(tmp_path / "objects"),
-        )
+    with pytest.raises(CPruneError, match="3 of 4 tasks were compiled with their program"):
+        builder.build(relay_model, replace(table, rows=(*table.rows, foreign)), "net")
     assert not list(tmp_path.glob("*.so"))
 
 
-def test_models_are_timed_in_turn(tuned_model, pool, tmp_path):
+def test_models_are_timed_side_by_side(tuned_model, pool, builder):
     _, relay_model, tables = tuned_model
-    libraries = {
-        name: build_to(relay_model, tables[name], tmp_path / f"{name}.so", ObjectCache(tmp_path / "objects"))
-        for name in tables
-    }
+    libraries = {name: builder.build(relay_model, table, name) for name, table in tables.items()}
     latencies = time_side_by_side(pool, libraries, SHAPE, repeats=7)
     assert {name: len(latency.samples) for name, latency in latencies.items()} == {"direct": 7, "winograd": 7}
     assert all(0 < sample < 1 for latency in latencies.values() for sample in latency.samples)
 
 
-def test_a_table_survives_its_file(tuned_model, tmp_path):
+def test_a_loaded_table_equals_the_saved_one(tuned_model, tmp_path):
     _, _, tables = tuned_model
     table = tables["winograd"]
     table.save(tmp_path / "table.json")
@@ -103,14 +100,14 @@ def test_a_table_survives_its_file(tuned_model, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 99}', "nonsense"])
-def test_a_damaged_table_is_named(text, tmp_path):
+def test_a_damaged_table_is_refused(text, tmp_path):
     path = tmp_path / "table.json"
     path.write_text(text)
     with pytest.raises(CPruneError, match=r"table\.json (is not a task table|has format)"):
         TaskTable.load(path)
 
 
-def test_tasks_without_a_record_are_all_named(target):
+def test_all_tasks_without_a_record_are_named(target):
     tasks = extract_from_program(from_torch(OneLayer(8, 16), SHAPE).mod, None, target)
     with pytest.raises(CPruneError, match="no program was measured for 3 tasks: conv; mean; fc"):
         make_table(tasks, lambda _: None, str(target), 2, True)

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is on the disk after a kill, and what the next process makes of it."""
+"""Journals, record logs and files after a process was killed."""
 
 import json
 
 import pytest
 
 from tvm.contrib.cprune.files import append_lines, read_lines, write_text
-from tvm.contrib.cprune.loop.journal import Journal, LoopState, open_run
+from tvm.contrib.cprune.loop.journal import Journal, open_run
+from tvm.contrib.cprune.loop.state import LoopState
 from tvm.contrib.cprune.measuring.records import RecordLog, parse
 from tvm.contrib.cprune.types import CPruneError
 
@@ -17,7 +18,7 @@ def candidate(verdict, accuracy=0.9, widths=None, checkpoint="c"):
     return {**event, "widths": widths or {"a": [64, 32]}, "accuracy_val": accuracy, "checkpoint": checkpoint}
 
 
-def test_a_standing_is_what_the_events_say():
+def test_the_loop_state_follows_from_the_events():
     events = [
         {"event": "baseline", "accuracy_val": 0.95},
         candidate("latency", widths={"a": [64, 48]}),
@@ -31,7 +32,7 @@ def test_a_standing_is_what_the_events_say():
     assert state == LoopState(3, 0.94, 2.0, 3, "x", frozenset({"b"}), {})
 
 
-def test_a_torn_line_is_cut_off(tmp_path):
+def test_an_incomplete_line_is_dropped(tmp_path):
     path = tmp_path / "journal.jsonl"
     append_lines(path, ['{"event": "a"}', '{"event": "b"}'])
     with path.open("a") as file:
@@ -41,13 +42,13 @@ def test_a_torn_line_is_cut_off(tmp_path):
     assert [event["event"] for event in Journal(path).events] == ["a", "b", "d"]
 
 
-def test_a_damaged_line_is_an_error(tmp_path):
+def test_a_damaged_journal_is_refused(tmp_path):
     append_lines(tmp_path / "j", ["nonsense"])
     with pytest.raises(CPruneError, match="is damaged"):
         Journal(tmp_path / "j")
 
 
-def test_a_run_of_another_configuration_is_refused_and_untouched(tmp_path):
+def test_a_run_with_another_configuration_is_refused_and_unchanged(tmp_path):
     open_run(tmp_path, {"seed": 1, "pair": (1, 2)}, resume=False)
     open_run(tmp_path, {"seed": 1, "pair": (1, 2)}, resume=True)
     before = (tmp_path / "config.json").read_bytes()
@@ -58,7 +59,7 @@ def test_a_run_of_another_configuration_is_refused_and_untouched(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
-def test_a_write_is_whole_or_nothing(tmp_path):
+def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.json"
     write_text(path, "old")
     with pytest.raises(UnicodeEncodeError):
@@ -66,7 +67,7 @@ def test_a_write_is_whole_or_nothing(tmp_path):
     assert path.read_text() == "old"
 
 
-def test_read_lines_of_nothing(tmp_path):
+def test_a_missing_file_has_no_lines(tmp_path):
     assert read_lines(tmp_path / "none") == []
 
 
@@ -79,21 +80,21 @@ def line(key, costs, error=0):
     return json.dumps(record)
 
 
-def test_a_record_log_finds_the_fastest_valid_record(tmp_path):
+def test_a_record_log_returns_the_fastest_valid_record(tmp_path):
     path = tmp_path / "log.json"
     log = RecordLog(path)
     log.append(
         [parse(line("a", [3.0, 5.0, 4.0])), parse(line("a", [1e10], 1)), parse(line("a", [2.0, 2.0, 9.0]))]
     )
     log.append([parse(line("b", [1e10], 4))])
-    for each in (log, RecordLog(path)):
-        assert each.best('["a"]').latency.median == 2.0
-        assert each.best('["b"]') is None
-        assert each.best('["c"]') is None
-        assert len(each.of('["a"]')) == 3
+    for reader in (log, RecordLog(path)):
+        assert reader.best('["a"]').latency.median == 2.0
+        assert reader.best('["b"]') is None
+        assert reader.best('["c"]') is None
+        assert len(reader.of('["a"]')) == 3
 
 
-def test_a_foreign_log_is_refused(tmp_path):
+def test_a_log_of_another_format_is_refused(tmp_path):
     path = tmp_path / "log.json"
     path.write_text('{"not": "a record"}\n')
     with pytest.raises(CPruneError, match="not a record of auto_scheduler"):

@@ -102,13 +102,13 @@ def test_a_candidate_at_a_profiled_width_is_not_measured_again(algorithms, searc
     small = shrink(model, SHAPE, [ChannelStep(group, 16, "")], lambda each: score(each, "l1", 0))
     with Compiler(CONFIG, SHAPE, folder) as compiler:
         table = compiler.tune(model, algorithms).table
-        profile_widths(table, "conv", compiler.pool, profile, widths=[16])
-        profile_widths(table, "fc", compiler.pool, profile, "in", widths=[16])
+        profile_widths(table, "conv", compiler.measurer, profile, widths=[16])
+        profile_widths(table, "fc", compiler.measurer, profile, "in", widths=[16])
     with Compiler(CONFIG, SHAPE, folder, profile=profile.path) as compiler:
         base = compiler.tune(model, algorithms)
-        before = compiler.trials()
+        before = compiler.programs.trials()
         moved = compiler.move(base, small)
-        now = compiler.trials()
+        now = compiler.programs.trials()
     # A mean over the channels may be a task of its own, which no profile of a layer holds.
     others = [row for row in moved.table.rows if not row.task.layers]
     assert now["search"] - before["search"] <= FAST.batch * len(others)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Algorithm 1 as a whole, on a real network and real programs, and its resumption after kill -9."""
+"""Algorithm 1 as a whole, on real networks and programs, and its resumption after kill -9."""
 
 import json
 import os
@@ -15,19 +15,21 @@ import torch
 from conftest import OneLayer
 from torch import nn
 
+from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.loop.journal import Journal
 from tvm.contrib.cprune.loop.training import Training
+from tvm.contrib.cprune.models.surgery import macs_and_params
 from tvm.contrib.cprune.pruner import CPruner
 from tvm.contrib.cprune.table import TaskTable
-from tvm.contrib.cprune.types import CPruneError
+from tvm.contrib.cprune.types import CPruneError, Latency
 
 SHAPE = (1, 8, 16, 16)
 TUNE = TuneConfig(trials=2, batch=2, population=16, repeats=3)
 
 
 class Chain(nn.Module):
-    """Three convolutions; the last may be a Winograd one, which takes a while to tune."""
+    """Three convolutions and a linear layer; optionally the last convolution can use Winograd."""
 
     def __init__(self, winograd: bool = False) -> None:
         super().__init__()
@@ -47,13 +49,12 @@ def make_model(winograd: bool = False) -> nn.Module:
 
 
 def training(accuracies=None) -> Training:
-    """Accuracy by the number of the evaluation; no data is needed to see what the loop does with it."""
+    """Return a training without data that reports ``accuracies`` in turn, 0.9 by default."""
     values = iter(accuracies) if accuracies is not None else None
     return Training(short_term=lambda _: None, evaluate=lambda _: 0.9 if values is None else next(values))
 
 
 def config(**changes) -> PruneConfig:
-    # Any latency is accepted, so that decisions do not depend on what else the machine does.
     settings = {
         "alpha": 0.99,
         "beta": 1.0,
@@ -65,16 +66,18 @@ def config(**changes) -> PruneConfig:
     return PruneConfig(**{**settings, **changes})
 
 
+def time_by_macs(compiler, candidates, rounds=1):
+    """Return latencies proportional to multiply-accumulates: decisions must not depend on the machine."""
+    macs = {name: macs_and_params(c.model, compiler.input_shape)[0] for name, c in candidates.items()}
+    return {name: Latency((count * 1e-9,) * 5) for name, count in macs.items()}
+
+
 @pytest.fixture
-def any_latency(monkeypatch):
-    """Take every candidate as fast enough: what is tested here is not this machine."""
-    from tvm.contrib.cprune import pruner
-    from tvm.contrib.cprune.types import Decision
-
-    monkeypatch.setattr(pruner, "decide_latency", lambda *_: Decision(True, "any latency"))
+def latency_by_macs(monkeypatch):
+    monkeypatch.setattr(Compiler, "time", time_by_macs)
 
 
-def test_a_run_prunes_measures_and_leaves_its_folder(tmp_path, any_latency):
+def test_a_run_prunes_measures_and_leaves_its_folder(tmp_path, latency_by_macs):
     model = make_model(winograd=True)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     events = []
@@ -84,8 +87,12 @@ def test_a_run_prunes_measures_and_leaves_its_folder(tmp_path, any_latency):
     result = pruner.run()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(result))
-    # How many steps there are depends on the programs that the search found.
+    # The number of steps depends on the programs that the search finds.
     assert 1 <= result["accepted"] == len(result["iterations"])
+    assert all("meets the goal" in it["reason"] for it in result["iterations"])
+    ratio = result["baseline"]["macs"] / result["pruned"]["macs"]
+    assert result["speedup"] == pytest.approx(ratio)
+    assert pruner_state(tmp_path).speedup == pytest.approx(ratio)
     assert result["pruned"]["macs"] < result["baseline"]["macs"]
     assert result["pruned"]["params"] < result["baseline"]["params"]
     assert result["trials"]["pruning_and_final_tuning"]["transplant"] > 0
@@ -128,7 +135,11 @@ def test_a_run_prunes_measures_and_leaves_its_folder(tmp_path, any_latency):
     )
 
 
-def test_a_candidate_that_loses_accuracy_changes_nothing_and_its_group_is_out(tmp_path, any_latency):
+def pruner_state(folder: Path):
+    return Journal(folder / "journal.jsonl").state()
+
+
+def test_a_candidate_that_loses_accuracy_changes_nothing_and_drops_its_group(tmp_path, latency_by_macs):
     # The unpruned model, three candidates that fail, then the unpruned model again at the end.
     pruner = CPruner(make_model(), SHAPE, training([0.9, 0.5, 0.5, 0.5, 0.9, 0.9]), config(), tmp_path)
     result = pruner.run()
@@ -136,15 +147,31 @@ def test_a_candidate_that_loses_accuracy_changes_nothing_and_its_group_is_out(tm
     assert result["pruned"]["widths"] == result["baseline"]["widths"]
     roots = [root for it in result["iterations"] for root in it["widths"]]
     assert len(roots) == len(set(roots))
+    assert {it["verdict"] for it in result["iterations"]} == {"accuracy"}
+
+
+def test_a_slower_candidate_is_rejected_untrained_and_pruned_further(tmp_path, monkeypatch):
+    def slower(compiler, candidates, rounds=1):
+        return {name: Latency((2.0 if name == "new" else 1.0,) * 5) for name in candidates}
+
+    monkeypatch.setattr(Compiler, "time", slower)
+    # Evaluated: the unpruned model at the start, and before and after the final training.
+    pruner = CPruner(make_model(), SHAPE, training([0.9, 0.9, 0.9]), config(), tmp_path)
+    result = pruner.run()
+    assert result["accepted"] == 0
+    assert {it["verdict"] for it in result["iterations"]} == {"latency"}
+    tried = [(root, widths[1]) for it in result["iterations"] for root, widths in it["widths"].items()]
+    assert len(tried) == len(set(tried)) >= 2
+    assert pruner_state(tmp_path).reached
+    assert pruner_state(tmp_path).speedup == 1.0
 
 
 CHILD = """
 import os, sys
 sys.path.insert(0, {here!r})
 import test_pruner as t
-from tvm.contrib.cprune import pruner
-from tvm.contrib.cprune.types import Decision
-pruner.decide_latency = lambda *_: Decision(True, "any latency")
+from tvm.contrib.cprune.compiler import Compiler
+Compiler.time = t.time_by_macs
 from pathlib import Path
 result = t.CPruner(t.make_model(), t.SHAPE, t.training(), t.config(), Path({folder!r})).run(resume=True)
 """
@@ -164,8 +191,8 @@ def state_of(line: str) -> str:
     return json.dumps(json.loads(line)["i"])
 
 
-def test_a_killed_run_goes_on_where_it_was(tmp_path):
-    """kill -9 whenever something new is on the disk, resume, and again, until the run is over."""
+def test_a_killed_run_continues_without_repeating_a_measurement(tmp_path):
+    """Kill the run whenever it writes something, and resume it, until it completes."""
     code = CHILD.format(here=str(Path(__file__).parent), folder=str(tmp_path))
     seen: list[dict] = []
     for kills in range(12):
@@ -176,7 +203,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path):
         while child.poll() is None and footprint(tmp_path) <= size:
             time.sleep(0.02)
         if child.poll() is None:
-            # Every other time a little later, in the middle of what comes next.
+            # Sometimes a little later, in the middle of the next step.
             time.sleep(0.4 * (kills % 3))
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
@@ -226,7 +253,7 @@ def footprint(folder: Path) -> int:
         ),
     ],
 )
-def test_what_cannot_work_is_said_before_anything_is_tuned_or_written(make, message, tmp_path):
+def test_invalid_input_is_reported_before_anything_is_tuned_or_written(make, message, tmp_path):
     with pytest.raises(CPruneError, match=message):
         make(tmp_path / "run").run()
     assert not (tmp_path / "run").exists()

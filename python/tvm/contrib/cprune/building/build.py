@@ -1,34 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Building a model with the programs of its task table, and timing models side by side."""
+"""Compiling a model with the programs of its task table."""
 
+import gc
 import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tvm.auto_scheduler.dispatcher import DispatchContext
 
 import tvm
 from tvm import autotvm, relay
 from tvm.contrib.cprune.building.object_cache import ObjectCache
 from tvm.contrib.cprune.files import replaced
-from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import state_of
 from tvm.contrib.cprune.table import TaskTable
-from tvm.contrib.cprune.targets.presets import Preset, find_preset
+from tvm.contrib.cprune.targets.presets import Preset
 from tvm.contrib.cprune.targets.target import parse_target, pinned_target
 from tvm.contrib.cprune.tasks import pass_context, quietly
 from tvm.contrib.cprune.transform.pin_algorithms import pin_algorithms
-from tvm.contrib.cprune.types import Algorithm, CPruneError, Latency, RelayModel
-
-# Seconds between two rounds of timing.
-PAUSE = 1.0
+from tvm.contrib.cprune.types import Algorithm, CPruneError, RelayModel
 
 
-class _Programs(DispatchContext):
-    """Hands the table's programs to a build, and remembers which were asked for and which were missing."""
+class _AnsorPrograms(DispatchContext):
+    """Supplies a build with the table's auto_scheduler programs, and tracks which it used or lacked."""
 
     def __init__(self, table: TaskTable) -> None:
         super().__init__()
@@ -37,6 +32,7 @@ class _Programs(DispatchContext):
         self.missing: list[str] = []
 
     def query(self, target: Any, workload_key: str, has_complex_op: bool, dag: Any, func_name: str) -> Any:
+        """Return the state of a workload, None if the table has none."""
         state = self._states.get(str(workload_key))
         if state is not None:
             self.used.add(str(workload_key))
@@ -45,12 +41,15 @@ class _Programs(DispatchContext):
         return state
 
     def update(self, target: Any, workload_key: str, state: Any) -> None:
-        """Take on the key that a task has after its weight's layout was rewritten."""
+        """Register the key that a task gets once the layout of its weight is rewritten."""
         self._states[str(workload_key)] = state
 
 
-class _Configurations(autotvm.task.ApplyHistoryBest):
-    """The same for AutoTVM's configurations; templates that the table does not use are not missing."""
+class _AutoTVMPrograms(autotvm.task.ApplyHistoryBest):
+    """Supplies a build with the table's AutoTVM configurations.
+
+    ``missing`` stays empty: TVM also queries templates of a layer that the table does not use.
+    """
 
     def __init__(self, table: TaskTable) -> None:
         super().__init__([autotvm.record.decode(row.program.record) for row in table.rows])
@@ -67,88 +66,88 @@ class _Configurations(autotvm.task.ApplyHistoryBest):
 
 
 def algorithms_of(table: TaskTable) -> dict[str, Algorithm]:
-    """Return the algorithm of each layer, but for direct ones of auto_scheduler."""
+    """Return the algorithm of each layer; auto_scheduler's direct layers are omitted."""
     subgraphs = (subgraph for row in table.rows for subgraph in row.task.subgraphs)
-    named = [each for each in subgraphs if each.algorithm and each.algorithm != "direct"]
-    return {layer: str(each.algorithm) for each in named for layer in each.layers}
+    named = [subgraph for subgraph in subgraphs if subgraph.algorithm and subgraph.algorithm != "direct"]
+    return {layer: str(subgraph.algorithm) for subgraph in named for layer in subgraph.layers}
 
 
 def build(
     model: RelayModel, table: TaskTable, strict: bool = True, host: str | None = None, **options: Any
 ) -> Any:
-    """Compile a model with the programs of its table, for TVM's graph executor unless told otherwise.
+    """Compile a model with the programs of its table.
 
     Parameters
     ----------
     strict
-        Whether a task without a program is an error. A program of the table that is not used always is one.
+        Whether a task without a program is an error. A program of the table that the build does not use is
+        always an error.
     host
-        Target of the code between the tasks, where that is not the table's.
+        Target of the code between the tasks, if it differs from the table's target.
     options
-        For ``relay.build``: an executor, a runtime.
+        Passed on to ``relay.build``, such as an executor and a runtime; the default is the graph executor.
+
+    Returns
+    -------
+    library
+        What ``relay.build`` returns.
 
     Raises
     ------
     CPruneError
-        If a task did not run with its program; the message names it.
+        If a task was compiled without its program; the message names it.
     """
     programs: Any
     if table.tuner == "ansor":
         target, mod = pinned_target(table.target), pin_algorithms(model.mod, algorithms_of(table))
-        programs, context = _Programs(table), pass_context()
+        programs, context = _AnsorPrograms(table), pass_context()
     else:
         target, mod = parse_target(table.target), model.mod
-        programs, context = _Configurations(table), pass_context("autotvm", alter_layouts=True)
+        programs, context = _AutoTVMPrograms(table), pass_context("autotvm", alter_layouts=True)
     target = tvm.target.Target(target, host=host) if host else target
     with programs, context, quietly():
         library = relay.build(mod, target, **options)
     unused = [row.task.title for row in table.rows if row.task.workload_key not in programs.used]
     if unused or (strict and programs.missing):
-        ran = len(table.rows) - len(unused)
+        count = len(table.rows) - len(unused)
         names = "; ".join([*unused, *programs.missing])
-        raise CPruneError(f"{ran} of {len(table.rows)} tasks ran with their program; without one: {names}")
+        raise CPruneError(
+            f"{count} of {len(table.rows)} tasks were compiled with their program; without one: {names}"
+        )
     return library
 
 
-def build_to(
-    model: RelayModel, table: TaskTable, path: Path, objects: ObjectCache, preset: Preset | None = None
-) -> Path:
-    """Compile a model into the shared library ``path``; it appears whole or not at all.
-
-    Functions that ``objects`` holds from earlier builds are not compiled again.
-    """
-    with objects.serve_builds():
-        library = build(model, table)
-    with replaced(path) as aside:
-        (preset or find_preset(None)).link(library, aside)
-    return path
-
-
-def sample_input(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
-    """Return a random input of ``shape``."""
-    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
-
-
-def time_side_by_side(
-    pool: LocalMeasurer,
-    libraries: Mapping[str, Path],
-    input_shape: tuple[int, ...],
-    repeats: int,
-    rounds: int = 1,
-) -> dict[str, Latency]:
-    """Time compiled models interleaved in one process, so that whatever disturbs one disturbs all.
+class ModelBuilder:
+    """Compiles models into shared libraries, reusing functions that earlier models share.
 
     Parameters
     ----------
-    repeats
-        Runs of each model in a round.
-    rounds
-        With a pause between two of them: what lasts for some seconds disturbs one, not all.
+    folder
+        Takes the libraries, and object files in ``objects/``.
+    preset
+        Device that the libraries are linked for.
     """
-    data = sample_input(input_shape)
-    samples: dict[str, tuple[float, ...]] = dict.fromkeys(libraries, ())
-    for number in range(rounds):
-        time.sleep(PAUSE if number else 0)
-        found = pool.time_models(list(libraries.values()), data, repeats)
-        samples = {name: samples[name] + times for name, times in zip(libraries, found, strict=True)}
-    return {name: Latency(times) for name, times in samples.items()}
+
+    def __init__(self, folder: Path, preset: Preset) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.objects = ObjectCache(folder / "objects")
+        self._folder, self._preset = folder, preset
+
+    def build(self, model: RelayModel, table: TaskTable, name: str) -> Path:
+        """Compile a model; return its library, which is complete or does not exist.
+
+        Raises
+        ------
+        CPruneError
+            If a task was compiled without its program, or linking fails.
+        """
+        # Reference cycles keep earlier traced models alive. Collect now: the collector counts objects, not
+        # bytes, and would run too late.
+        gc.collect()
+        # A unique name: a process that has loaded a library keeps seeing the old file under its name.
+        path = self._folder / f"{name}-{time.time_ns()}.so"
+        with self.objects.serve_builds():
+            library = build(model, table)
+        with replaced(path) as aside:
+            self._preset.link(library, aside)
+        return path

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled functions, kept between the builds of models that share most of them.
+"""Object files of compiled functions, shared between builds.
 
-TVM compiles all functions of a model as one LLVM module, on one core, anew for each candidate; a single
-heavily unrolled program takes seconds. Here each function is an object file of its own, named by its
-structural hash: a candidate compiles what changed, on every core, and links.
+TVM compiles all functions of a model as one LLVM module on one core, again for each candidate; a single
+heavily unrolled program takes seconds. The cache stores each function as an object file named by its
+structural hash. A candidate compiles only the functions that changed, on every core, and links.
 """
 
 import zlib
@@ -25,7 +25,7 @@ class ObjectCache:
     Attributes
     ----------
     compiled, reused
-        How many functions were compiled, and how many were here already.
+        Number of functions compiled, and of functions taken from the folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,21 +34,22 @@ class ObjectCache:
 
     @contextmanager
     def serve_builds(self) -> Iterator[None]:
-        """Let TVM's LLVM code generation take its functions from here. Their library must be exported to
-        run."""
+        """Make TVM's LLVM code generator use the cache. A library must be exported before it can run."""
         stock = tvm.get_global_func(_BUILD)
         self.folder.mkdir(parents=True, exist_ok=True)
 
         def build(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.runtime.Module:
             if mod.attrs is None or "executor" not in mod.attrs:
-                return stock(mod, target)  # TVM folds a constant, and runs what it builds at once
-            functions = [each for each in mod.functions.items() if isinstance(each[1], tvm.tir.PrimFunc)]
+                return stock(mod, target)  # constant folding, which runs its module at once
+            functions = [
+                (var, func) for var, func in mod.functions.items() if isinstance(func, tvm.tir.PrimFunc)
+            ]
             with ThreadPoolExecutor(host_threads()) as workers:
                 parts = list(
-                    workers.map(lambda each: self._object(stock, mod, each[0], each[1], target), functions)
+                    workers.map(lambda item: self._object(stock, mod, item[0], item[1], target), functions)
                 )
-            # The objects hang on a module that TVM can import others into: one of nothing but a no-op.
-            root = stock(_nothing(mod), target)
+            # Object modules cannot import others, so they are attached to a module with one empty function.
+            root = stock(_empty_module(mod), target)
             for part in parts:
                 root.import_module(part)
             return root
@@ -62,7 +63,7 @@ class ObjectCache:
     def _object(
         self, stock: Any, mod: tvm.IRModule, var: Any, func: tvm.tir.PrimFunc, target: tvm.target.Target
     ) -> tvm.runtime.Module:
-        """Return a function's object file as a module, compiled unless it is here."""
+        """Return a function's object file as a module; compile it first if the cache does not have it."""
         alone = tvm.IRModule({var: func}, attrs=mod.attrs)
         key = f"{tvm.ir.structural_hash(func) & (1 << 64) - 1:016x}-{zlib.crc32(str(target).encode()):08x}"
         path = self.folder / f"{key}.o"
@@ -77,9 +78,9 @@ class ObjectCache:
         return load(str(path), [str(func.attrs["global_symbol"])])
 
 
-def _nothing(mod: tvm.IRModule) -> tvm.IRModule:
-    """Return a module with one function that does nothing, with the attributes of ``mod``."""
+def _empty_module(mod: tvm.IRModule) -> tvm.IRModule:
+    """Return a module with one empty function and the attributes of ``mod``."""
     func = tvm.tir.PrimFunc([], tvm.tir.Evaluate(0)).with_attr(
-        {"global_symbol": "cprune_nothing", "calling_conv": 1, "tir.noalias": True}
+        {"global_symbol": "cprune_empty", "calling_conv": 1, "tir.noalias": True}
     )
-    return tvm.IRModule({"cprune_nothing": func}, attrs=mod.attrs)
+    return tvm.IRModule({"cprune_empty": func}, attrs=mod.attrs)

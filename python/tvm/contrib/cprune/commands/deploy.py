@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build a run's pruned model for its target, check it on the device, time it, and leave a bundle.
+"""Build a run's pruned model for a device, check its outputs there, time it, and write a bundle.
 
     python -m tvm.contrib.cprune deploy runs/mine
     python -m tvm.contrib.cprune deploy runs/mine --tracker 127.0.0.1:9190 --device-key phone
@@ -7,7 +7,7 @@
 
 The device's outputs are compared with PyTorch's, and the unpruned model is timed beside the pruned one. The
 bundle holds the library, the graph, the parameters, labels, the tuning records and two short programs that
-load it; manifest.json has a SHA-256 of each file.
+load them; manifest.json lists a SHA-256 of each file.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from tvm.contrib.cprune.building.build import build
@@ -26,116 +27,153 @@ from tvm.contrib.cprune.building.bundle import check_bundle, write_bundle
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.importers.model_file import ModelFile
-from tvm.contrib.cprune.loop.report import ConsoleReport
+from tvm.contrib.cprune.loop.console import ConsoleReport
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.targets.presets import NAMES
 from tvm.contrib.cprune.types import CPruneError, Latency
 
-# Largest difference between the device's outputs and PyTorch's, as a share of the largest output.
+# Largest difference between the device's outputs and PyTorch's, as a fraction of the largest output.
 TOLERANCE = 1e-3
+Samples = npt.NDArray[np.float32]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to ``parser``."""
     parser.description, parser.formatter_class = __doc__, argparse.RawDescriptionHelpFormatter
     parser.add_argument("-h", "--help", action="help", help="show this help message and exit")
-    parser.add_argument("run", type=Path, help="folder of a finished run; with --check, a bundle")
-    parser.add_argument("--check", action="store_true", help="only check a bundle's files")
-    parser.add_argument("--target", help=f"{', '.join(NAMES)}, or a target of TVM (default: the run's)")
-    parser.add_argument("--tracker", help="host:port (or TVM_TRACKER_HOST and TVM_TRACKER_PORT)")
-    parser.add_argument("--device-key", help="which of the tracker's devices")
-    parser.add_argument("--repeats", type=int, default=100, help="timed runs (%(default)s)")
-    parser.add_argument("--out", type=Path, help="bundle's folder (default: bundle in the run's)")
+    parser.add_argument("run", type=Path, help="folder of a finished run; with --check, of a bundle")
+    parser.add_argument("--check", action="store_true", help="only verify the files of a bundle")
+    parser.add_argument("--target", help=f"{', '.join(NAMES)}, or a TVM target (default: the run's)")
+    parser.add_argument(
+        "--tracker", help="RPC tracker as host:port (default: TVM_TRACKER_HOST and TVM_TRACKER_PORT)"
+    )
+    parser.add_argument("--device-key", help="key of the tracker's devices to use")
+    parser.add_argument(
+        "--repeats", type=int, default=100, help="timed runs of each model (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, help="folder of the bundle (default: bundle/ in the run folder)")
 
 
 def run(options: argparse.Namespace) -> None:
+    """Run the command."""
     if options.check:
-        print(f"{check_bundle(options.run)} files of {options.run} are as they were written")
+        print(f"verified {check_bundle(options.run)} files of {options.run}")
         return
     settings = _settings(options.run)
     shape = tuple(settings["input_shape"])
     tracker = Tracker.asked_for(options.tracker, options.device_key)
-    pruned, table = _model(options.run, "model.pt", shape), TaskTable.load(options.run / "table.json")
-    unpruned = _model(options.run, "unpruned.pt", shape)
-    donor = TaskTable.load(options.run / "table_unpruned.json")
-    target = options.target or settings["preset"]
+    table = TaskTable.load(options.run / "table.json")
     tune = TuneConfig(tuner=table.tuner, threads=table.threads, cold_weights=table.cold_weights)
     config = PruneConfig(tune=tune, measure_repeats=options.repeats)
+    target = options.target or settings["preset"]
     with tempfile.TemporaryDirectory() as name, ConsoleReport() as report:
         shutil.copytree(options.run / "records", Path(name) / "records")
         with Compiler(config, shape, Path(name), target, report, tracker=tracker) as compiler:
-            relay_model = pruned.relay(table.tuner)
-            own = compiler.fit(relay_model, table)
-            library, path = build(relay_model, own), Path(name) / "pruned.so"
-            compiler.preset.link(library, path)
-            _, other = compiler.compile(unpruned.relay(donor.tuner), donor, "unpruned")
-            error = _check_outputs(compiler, path, pruned.source, _samples(options.run, shape))
-            report.say(f"outputs differ from PyTorch's by {error:.1e} of the largest")
-            times = compiler.time_libraries({"pruned": path, "unpruned": other})
-            for which, latency in times.items():
-                report.say(_line(which, latency, shape[0]))
-            folder = options.out or options.run / "bundle"
-            classes, facts = settings.get("classes", ()), _facts(settings, times, error)
-            write_bundle(folder, library, own, compiler.preset, shape, classes, facts)
-            report.say(f"bundle: {folder}")
+            _deploy(options, settings, compiler, table, report)
+
+
+def _deploy(
+    options: argparse.Namespace,
+    settings: dict[str, Any],
+    compiler: Compiler,
+    table: TaskTable,
+    report: ConsoleReport,
+) -> None:
+    """Compile both models, compare the pruned one with PyTorch, time both, and write the bundle."""
+    shape = compiler.input_shape
+    pruned = _load(options.run, "model.pt", shape)
+    unpruned = _load(options.run, "unpruned.pt", shape)
+    unpruned_table = TaskTable.load(options.run / "table_unpruned.json")
+    relay_model = pruned.relay(table.tuner)
+    device_table = compiler.tuner.transplant(relay_model, table)
+    library, path = build(relay_model, device_table), compiler.run_dir / "pruned.so"
+    compiler.preset.link(library, path)
+    _, unpruned_path = compiler.compile(unpruned.relay(unpruned_table.tuner), unpruned_table, "unpruned")
+    error = _check_outputs(compiler, path, pruned.source, _samples(options.run, shape))
+    report.say(f"outputs differ from PyTorch's by at most {error:.1e} of the largest output")
+    times = compiler.time_libraries({"pruned": path, "unpruned": unpruned_path})
+    for model, latency in times.items():
+        report.say(_line(model, latency, shape[0]))
+    folder = options.out or options.run / "bundle"
+    facts = _facts(settings, times, error)
+    write_bundle(folder, library, device_table, compiler.preset, shape, settings.get("classes", ()), facts)
+    report.say(f"wrote {folder}")
 
 
 def _settings(run_dir: Path) -> dict[str, Any]:
+    """Return the settings of a run."""
+    path = run_dir / "config.json"
     try:
-        settings = dict(json.loads((run_dir / "config.json").read_text()))
+        settings = dict(json.loads(path.read_text()))
     except OSError as error:
-        raise CPruneError(f"{run_dir} is no run's folder: config.json: {error.strerror}") from None
+        raise CPruneError(f"{run_dir} is not the folder of a run: config.json: {error.strerror}") from None
     except (ValueError, TypeError) as error:
-        raise CPruneError(f"{run_dir / 'config.json'} is damaged: {error!r}") from None
+        raise CPruneError(f"{path} is damaged: {error!r}") from None
     missing = [name for name in ("input_shape", "preset") if name not in settings]
     if missing:
-        raise CPruneError(f"{run_dir / 'config.json'} has no {missing[0]}: an older CPrune wrote it")
+        raise CPruneError(f"{path} has no {missing[0]}: it was written by an older version of CPrune")
     return settings
 
 
-def _model(run_dir: Path, name: str, shape: tuple[int, ...]) -> ModelFile:
+def _load(run_dir: Path, name: str, shape: tuple[int, ...]) -> ModelFile:
+    """Return one of a run's exported models."""
     if not (run_dir / name).exists():
         raise CPruneError(f"{run_dir} has no {name}: finish the run first (--resume)")
     return ModelFile.load(run_dir / name, shape)
 
 
-def _samples(run_dir: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Return real inputs that the run kept, one batch a row."""
+def _samples(run_dir: Path, shape: tuple[int, ...]) -> Samples:
+    """Return the inputs that the run kept, random ones if it kept none."""
     path = run_dir / "samples.npy"
     if path.exists():
-        return np.load(path, allow_pickle=False)
+        samples: Samples = np.load(path, allow_pickle=False)
+        return samples
     return np.random.default_rng(0).standard_normal((4, *shape[1:])).astype("float32")
 
 
-def _check_outputs(compiler: Compiler, library: Path, model: torch.nn.Module, samples: np.ndarray) -> float:
+def _check_outputs(compiler: Compiler, library: Path, model: torch.nn.Module, samples: Samples) -> float:
+    """Return the largest difference between the outputs of the device and PyTorch, relative to the largest.
+
+    Raises
+    ------
+    CPruneError
+        If it exceeds ``TOLERANCE``.
+    """
     batch, worst = compiler.input_shape[0], 0.0
     for start in range(0, len(samples) - batch + 1, batch):
         data = np.ascontiguousarray(samples[start : start + batch])
-        found = compiler.pool.run_model(library, data)
+        actual = compiler.measurer.run_model(library, data)
         with torch.no_grad():
             expected = model(torch.from_numpy(data)).numpy()
-        worst = max(worst, float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30)))
+        worst = max(worst, float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30)))
     if worst > TOLERANCE:
-        raise CPruneError(f"the device's outputs differ from PyTorch's by {worst:.1e}, expected {TOLERANCE}")
+        raise CPruneError(
+            f"the device's outputs differ from PyTorch's by {worst:.1e} of the largest output, "
+            f"expected at most {TOLERANCE}"
+        )
     return worst
 
 
-def _line(which: str, latency: Latency, batch: int) -> str:
-    """Return what a model's timing says in one line, in milliseconds."""
+def _line(model: str, latency: Latency, batch: int) -> str:
+    """Return a model's latency in milliseconds as one line."""
     times = sorted(sample * 1e3 for sample in latency.samples)
-    at = {share: times[min(len(times) - 1, int(len(times) * share / 100))] for share in (90, 95, 99)}
-    percentiles = ", ".join(f"p{share} {value:.3f}" for share, value in at.items())
+    percentiles = ", ".join(
+        f"p{percent} {times[min(len(times) - 1, int(len(times) * percent / 100))]:.3f}"
+        for percent in (90, 95, 99)
+    )
     return (
-        f"{which:9} mean {statistics.mean(times):.3f} ms, median {statistics.median(times):.3f}, "
+        f"{model:9} mean {statistics.mean(times):.3f} ms, median {statistics.median(times):.3f}, "
         f"standard deviation {statistics.pstdev(times):.3f}, {percentiles}; "
-        f"{batch / latency.median:.0f} images a second"
+        f"{batch / latency.median:.0f} images per second"
     )
 
 
 def _facts(settings: dict[str, Any], times: dict[str, Latency], error: float) -> dict[str, Any]:
+    """Return what the manifest records about the models."""
     return {
         "model": settings.get("model"),
         "dataset": settings.get("dataset"),
-        "latency_ms": {name: latency.median * 1e3 for name, latency in times.items()},
+        "latency_ms": {model: latency.median * 1e3 for model, latency in times.items()},
         "largest_difference_from_pytorch": error,
     }

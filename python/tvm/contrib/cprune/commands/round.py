@@ -17,11 +17,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tvm.contrib.cprune.building.build import sample_input
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.files import replaced
 from tvm.contrib.cprune.importers.model_file import ModelFile, add_model_arguments, parse_shape
+from tvm.contrib.cprune.measuring.timing import sample_input
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.transform.rounding import MODES, Rounding, round_function
 from tvm.contrib.cprune.types import CPruneError, Latency, RelayModel
@@ -96,7 +96,7 @@ def measure(
                 "after": compiler.compile(new, table, "after")[1],
             }
             data = sample_input(old.input_shape)
-            outputs = [compiler.pool.run_model(each, data) for each in libraries.values()]
+            outputs = [compiler.measurer.run_model(each, data) for each in libraries.values()]
             error = float(np.abs(outputs[0] - outputs[1]).max() / np.abs(outputs[0]).max())
             if options.mode == "up" and error > TOLERANCE:
                 raise CPruneError(f"the rounded model's outputs differ by {error:.1e}: nothing was written")

@@ -14,13 +14,13 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from tvm.contrib.cprune.building.build import build
+from tvm.contrib.cprune.building.build import algorithms_of, build
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import STRATEGIES, PruneConfig, TuneConfig
 from tvm.contrib.cprune.files import replaced, write_text
 from tvm.contrib.cprune.importers.from_onnx import from_onnx
 from tvm.contrib.cprune.importers.from_torch import from_torch, named, to_relay_model
-from tvm.contrib.cprune.loop.report import ConsoleReport
+from tvm.contrib.cprune.loop.console import ConsoleReport
 from tvm.contrib.cprune.models.torchvision_models import load_torchvision
 from tvm.contrib.cprune.tuning.backends import BACKENDS
 from tvm.contrib.cprune.types import CPruneError, RelayModel, TunerName
@@ -113,8 +113,8 @@ def run(options: argparse.Namespace) -> None:
             config, model.input_shape, options.out, options.target, report, options.full_coverage
         ) as compiler,
     ):
-        table = compiler.tune_relay(model)
-        count = len(compiler.extract(model))
+        table = compiler.tuner.search(model)
+        count = len(compiler.tuner.extract(model, algorithms_of(table)))
         path = options.out / f"net.{options.format}"
         library = build(model, table, options.full_coverage)
         with replaced(path) as aside:
@@ -127,5 +127,5 @@ def run(options: argparse.Namespace) -> None:
         report.say(
             f"inference: mean {statistics.mean(milliseconds):.3f} ms, "
             f"standard deviation {statistics.pstdev(milliseconds):.3f} ms, "
-            f"{len(milliseconds)} runs on {compiler.pool.threads} threads; see {path}"
+            f"{len(milliseconds)} runs on {compiler.measurer.threads} threads; see {path}"
         )

@@ -1,37 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What CPrune is given: the data's side of training and judging a model, and the parts of a run."""
+"""The user's side of a run: training and evaluation."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 
-from tvm.contrib.cprune.compiler import Compiler
-from tvm.contrib.cprune.config import PruneConfig
-from tvm.contrib.cprune.loop.journal import Event, Journal
 from tvm.contrib.cprune.models.importance import Batch
-
-Report = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
 class Training:
-    """What CPrune needs to know about the data: how to train, and how good a model is.
+    """Functions that train and evaluate a model on the user's data.
 
     Attributes
     ----------
     short_term
-        Trains a model in place for a moment, after each pruning step.
-    long_term
-        Trains the final model in place.
+        Trains a model in place for a short time after each pruning step.
     evaluate
-        Returns the accuracy in [0, 1] on the validation split, which decides.
+        Returns the accuracy on the validation split, in [0, 1]. Decisions depend on it.
+    long_term
+        Trains the final model in place; None skips this training.
     test
-        Returns the accuracy on the test split; called once for each model, at the end.
-    batches, criterion
-        Training batches and loss, for the Taylor score.
+        Returns the accuracy on the test split, in [0, 1]. Called once per model, at the end.
+    batches
+        Returns training batches ``(inputs, targets)``, for the Taylor importance and for sample inputs.
+    criterion
+        Loss for the Taylor importance.
     """
 
     short_term: Callable[[torch.nn.Module], None]
@@ -40,18 +35,3 @@ class Training:
     test: Callable[[torch.nn.Module], float] | None = None
     batches: Callable[[], Iterable[Batch]] | None = None
     criterion: torch.nn.Module | None = None
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run of CPrune: a model, what is asked for, and where it is recorded."""
-
-    model: torch.nn.Module
-    input_shape: tuple[int, ...]
-    training: Training
-    config: PruneConfig
-    compiler: Compiler
-    journal: Journal
-    folder: Path
-    labels: dict[str, Any]
-    report: Report

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One iteration of Algorithm 1: make a candidate, and accept or reject it."""
+
+import time
+from typing import Any
+
+import torch
+
+from tvm.contrib.cprune.loop.decision import decide_accuracy, decide_latency
+from tvm.contrib.cprune.loop.proposal import Proposal
+from tvm.contrib.cprune.loop.run import AcceptedModel, Run
+from tvm.contrib.cprune.loop.state import Event, LoopState
+from tvm.contrib.cprune.models.checkpoint import save_checkpoint
+from tvm.contrib.cprune.models.groups import find_groups
+from tvm.contrib.cprune.models.importance import accumulate_gradients, score
+from tvm.contrib.cprune.models.surgery import shrink
+from tvm.contrib.cprune.types import CPruneError, Decision
+
+
+def attempt(
+    run: Run, current: AcceptedModel, state: LoopState, proposal: Proposal
+) -> tuple[AcceptedModel | None, Event]:
+    """Prune, compile, time, train and evaluate one candidate (lines 7 to 13).
+
+    Returns
+    -------
+    accepted
+        The candidate if it is accepted, otherwise None. ``current`` is not changed.
+    event
+        The journal's entry, with ``verdict`` "accepted", "impossible", "latency" or "accuracy".
+    """
+    started, number = time.monotonic(), state.iteration + 1
+    event: Event = {
+        "event": "candidate",
+        "iteration": number,
+        "task": proposal.row.task.title,
+        "layers": list(proposal.row.task.layers),
+        "widths": {step.group.root: [step.width, step.next_width] for step in proposal.steps},
+        "reasons": [step.reason for step in proposal.steps],
+    }
+
+    def close(verdict: str, decision: Decision, **facts: Any) -> Event:
+        outcome = {"accepted": decision.accepted, "verdict": verdict, "reason": decision.reason}
+        seconds = round(time.monotonic() - started, 2)
+        return {**event, **facts, **outcome, "seconds": seconds, "trials": run.compiler.programs.trials()}
+
+    try:
+        model = _shrink(run, current.candidate.model, proposal, number)
+        candidate = run.compiler.move(current.candidate, model)
+    except CPruneError as error:
+        return None, close("impossible", Decision(False, str(error)))
+
+    latencies = run.compiler.time({"old": current.candidate, "new": candidate})
+    old, new = latencies["old"], latencies["new"]
+    facts: dict[str, Any] = {"latency_s": new.samples, "old_latency_s": old.samples}
+    fast = decide_latency(old, new, run.config.beta * old.median)
+    if not fast.accepted:
+        run.compiler.discard(candidate)
+        return None, close("latency", fast, **facts)
+
+    torch.manual_seed(run.config.seed + number)
+    run.training.short_term(candidate.model)
+    accuracy = facts["accuracy_val"] = run.training.evaluate(candidate.model)
+    good = decide_accuracy(state.accuracy, accuracy, run.config)
+    if not good.accepted:
+        run.compiler.discard(candidate)
+        return None, close("accuracy", good, **facts)
+
+    facts["checkpoint"] = save_checkpoint(run.folder, f"iteration-{number:03}", candidate.model)
+    groups = find_groups(candidate.model, run.input_shape, run.config.include, run.config.exclude)
+    return AcceptedModel(candidate, groups), close(
+        "accepted", Decision(True, f"{fast.reason}, {good.reason}"), **facts
+    )
+
+
+def _shrink(run: Run, model: torch.nn.Module, proposal: Proposal, number: int) -> torch.nn.Module:
+    """Return a smaller copy of ``model``, without the least important channels."""
+    importance, training = run.config.importance, run.training
+    if importance == "taylor":
+        if training.batches is None or training.criterion is None:
+            raise CPruneError("importance 'taylor' needs training batches and a criterion")
+        accumulate_gradients(model, training.batches(), training.criterion)
+    seed = run.config.seed + number
+    return shrink(model, run.input_shape, proposal.steps, lambda group: score(group, importance, seed))

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The start of a run: the unpruned model, and the model that a resumed run continues with."""
+
+import time
+
+from tvm.contrib.cprune.building.build import algorithms_of
+from tvm.contrib.cprune.compiler import Candidate
+from tvm.contrib.cprune.loop.run import AcceptedModel, Run
+from tvm.contrib.cprune.loop.state import LoopState
+from tvm.contrib.cprune.models.checkpoint import load_checkpoint
+from tvm.contrib.cprune.models.groups import Groups, find_groups
+
+
+def tune_baseline(run: Run, accuracy: float, groups: Groups) -> AcceptedModel:
+    """Tune the unpruned model and time it (lines 1 to 3).
+
+    A resumed run reuses the recorded programs and latency.
+    """
+    started, event = time.monotonic(), run.journal.last("baseline")
+    baseline = run.compiler.tune(run.model, event["algorithms"] if event else None)
+    baseline.table.save(run.folder / "table_unpruned.json")
+    if event is None:
+        latency = run.compiler.time({"unpruned": baseline})["unpruned"]
+        run.record(
+            {
+                "event": "baseline",
+                "accuracy_val": accuracy,
+                "latency_s": latency.samples,
+                "predicted_s": baseline.table.predicted,
+                "algorithms": algorithms_of(baseline.table),
+                "unprunable": groups.unprunable,
+                "trials": run.compiler.programs.trials(),
+                "seconds": round(time.monotonic() - started, 2),
+            }
+        )
+    else:
+        run.report(event)
+    return AcceptedModel(baseline, groups)
+
+
+def restore(run: Run, state: LoopState, baseline: AcceptedModel) -> AcceptedModel:
+    """Return the last accepted model of a journal, compiled; the unpruned model if there is none."""
+    if not state.checkpoint:
+        return baseline
+    model = load_checkpoint(run.folder, state.checkpoint, run.model)
+    candidate: Candidate = run.compiler.move(baseline.candidate, model)
+    return AcceptedModel(
+        candidate, find_groups(model, run.input_shape, run.config.include, run.config.exclude)
+    )

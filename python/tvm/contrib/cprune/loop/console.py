@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Progress of a run on a terminal."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from tvm.contrib.cprune.tuning.ansor.search import Progress
+from tvm.contrib.cprune.types import Latency
+
+
+class ConsoleReport:
+    """Prints events: searches as a live table on a terminal, everything else as plain lines.
+
+    Use it as a context manager, and as the ``report`` of a ``CPruner``.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self._live: Live | None = None
+        self._tasks: dict[str, Progress] = {}
+
+    def __enter__(self) -> "ConsoleReport":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end_live()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "progress":
+            self._progress(event["progress"])
+            return
+        if kind == "device":
+            self.say(event["message"])
+            return
+        self._end_live()
+        if kind == "baseline":
+            latency = Latency(tuple(event["latency_s"]))
+            self.say(
+                f"unpruned: {latency.median * 1e3:.3f} ms "
+                f"(tasks sum to {event['predicted_s'] * 1e3:.3f} ms), "
+                f"validation accuracy {event['accuracy_val']:.4f}, {event['trials']['search']} trials"
+            )
+        elif kind == "candidate":
+            self._candidate(event)
+        elif kind == "final_training":
+            self.say(f"trained: validation accuracy {event['accuracy_val']:.4f}")
+
+    def say(self, text: str) -> None:
+        """Print one line."""
+        self.console.print(text, markup=False)
+
+    def _candidate(self, event: dict[str, Any]) -> None:
+        widths = ", ".join(f"{root} {old} -> {new}" for root, (old, new) in event["widths"].items())
+        latency = f"{Latency(tuple(event['latency_s'])).median * 1e3:.3f} ms" if "latency_s" in event else "-"
+        accuracy = f"{event['accuracy_val']:.4f}" if "accuracy_val" in event else "-"
+        verdict = "accepted" if event["accepted"] else "rejected"
+        self.say(
+            f"[{event['iteration']:3}] {widths}: {latency}, accuracy {accuracy}, {verdict}: {event['reason']}"
+        )
+
+    def _progress(self, progress: Progress) -> None:
+        self._tasks[progress.task.workload_key] = progress
+        if not self.console.is_terminal:
+            best = (
+                "no valid program yet" if progress.best == float("inf") else f"{progress.best * 1e6:8.1f} us"
+            )
+            self.say(
+                f"tuning {progress.total_trials}/{progress.budget}: {progress.task.title}, "
+                f"{progress.trials} trials, "
+                f"{best}, {progress.gflops:.1f} GFLOP/s, {progress.seconds_left:.0f} s left"
+            )
+            return
+        if self._live is None:
+            self._live = Live(console=self.console, refresh_per_second=4)
+            self._live.start()
+        self._live.update(self._table(progress))
+
+    def _table(self, last: Progress) -> Table:
+        title = f"tuning: {last.total_trials} of {last.budget} trials, about {last.seconds_left:.0f} s left"
+        table = Table("task", "layers", "trials", "best latency", "GFLOP/s", title=title)
+        for number, progress in enumerate(self._tasks.values()):
+            best = "-" if progress.best == float("inf") else f"{progress.best * 1e6:.1f} us"
+            title = progress.task.title
+            name = title if len(title) < 48 else title[:45] + "..."
+            table.add_row(str(number), name, str(progress.trials), best, f"{progress.gflops:.1f}")
+        return table
+
+    def _end_live(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        self._tasks.clear()
+
+
+def summary(result: dict[str, Any]) -> Table:
+    """Return a result as a table for the terminal."""
+    table = Table("", "latency", "accuracy (test)", "accuracy (validation)", "MACs", "parameters")
+    for name in ("baseline", "pruned"):
+        side = result[name]
+        latency = f"{side['latency_ms']['median']:.3f} ± {side['latency_ms']['spread']:.3f} ms"
+        test = "-" if side["accuracy_test"] is None else f"{side['accuracy_test']:.4f}"
+        sizes = (f"{side['macs'] / 1e6:.1f} M", f"{side['params'] / 1e6:.3f} M")
+        table.add_row(name, latency, test, f"{side['accuracy_val']:.4f}", *sizes)
+    return table

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all parts of one run share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tvm.contrib.cprune.compiler import Candidate, Compiler
+from tvm.contrib.cprune.config import PruneConfig
+from tvm.contrib.cprune.loop.journal import Journal
+from tvm.contrib.cprune.loop.state import Event
+from tvm.contrib.cprune.loop.training import Training
+from tvm.contrib.cprune.models.groups import Groups
+
+Report = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of CPrune.
+
+    Attributes
+    ----------
+    model
+        The unpruned model; it is never changed.
+    folder
+        Takes everything that the run writes.
+    labels
+        Entries for the result: names of the model, the data set and the classes, and other settings.
+    report
+        Receives every event of the journal.
+    """
+
+    model: torch.nn.Module
+    input_shape: tuple[int, ...]
+    training: Training
+    config: PruneConfig
+    compiler: Compiler
+    journal: Journal
+    folder: Path
+    labels: dict[str, Any]
+    report: Report
+
+    def record(self, event: Event) -> Event:
+        """Write an event to the journal and report it; return it."""
+        self.report(self.journal.append(event))
+        return event
+
+
+@dataclass(frozen=True)
+class AcceptedModel:
+    """The last accepted candidate, with the channel groups of its model."""
+
+    candidate: Candidate
+    groups: Groups

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state of Algorithm 1 between two iterations, as the journal's events imply it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Any
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LoopState:
+    """Everything the next iteration depends on, except the accepted model and its table.
+
+    Attributes
+    ----------
+    iteration
+        Number of candidates decided.
+    accuracy
+        Validation accuracy of the last accepted model, in [0, 1].
+    speedup
+        Latency of the unpruned model over that of the last accepted one: the product of the gains of all
+        acceptances, since only latencies of one session are comparable.
+    seconds
+        Time spent on candidates.
+    checkpoint
+        Name of the last accepted model's checkpoint; "" before the first acceptance.
+    dropped
+        Roots of the channel groups excluded for good, because pruning them cost too much accuracy.
+    reached
+        Smallest width tried and found too slow since the last acceptance, by root of the group.
+    """
+
+    iteration: int = 0
+    accuracy: float = 0.0
+    speedup: float = 1.0
+    seconds: float = 0.0
+    checkpoint: str = ""
+    dropped: frozenset[str] = frozenset()
+    reached: Mapping[str, int] = field(default_factory=dict)
+
+    def after(self, event: Event) -> "LoopState":
+        """Return the state after ``event``."""
+        if event["event"] == "baseline":
+            return replace(self, accuracy=event["accuracy_val"])
+        if event["event"] != "candidate":
+            return self
+        state = replace(self, iteration=self.iteration + 1, seconds=self.seconds + event["seconds"])
+        if event["accepted"]:
+            gain = median(event["old_latency_s"]) / median(event["latency_s"])
+            return replace(
+                state,
+                accuracy=event["accuracy_val"],
+                speedup=self.speedup * gain,
+                checkpoint=event["checkpoint"],
+                reached={},
+            )
+        if event["verdict"] == "latency":
+            widths = {root: new_width for root, (_, new_width) in event["widths"].items()}
+            return replace(state, reached={**self.reached, **widths})
+        return replace(state, dropped=self.dropped | set(event["widths"]))

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Choosing between measuring here and measuring on devices."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tvm.contrib.cprune.config import TuneConfig
+from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
+from tvm.contrib.cprune.measuring.rpc_pool import RpcMeasurer
+from tvm.contrib.cprune.measuring.tracker import Tracker
+from tvm.contrib.cprune.targets.presets import Preset
+from tvm.contrib.cprune.types import CPruneError
+
+
+def create_measurer(
+    config: TuneConfig,
+    preset: Preset,
+    tracker: Tracker | None = None,
+    report: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> LocalMeasurer:
+    if tracker is not None:
+        return RpcMeasurer(config, preset, tracker, report)
+    if not preset.runs_here:
+        raise CPruneError(
+            f"programs for {preset.name} do not run on this machine's CPU: "
+            "give the tracker and the key of devices that they run on"
+        )
+    return LocalMeasurer(config)

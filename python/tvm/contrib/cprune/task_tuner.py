@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A program for every task of a model: by search for the first model, by transplants for all others."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import tvm
+from tvm.contrib.cprune.building.build import algorithms_of
+from tvm.contrib.cprune.config import PruneConfig, TuneConfig
+from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer as Measurer
+from tvm.contrib.cprune.measuring.records import faster
+from tvm.contrib.cprune.program_store import ProgramStore
+from tvm.contrib.cprune.stopwatch import Stopwatch
+from tvm.contrib.cprune.table import Row, TaskTable, make_table
+from tvm.contrib.cprune.tasks import LoweringCache, extract_from_program
+from tvm.contrib.cprune.transform.pin_algorithms import winograd_layers
+from tvm.contrib.cprune.tuning.ansor.search import Progress
+from tvm.contrib.cprune.tuning.backends import BACKENDS
+from tvm.contrib.cprune.types import Algorithm, CPruneError, RelayModel, Task
+
+
+class TaskTuner:
+    """Makes task tables of Relay models for one target.
+
+    Parameters
+    ----------
+    programs
+        Every program measured so far; searches and transplants add to it.
+    report
+        Receives the progress of searches as ``{"event": "progress", "progress": Progress}``.
+    strict
+        Whether a task without a valid program is an error; otherwise it is left out of the table.
+    """
+
+    def __init__(
+        self,
+        config: PruneConfig,
+        target: tvm.target.Target,
+        measurer: Measurer,
+        programs: ProgramStore,
+        stopwatch: Stopwatch,
+        report: Callable[[dict[str, Any]], None] = lambda _: None,
+        strict: bool = True,
+    ) -> None:
+        self._config, self._target, self._measurer = config, target, measurer
+        self._programs, self._stopwatch, self._report, self._strict = programs, stopwatch, report, strict
+        self._backend = BACKENDS[config.tune.tuner]
+        self._lowered = LoweringCache()
+
+    def extract(self, model: RelayModel, algorithms: Mapping[str, Algorithm]) -> tuple[Task, ...]:
+        """Return the tasks of a model whose layers use ``algorithms`` (see ``extract_from_program``)."""
+        tuner = self._config.tune.tuner
+        return extract_from_program(model.mod, None, self._target, algorithms, self._lowered, tuner)
+
+    def search(self, model: RelayModel, algorithms: Mapping[str, Algorithm] | None = None) -> TaskTable:
+        """Return the table of a model after a search.
+
+        Parameters
+        ----------
+        algorithms
+            Each layer's algorithm, as an earlier search chose it: nothing is searched then. By default each
+            convolution gets the algorithm whose program is faster.
+        """
+        with self._stopwatch("search"):
+            if algorithms is None:
+                both = self._config.tune.tuner == "ansor"
+                algorithms = self._search_both_algorithms(model) if both else self._search_templates(model)
+        return self._table(self.extract(model, algorithms))
+
+    def search_more(self, table: TaskTable, trials: int) -> None:
+        """Spend ``trials`` more search trials on the tasks of greatest impact."""
+        tasks = [row.task for row in table.by_impact()[: max(1, trials // self._config.tune.batch)]]
+        measured = sum(len(self._programs.searched.of(task.workload_key)) for task in tasks)
+        budget = math.ceil((measured + trials) / len(tasks))
+        with self._stopwatch("search"):
+            self._search(tasks, replace(self._config.tune, trials=budget))
+
+    def transplant(self, model: RelayModel, donor: TaskTable) -> TaskTable:
+        """Return the table of a model with the programs of ``donor``, moved to the model's widths.
+
+        Only tasks without a measured program are measured. A search runs only where no transplant is legal.
+
+        Raises
+        ------
+        CPruneError
+            If a task has no valid program at its width.
+        """
+        with self._stopwatch("import"):
+            tasks = self.extract(model, algorithms_of(donor))
+        with self._stopwatch("transplant"):
+            missing = [task for task in tasks if self._programs.best(task.workload_key) is None]
+            missing = [
+                task for task in missing if not self._programs.move(task, donor, self._config.variants)
+            ]
+        if missing:
+            with self._stopwatch("search"):
+                self._search(missing, replace(self._config.tune, trials=self._config.tune.batch))
+        return self._table(tasks)
+
+    def fastest(self, model: RelayModel, table: TaskTable) -> TaskTable:
+        """Return the table of a model with the algorithms of ``table`` and the fastest measured programs."""
+        return self._table(self.extract(model, algorithms_of(table)))
+
+    def _search_templates(self, model: RelayModel) -> dict[str, Algorithm]:
+        """Search every AutoTVM template of every layer; return each layer's fastest."""
+        tasks = self.extract(model, {})
+        self._search(tasks, self._config.tune)
+        self._share(tasks)
+        by_layer: dict[str, list[Row]] = defaultdict(list)
+        for row in self._table(tasks, strict=False).rows:
+            for layer in row.task.layers:
+                by_layer[layer].append(row)
+        fastest = {layer: max(rows, key=lambda row: row.speed) for layer, rows in by_layer.items()}
+        return {layer: str(row.task.subgraphs[0].algorithm) for layer, row in fastest.items()}
+
+    def _search_both_algorithms(self, model: RelayModel) -> dict[str, Algorithm]:
+        """Search direct and Winograd programs; return the layers for which Winograd is faster."""
+        direct = self.extract(model, {})
+        legal: dict[str, Algorithm] = dict.fromkeys(winograd_layers(model.mod), "winograd")
+        winograd = self.extract(model, legal)
+        tasks = list({task.workload_key: task for task in (*direct, *winograd)}.values())
+        self._search(tasks, self._config.tune, rivals=alternative_tasks(direct, winograd))
+        self._share(tasks)
+        direct_task = {layer: task for task in direct for layer in task.layers}
+        chosen: dict[str, Algorithm] = {}
+        for task in winograd:
+            for layer in task.layers:
+                a, b = (self._programs.best(t.workload_key) for t in (direct_task[layer], task))
+                if layer in legal and a is not b and faster(a, b) is b:
+                    chosen[layer] = "winograd"
+        return chosen
+
+    def _share(self, tasks: Sequence[Task]) -> None:
+        """Try the programs of each task on the others that compute alike."""
+        self._programs.share(self._table(tasks, strict=False).rows, self._config.tune.batch)
+
+    def _table(self, tasks: Sequence[Task], strict: bool | None = None) -> TaskTable:
+        strict = self._strict if strict is None else strict
+        cold = self._config.tune.cold_weights
+        return make_table(tasks, self._programs.best, str(self._target), self._measurer.threads, cold, strict)
+
+    def _search(self, tasks: Sequence[Task], tune: TuneConfig, **options: Any) -> None:
+        def report(progress: Progress) -> None:
+            self._report({"event": "progress", "progress": progress})
+
+        if not tasks:
+            raise CPruneError("the model has no task to tune: expected convolutions or dense layers")
+        log, seed = self._programs.searched, self._config.seed
+        self._backend.search(list(tasks), tune, self._measurer, log, seed, report, self._strict, **options)
+
+
+def alternative_tasks(direct: Sequence[Task], winograd: Sequence[Task]) -> dict[str, str]:
+    """Map the workload key of each task to that of the task with the same layers and the other algorithm."""
+    others = {task.layers: task.workload_key for task in winograd if task.layers}
+    pairs = [(task.workload_key, others[task.layers]) for task in direct if task.layers in others]
+    return {a: b for one, two in pairs if one != two for a, b in ((one, two), (two, one))}
