@@ -12,7 +12,9 @@ from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.loop.attempt import attempt
 from tvm.contrib.cprune.loop.baseline import restore, tune_baseline
 from tvm.contrib.cprune.loop.decision import stop_reason
-from tvm.contrib.cprune.loop.journal import open_run
+from tvm.contrib.cprune.loop.evaluation import evaluate
+from tvm.contrib.cprune.loop.journal import Journal, open_run
+from tvm.contrib.cprune.loop.lock import locked
 from tvm.contrib.cprune.loop.proposal import propose
 from tvm.contrib.cprune.loop.result import finish
 from tvm.contrib.cprune.loop.run import AcceptedModel, Report, Run
@@ -69,7 +71,7 @@ def prune(run: Run, baseline: AcceptedModel) -> tuple[Candidate, str]:
         if proposal is None:
             run.journal.append({"event": "stopped", "reason": stop or "no task is left that can be pruned"})
             continue
-        accepted, event = attempt(run, current, state, proposal)
+        accepted, event = attempt(run, baseline.candidate, current, state, proposal)
         state = state.after(run.record(event))
         if accepted is not None:
             if current is not baseline:
@@ -141,14 +143,17 @@ class CPruner:
         ------
         CPruneError
             If the model's accuracy is below the requirement, nothing can be pruned, the run folder belongs to
-            another configuration, or the model cannot be tuned.
+            another configuration or is in use by another process, or the model cannot be tuned.
         """
-        accuracy = self._accuracy()
-        groups = self._groups()
-        journal = open_run(self.run_dir, self._settings(), resume)
-        if journal.last("result") is not None:
-            result: dict[str, Any] = json.loads((self.run_dir / "result.json").read_text())
-            return result
+        accuracy, groups = self._accuracy(), self._groups()
+        with locked(self.run_dir):
+            journal = open_run(self.run_dir, self._settings(), resume)
+            if journal.last("result") is not None:
+                result: dict[str, Any] = json.loads((self.run_dir / "result.json").read_text())
+                return result
+            return self._run(journal, accuracy, groups)
+
+    def _run(self, journal: Journal, accuracy: float, groups: Groups) -> dict[str, Any]:
         where = (self.input_shape, self.run_dir, self.preset.name, self.report)
         with Compiler(self.config, *where, profile=self.profile, tracker=self.tracker) as compiler:
             run = Run(
@@ -168,7 +173,7 @@ class CPruner:
 
     def _accuracy(self) -> float:
         """Return the model's validation accuracy, which must meet the requirement."""
-        accuracy, required = self.training.evaluate(self.model), self.config.accuracy_requirement
+        accuracy, required = evaluate(self.training, self.model), self.config.accuracy_requirement
         if accuracy < required:
             raise CPruneError(
                 f"the unpruned model's validation accuracy is {accuracy:.4f}, "
@@ -193,6 +198,7 @@ class CPruner:
             **self.labels,
             "target": self.preset.target,
             "preset": self.preset.name,
+            "device_key": self.tracker.key if self.tracker else "local",
             "input_shape": self.input_shape,
             "weights": digest(self.model),
         }

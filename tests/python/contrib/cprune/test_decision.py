@@ -1,25 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
 """The decisions of Algorithm 1, case by case."""
 
+import numpy as np
 import pytest
+import torch
 
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
-from tvm.contrib.cprune.loop.decision import decide_accuracy, decide_latency, stop_reason
+from tvm.contrib.cprune.loop.comparison import compare
+from tvm.contrib.cprune.loop.decision import decide_accuracy, decide_latency, stop_reason, undecided
+from tvm.contrib.cprune.loop.evaluation import checked_accuracy
 from tvm.contrib.cprune.types import CPruneError, Latency
 
-OLD = Latency((1.0, 1.01, 0.99, 1.0))
+
+def runs(rng, count, ratio, spread, drift):
+    """Simulate paired runs of two models, in the order old, new, new, old, on a machine whose speed drifts.
+
+    One run in fifty is disturbed, for half of its time on average.
+    """
+    old, new = np.empty(count), np.empty(count)
+    for pair in range(count):
+        order = ((old, 1.0), (new, ratio))
+        for position, (samples, factor) in enumerate(order if pair % 2 == 0 else order[::-1]):
+            disturbance = 1 + rng.exponential(0.5) * (rng.random() < 0.02)
+            speed = np.exp(drift * (2 * pair + position) / (2 * count))
+            samples[pair] = factor * speed * np.exp(rng.normal(0, spread)) * disturbance
+    return tuple(old), tuple(new)
 
 
-@pytest.mark.parametrize(
-    ("new", "goal", "accepted"),
-    [
-        ((0.9, 0.91, 0.89, 0.9), 0.99, True),
-        ((0.995, 0.995, 0.995, 0.995), 0.99, False),  # above the goal
-        ((0.5, 1.4, 0.5, 1.4), 0.99, False),  # below the goal, by less than the spread
-    ],
-)
-def test_a_candidate_must_be_faster_by_more_than_the_spread(new, goal, accepted):
-    assert decide_latency(OLD, Latency(new), goal).accepted is accepted
+class Simulation:
+    """Stands in for a compiler whose models have a known ratio of latencies."""
+
+    def __init__(self, seed, ratio, spread, drift, beta):
+        self.rng, self.arguments = np.random.default_rng(seed), (60, ratio, spread, drift)
+        self.config = PruneConfig(beta=beta)
+
+    def time(self, candidates):
+        old, new = runs(self.rng, *self.arguments)
+        return {"old": Latency(old), "new": Latency(new)}
+
+
+def acceptance_rate(ratio, spread, drift, beta, count):
+    decisions = [compare(Simulation(s, ratio, spread, drift, beta), None, None)[2] for s in range(count)]
+    return sum(decision.accepted for decision in decisions) / count
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.7, -0.7])
+@pytest.mark.parametrize("spread", [0.02, 0.05, 0.10])
+def test_candidates_without_a_gain_are_accepted_in_at_most_5_percent(spread, drift):
+    assert acceptance_rate(1.0, spread, drift, beta=1.0, count=200) <= 0.05
+    assert acceptance_rate(1.0, spread, drift, beta=0.99, count=40) <= 0.05
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.05, 0.10])
+def test_candidates_with_a_clear_gain_are_accepted(spread):
+    assert acceptance_rate(0.9, spread, 0.3, beta=0.99, count=40) >= 0.95
+
+
+def test_equal_samples_do_not_decide():
+    assert decide_latency((1.0,) * 8, (1.0,) * 8, 1.0, 0.05) is None
+    assert not undecided((1.0,) * 8, (1.0,) * 8, 1.0).accepted
+
+
+def test_samples_must_be_paired():
+    with pytest.raises(ValueError, match="got 3 and 4 latencies, expected equally many"):
+        decide_latency((1.0,) * 3, (1.0,) * 4, 1.0, 0.05)
 
 
 @pytest.mark.parametrize(
@@ -57,3 +101,27 @@ def test_median_and_spread_of_a_latency():
 def test_an_invalid_setting_is_reported_with_the_expected_values(make, message):
     with pytest.raises(CPruneError, match=message):
         make()
+
+
+@pytest.mark.parametrize("value", [0.5, np.float32(0.5), torch.tensor(0.5), np.array([0.5])])
+def test_accuracies_of_every_numeric_type_become_floats(value):
+    assert type(checked_accuracy(value, "evaluate")) is float
+    assert checked_accuracy(value, "evaluate") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            92.5,
+            r"Training.evaluate returned 92.5, expected an accuracy in \[0, 1\]: divide percentages by 100",
+        ),
+        (float("nan"), "returned nan, expected an accuracy"),
+        (-0.1, "returned -0.1, expected an accuracy"),
+        (None, "returned a NoneType, expected an accuracy"),
+        (torch.zeros(2), "returned a Tensor, expected an accuracy"),
+    ],
+)
+def test_an_invalid_accuracy_is_an_error(value, message):
+    with pytest.raises(CPruneError, match=message):
+        checked_accuracy(value, "evaluate")

@@ -50,6 +50,7 @@ WITH_TORCH = {
     "nni.masks",
     "compiler",
     "loop.attempt",
+    "loop.evaluation",
     "loop.export",
     "loop.result",
     "loop.run",

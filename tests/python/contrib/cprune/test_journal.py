@@ -2,11 +2,14 @@
 """Journals, record logs and files after a process was killed."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from tvm.contrib.cprune.files import append_lines, read_lines, write_text
 from tvm.contrib.cprune.loop.journal import Journal, open_run
+from tvm.contrib.cprune.loop.lock import locked
 from tvm.contrib.cprune.loop.state import LoopState
 from tvm.contrib.cprune.measuring.records import RecordLog, parse
 from tvm.contrib.cprune.types import CPruneError
@@ -14,7 +17,7 @@ from tvm.contrib.cprune.types import CPruneError
 
 def candidate(verdict, accuracy=0.9, widths=None, checkpoint="c"):
     event = {"event": "candidate", "accepted": verdict == "accepted", "verdict": verdict, "seconds": 1}
-    event |= {"latency_s": [0.5, 0.4, 0.6], "old_latency_s": [1.0, 1.0, 1.1]}
+    event |= {"latency_s": [0.5, 0.4, 0.6], "old_latency_s": [1.0, 1.0, 1.1], "speedup": 2.0}
     return {**event, "widths": widths or {"a": [64, 32]}, "accuracy_val": accuracy, "checkpoint": checkpoint}
 
 
@@ -99,3 +102,25 @@ def test_a_log_of_another_format_is_refused(tmp_path):
     path.write_text('{"not": "a record"}\n')
     with pytest.raises(CPruneError, match="not a record of auto_scheduler"):
         RecordLog(path)
+
+
+def test_a_folder_in_use_is_refused_and_a_killed_owner_leaves_no_lock(tmp_path):
+    code = f"""
+import time
+from pathlib import Path
+from tvm.contrib.cprune.loop.lock import locked
+with locked(Path({str(tmp_path)!r})):
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "locked\n"
+        with pytest.raises(CPruneError, match=f"is in use by process {owner.pid}"), locked(tmp_path):
+            pass
+    finally:
+        owner.kill()
+        owner.wait()
+    with locked(tmp_path):
+        pass

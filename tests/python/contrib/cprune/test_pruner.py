@@ -69,7 +69,7 @@ def config(**changes) -> PruneConfig:
 def time_by_macs(compiler, candidates, rounds=1):
     """Return latencies proportional to multiply-accumulates: decisions must not depend on the machine."""
     macs = {name: macs_and_params(c.model, compiler.input_shape)[0] for name, c in candidates.items()}
-    return {name: Latency((count * 1e-9,) * 5) for name, count in macs.items()}
+    return {name: Latency((count * 1e-9,) * 20) for name, count in macs.items()}
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_a_candidate_that_loses_accuracy_changes_nothing_and_drops_its_group(tmp
 
 def test_a_slower_candidate_is_rejected_untrained_and_pruned_further(tmp_path, monkeypatch):
     def slower(compiler, candidates, rounds=1):
-        return {name: Latency((2.0 if name == "new" else 1.0,) * 5) for name in candidates}
+        return {name: Latency((2.0 if name == "new" else 1.0,) * 20) for name in candidates}
 
     monkeypatch.setattr(Compiler, "time", slower)
     # Evaluated: the unpruned model at the start, and before and after the final training.

@@ -6,7 +6,10 @@ from typing import Any
 
 import torch
 
-from tvm.contrib.cprune.loop.decision import decide_accuracy, decide_latency
+from tvm.contrib.cprune.compiler import Candidate
+from tvm.contrib.cprune.loop.comparison import compare, measured_speedup
+from tvm.contrib.cprune.loop.decision import decide_accuracy
+from tvm.contrib.cprune.loop.evaluation import evaluate
 from tvm.contrib.cprune.loop.proposal import Proposal
 from tvm.contrib.cprune.loop.run import AcceptedModel, Run
 from tvm.contrib.cprune.loop.state import Event, LoopState
@@ -18,7 +21,7 @@ from tvm.contrib.cprune.types import CPruneError, Decision
 
 
 def attempt(
-    run: Run, current: AcceptedModel, state: LoopState, proposal: Proposal
+    run: Run, baseline: Candidate, current: AcceptedModel, state: LoopState, proposal: Proposal
 ) -> tuple[AcceptedModel | None, Event]:
     """Prune, compile, time, train and evaluate one candidate (lines 7 to 13).
 
@@ -50,22 +53,21 @@ def attempt(
     except CPruneError as error:
         return None, close("impossible", Decision(False, str(error)))
 
-    latencies = run.compiler.time({"old": current.candidate, "new": candidate})
-    old, new = latencies["old"], latencies["new"]
-    facts: dict[str, Any] = {"latency_s": new.samples, "old_latency_s": old.samples}
-    fast = decide_latency(old, new, run.config.beta * old.median)
+    old, new, fast = compare(run.compiler, current.candidate, candidate)
+    facts: dict[str, Any] = {"latency_s": new, "old_latency_s": old}
     if not fast.accepted:
         run.compiler.discard(candidate)
         return None, close("latency", fast, **facts)
 
     torch.manual_seed(run.config.seed + number)
     run.training.short_term(candidate.model)
-    accuracy = facts["accuracy_val"] = run.training.evaluate(candidate.model)
+    accuracy = facts["accuracy_val"] = evaluate(run.training, candidate.model)
     good = decide_accuracy(state.accuracy, accuracy, run.config)
     if not good.accepted:
         run.compiler.discard(candidate)
         return None, close("accuracy", good, **facts)
 
+    facts["speedup"] = measured_speedup(run.compiler, baseline, candidate)
     facts["checkpoint"] = save_checkpoint(run.folder, f"iteration-{number:03}", candidate.model)
     groups = find_groups(candidate.model, run.input_shape, run.config.include, run.config.exclude)
     return AcceptedModel(candidate, groups), close(

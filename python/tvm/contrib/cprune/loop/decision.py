@@ -1,30 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
 """The decisions of Algorithm 1, as pure functions."""
 
+import math
+import statistics
+from collections.abc import Sequence
+
+from scipy import stats
+
 from tvm.contrib.cprune.config import PruneConfig
-from tvm.contrib.cprune.types import Decision, Latency
+from tvm.contrib.cprune.types import Decision
 
 
-def decide_latency(old: Latency, new: Latency, goal: float) -> Decision:
-    """Compare a candidate with the last accepted model, both timed in one session (line 9).
+def decide_latency(old: Sequence[float], new: Sequence[float], beta: float, level: float) -> Decision | None:
+    """Compare a candidate with the last accepted model (line 9).
+
+    The comparison is a one-sided Wilcoxon signed-rank test of the hypothesis that the candidate reaches the
+    goal, and one that it misses it. Each unit of the test joins two consecutive runs of both models: they ran
+    in the order old, new, new, old, so that a steady drift of the machine cancels.
 
     Parameters
     ----------
     old, new
-        Latencies of the last accepted model and of the candidate, in seconds.
-    goal
-        Latency that the candidate must reach, in seconds: ``beta`` times the old one.
+        Paired latencies of the last accepted model and of the candidate, in seconds, in order of the runs.
+    beta
+        Fraction of the old latency that the candidate must reach.
+    level
+        Probability of a wrong decision that is tolerated in this comparison.
+
+    Returns
+    -------
+    decision
+        None if the samples do not decide.
     """
-    # 1. Too slow.
-    if new.median > goal:
-        return Decision(False, f"latency {new.median * 1e3:.3f} ms is above the goal of {goal * 1e3:.3f} ms")
-    # 2. Faster, but by less than the standard error of the measurements.
-    if old.median - new.median <= max(old.spread, new.spread) / len(old.samples) ** 0.5:
-        return Decision(
-            False, f"latency {new.median * 1e3:.3f} ms: the gain is within the spread of the measurements"
-        )
-    # 3. Fast enough.
-    return Decision(True, f"latency {new.median * 1e3:.3f} ms meets the goal of {goal * 1e3:.3f} ms")
+    ratios = _log_ratios(old, new)
+    change = f"latency is {math.exp(statistics.median(ratios)):.3f} of the last accepted model's"
+    excess = [ratio - math.log(beta) for ratio in ratios]
+    # 1. The candidate reaches the goal.
+    if _p_value(excess, "less") <= level:
+        return Decision(True, f"{change}, which meets the goal of {beta}")
+    # 2. It misses the goal.
+    if _p_value(excess, "greater") <= level:
+        return Decision(False, f"{change}, above the goal of {beta}")
+    # 3. More samples are needed.
+    return None
+
+
+def undecided(old: Sequence[float], new: Sequence[float], beta: float) -> Decision:
+    """Reject a candidate whose gain the largest number of samples does not prove."""
+    change = math.exp(statistics.median(_log_ratios(old, new)))
+    return Decision(
+        False,
+        f"latency is about {change:.3f} of the last accepted model's, but the spread of {len(old)} runs "
+        f"does not prove the goal of {beta}",
+    )
+
+
+def _log_ratios(old: Sequence[float], new: Sequence[float]) -> list[float]:
+    """Return the logarithm of new over old latency for every two consecutive runs of both models."""
+    if len(old) != len(new) or len(old) < 2:
+        raise ValueError(f"got {len(old)} and {len(new)} latencies, expected equally many, at least 2")
+    single = [math.log(b / a) for a, b in zip(old, new, strict=True)]
+    return [(single[i] + single[i + 1]) / 2 for i in range(0, len(single) - 1, 2)]
+
+
+def _p_value(differences: Sequence[float], alternative: str) -> float:
+    """Return the p-value of the Wilcoxon signed-rank test; 1 if all differences are zero."""
+    if not any(differences):
+        return 1.0
+    return float(stats.wilcoxon(differences, alternative=alternative).pvalue)
 
 
 def decide_accuracy(last: float, new: float, config: PruneConfig) -> Decision:

@@ -12,6 +12,7 @@ import torch
 
 from tvm.contrib.cprune.compiler import Candidate
 from tvm.contrib.cprune.files import write_text
+from tvm.contrib.cprune.loop.evaluation import checked_accuracy, evaluate
 from tvm.contrib.cprune.loop.export import export
 from tvm.contrib.cprune.loop.journal import Journal
 from tvm.contrib.cprune.loop.report import write_html
@@ -50,7 +51,7 @@ class _Measured:
 def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[str, Any]:
     """Train and tune the last accepted model, compare it with the unpruned one, and write the results.
 
-    The test split is read here, once for each of the two models.
+    Both models get the same number of final search trials. The test split is read here, once per model.
 
     Parameters
     ----------
@@ -67,14 +68,17 @@ def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[st
     trained = run.journal.last("final_training") or _train(run, last)
     run.report(trained)
     model = load_checkpoint(run.folder, trained["checkpoint"], run.model)
-    pruned = _tune(run, Candidate(model, last.relay, last.table, last.library))
+    baseline = _tune(run, "baseline", baseline)
+    baseline.table.save(run.folder / "table_unpruned.json")
+    pruned = _tune(run, "pruned", Candidate(model, last.relay, last.table, last.library))
     latencies = run.compiler.time({"baseline": baseline, "pruned": pruned}, ROUNDS)
-    first, test = run.journal.last("baseline"), run.training.test
+    first = run.journal.last("baseline")
     assert first is not None
-    tests = [test(m) if test else None for m in (run.model, model)]
+    accuracies = {"baseline": first["accuracy_val"], "pruned": trained["accuracy_val"]}
+    tests = run.journal.last("test") or _test(run, model)
     sides = {
-        "baseline": _Measured(baseline, latencies["baseline"], first["accuracy_val"], tests[0]),
-        "pruned": _Measured(pruned, latencies["pruned"], trained["accuracy_val"], tests[1]),
+        name: _Measured(candidate, latencies[name], accuracies[name], tests[name])
+        for name, candidate in (("baseline", baseline), ("pruned", pruned))
     }
     problem = export(run, pruned)
     result = {
@@ -98,26 +102,38 @@ def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[st
 def _train(run: Run, last: Candidate) -> Event:
     """Train the last accepted model for a long time; keep the better one on the validation split."""
     started, training = time.monotonic(), run.training
-    before = training.evaluate(last.model)
+    before = evaluate(training, last.model)
     model = copy.deepcopy(last.model)
     if training.long_term is not None:
         torch.manual_seed(run.config.seed)
         training.long_term(model)
-    after = training.evaluate(model)
+    after = evaluate(training, model)
     name = save_checkpoint(run.folder, "final", model if after >= before else last.model)
     seconds = round(time.monotonic() - started, 2)
     event = {"event": "final_training", "checkpoint": name, "accuracy_val": max(before, after)}
     return run.journal.append({**event, "seconds": seconds})
 
 
-def _tune(run: Run, candidate: Candidate) -> Candidate:
-    """Spend the final search trials, less those that a killed process spent already."""
-    trials = run.compiler.programs.trials()
-    begun = run.journal.last("final_tuning")
+def _tune(run: Run, name: str, candidate: Candidate) -> Candidate:
+    """Spend a model's final search trials, less those that a killed process spent already."""
+    budget, search = run.config.final_trials, run.compiler.programs.trials()["search"]
+    begun = next(
+        (e for e in run.journal.events if (e["event"], e.get("model")) == ("final_tuning", name)), None
+    )
     if begun is None:
-        begun = run.journal.append({"event": "final_tuning", "trials": trials})
-    left = run.config.final_trials - (trials["search"] - begun["trials"]["search"])
-    return run.compiler.search_more(candidate, left) if left > 0 else run.compiler.rebuild(candidate, "final")
+        begun = run.journal.append({"event": "final_tuning", "model": name, "search_trials": search})
+    left = budget - (search - begun["search_trials"])
+    return run.compiler.search_more(candidate, left) if left > 0 else run.compiler.rebuild(candidate, name)
+
+
+def _test(run: Run, pruned: torch.nn.Module) -> Event:
+    """Read the test split, and journal the accuracies at once: a resumed run does not read it again."""
+    test = run.training.test
+    accuracies = {
+        name: checked_accuracy(test(model), "test") if test else None
+        for name, model in (("baseline", run.model), ("pruned", pruned))
+    }
+    return run.journal.append({"event": "test", **accuracies})
 
 
 def _settings(run: Run) -> dict[str, Any]:

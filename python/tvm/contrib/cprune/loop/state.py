@@ -3,7 +3,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from statistics import median
 from typing import Any
 
 Event = dict[str, Any]
@@ -20,8 +19,7 @@ class LoopState:
     accuracy
         Validation accuracy of the last accepted model, in [0, 1].
     speedup
-        Latency of the unpruned model over that of the last accepted one: the product of the gains of all
-        acceptances, since only latencies of one session are comparable.
+        Latency of the unpruned model over that of the last accepted one, both timed in one session.
     seconds
         Time spent on candidates.
     checkpoint
@@ -48,11 +46,10 @@ class LoopState:
             return self
         state = replace(self, iteration=self.iteration + 1, seconds=self.seconds + event["seconds"])
         if event["accepted"]:
-            gain = median(event["old_latency_s"]) / median(event["latency_s"])
             return replace(
                 state,
                 accuracy=event["accuracy_val"],
-                speedup=self.speedup * gain,
+                speedup=event["speedup"],
                 checkpoint=event["checkpoint"],
                 reached={},
             )
