@@ -1,75 +1,92 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The TVM wheel's tool, the plug-in in TVM's own build, and what `import` says without Relay."""
+"""The TVM wheel tool, the installed package, the build inside TVM, and importing without Relay."""
 
 import os
 import subprocess
 import sys
+from importlib import metadata
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
+
+from tvm.contrib import cprune
 
 sys.path.insert(0, str(ROOT / "tools"))
 import tvm_wheel
 
 
-def run_tool(*arguments, **environment):
+def run_tool(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "tools" / "tvm_wheel.py"), *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
     )
 
 
-def one_line(done):
+def only_error_line(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the one line that a failed command wrote to standard error."""
     assert done.returncode == 1
-    assert len(done.stderr.strip().splitlines()) == 1
-    return done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    return line
 
 
-def test_a_wrong_hash_is_one_line_and_leaves_nothing(tmp_path):
+def test_wheel_tool_rejects_a_wrong_hash_and_writes_nothing(tmp_path):
     source = tmp_path / "some.whl"
     source.write_bytes(b"not the wheel")
-    line = one_line(run_tool("--source", str(source), "--out", str(tmp_path / "out")))
+    line = only_error_line(run_tool("--source", str(source), "--out", str(tmp_path / "out")))
     assert "has SHA-256" in line
     assert tvm_wheel.SOURCE_SHA256 in line
     assert not (tmp_path / "out").exists()
 
 
-def test_no_compiler_is_one_line(tmp_path):
-    line = one_line(run_tool("--out", str(tmp_path / "out"), PATH=str(tmp_path)))
-    assert "g++ was not found; on Debian: apt-get install g++" in line
+def test_wheel_tool_reports_a_missing_compiler(tmp_path):
+    line = only_error_line(run_tool("--out", str(tmp_path / "out"), PATH=str(tmp_path)))
+    assert "g++ is not installed; on Debian: apt-get install g++" in line
 
 
-def test_no_network_is_one_line(tmp_path):
-    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_NO_CACHE_DIR": "1", "PIP_RETRIES": "0"}
-    nowhere |= {"PIP_CONFIG_FILE": os.devnull, "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": ""}
-    line = one_line(run_tool("--out", str(tmp_path / "out"), **nowhere))
+def test_wheel_tool_reports_a_missing_network(tmp_path):
+    offline = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_NO_CACHE_DIR": "1", "PIP_RETRIES": "0"}
+    offline |= {"PIP_CONFIG_FILE": os.devnull, "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": ""}
+    line = only_error_line(run_tool("--out", str(tmp_path / "out"), **offline))
     assert "cannot download" in line
-    assert "is there a network" in line
+    assert "check the network connection" in line
 
 
-def test_another_machine_is_one_line(monkeypatch):
+def test_wheel_tool_rejects_other_machines(monkeypatch):
     monkeypatch.setattr(tvm_wheel.platform, "machine", lambda: "aarch64")
     with pytest.raises(tvm_wheel.WheelError, match=r"linux aarch64.*build TVM v0\.13 to v0\.19 from source"):
         tvm_wheel.check_machine()
 
 
-def test_a_missing_source_is_one_line(tmp_path):
-    line = one_line(run_tool("--source", str(tmp_path / "none.whl"), "--out", str(tmp_path / "out")))
+def test_wheel_tool_reports_a_missing_source_wheel(tmp_path):
+    line = only_error_line(run_tool("--source", str(tmp_path / "none.whl"), "--out", str(tmp_path / "out")))
     assert "No such file" in line
 
 
-def test_tvm_uses_the_cython_ffi_where_it_was_compiled():
-    from importlib.metadata import version
-
-    if not version("apache-tvm").endswith("+cprune"):
+def test_tvm_uses_the_compiled_cython_ffi():
+    if not metadata.version("apache-tvm").endswith("+cprune"):
         pytest.skip("this TVM is not the wheel of tools/tvm_wheel.py")
     from tvm._ffi import registry
 
     assert registry.PackedFuncBase.__module__ == "tvm._ffi._cy3.core"
 
 
-def test_tvms_own_build_takes_the_sources_in(tmp_path):
-    """A stand-in project with TVM's names, extended by CMAKE_PROJECT_tvm_INCLUDE alone."""
+def test_version_is_the_same_everywhere():
+    assert metadata.version("tvm-cprune") == cprune.__version__
+    assert f"\nversion: {cprune.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    headings = [line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## [")]
+    assert headings[0] == "## [Unreleased]"
+    assert headings[1].startswith(f"## [{cprune.__version__}]")
+
+
+def test_installed_package_is_typed_and_contains_no_stubs_of_tvm():
+    names = [Path(path).name for path in metadata.files("tvm-cprune") or ()]
+    assert "py.typed" in names
+    assert not [name for name in names if name.endswith(".pyi")]
+
+
+def test_tvm_builds_with_our_sources_when_asked(tmp_path):
+    """A stand-in project with TVM's target names, extended only by CMAKE_PROJECT_tvm_INCLUDE."""
     (tmp_path / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.18)\nproject(tvm CXX)\nset(CMAKE_CXX_STANDARD 17)\n"
         "set(CMAKE_POSITION_INDEPENDENT_CODE ON)\n"
@@ -79,21 +96,20 @@ def test_tvms_own_build_takes_the_sources_in(tmp_path):
     )
     module = ROOT / "cmake" / "modules" / "contrib" / "CPrune.cmake"
 
-    def symbols(switch):
-        build = tmp_path / switch
-        options = [f"-DCMAKE_PROJECT_tvm_INCLUDE={module}", f"-DUSE_CPRUNE={switch}"]
-        for command in (["cmake", "-S", tmp_path, "-B", build, *options], ["cmake", "--build", build]):
-            subprocess.run([str(each) for each in command], check=True, capture_output=True)
-        listed = subprocess.run(
-            ["nm", "-C", str(build / "libtvm.so")], check=True, capture_output=True, text=True
-        )
-        return listed.stdout
+    def symbols(use_cprune: str) -> str:
+        build = str(tmp_path / use_cprune)
+        options = [f"-DCMAKE_PROJECT_tvm_INCLUDE={module}", f"-DUSE_CPRUNE={use_cprune}"]
+        configure = ["cmake", "-S", str(tmp_path), "-B", build, *options]
+        for command in (configure, ["cmake", "--build", build]):
+            subprocess.run(command, check=True, capture_output=True)
+        list_symbols = ["nm", "-C", f"{build}/libtvm.so"]
+        return subprocess.run(list_symbols, check=True, capture_output=True, text=True).stdout
 
     assert "cprune::" in symbols("ON")
     assert "cprune::" not in symbols("OFF")
 
 
-def test_a_tvm_without_relay_is_named(tmp_path):
+def test_import_without_relay_explains_which_tvm_is_needed(tmp_path):
     package = tmp_path / "tvm" / "contrib" / "cprune"
     package.mkdir(parents=True)
     (tmp_path / "tvm" / "__init__.py").write_text('__version__ = "0.25.0"\n')
@@ -112,7 +128,7 @@ def test_a_tvm_without_relay_is_named(tmp_path):
     assert "this is TVM 0.25.0" in done.stderr
 
 
-def test_the_plug_in_is_not_loaded_where_libtvm_has_its_functions():
+def test_plugin_is_not_loaded_when_libtvm_provides_the_functions():
     code = (
         "import ctypes, tvm, tvm.contrib.cprune\n"
         "names = 'FindSubgraphs CollectVars AxisClasses FitLengths FittingWidth TileFactors'.split()\n"
