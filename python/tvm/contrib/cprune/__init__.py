@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPrune: compiler-informed model pruning (Kim et al., ECCV 2022) as an extension of TVM.
 
-The names below are loaded when they are first used, so that a process that only measures programs never
-imports torch.
+Public names are imported on first use, so that processes that only measure programs never import torch.
 """
 
 import os
 from importlib import import_module
 from typing import Any
 
-# Without this TVM tries to download schedules at the first build, and complains where there is no network.
+# The single source of the version: pyproject.toml reads it from here.
+__version__ = "0.1.0"
+
+# Otherwise TVM downloads pre-tuned schedules on the first build and warns where there is no network.
 os.environ.setdefault("TOPHUB_LOCATION", "NONE")
 
 try:
@@ -19,12 +21,12 @@ except ImportError as error:
     import tvm as _tvm
 
     raise ImportError(
-        f"CPrune needs a TVM with Relay and auto_scheduler (v0.13 to v0.19); this is TVM "
-        f"{_tvm.__version__} without them. Run `make tvm` in CPrune's repository for a wheel of TVM 0.17, "
-        "or build TVM v0.19 from source."
+        f"CPrune needs a TVM with Relay and auto_scheduler (v0.13 to v0.19), but this is TVM "
+        f"{_tvm.__version__} without them. Run `make tvm` in CPrune's repository to get TVM 0.17, or build "
+        "TVM v0.19 from source."
     ) from error
 
-_HOME = {
+_MODULES = {
     "CPruner": "pruner",
     "PruneConfig": "config",
     "RelayModel": "types",
@@ -41,10 +43,10 @@ _HOME = {
     "save_masks": "nni.masks",
     "speedup": "nni.masks",
 }
-__all__ = sorted(_HOME)
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
