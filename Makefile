@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-#   make demo      train, tune, prune and measure a small network (10 minutes on 2 cores); TUNER=autotvm for AutoTVM
-#   make test      run the tests
-#   make lint      check format, lint and types
-#   make bench     run every benchmark (hours); make bench-NAME runs benchmarks/NAME.py
-#   make sanitize  run the plug-in's tests under AddressSanitizer and UBSan
-#   make tvm       make and install the TVM wheel alone
-#   make clean     remove what was built, but for the virtual environment
-# Each sets up what it needs in .venv first, once.
+#   make demo      train, tune, prune and time a small network (10 minutes on 2 cores)
+#                  TUNER=autotvm uses AutoTVM; DEMO_ARGS holds further options of tutorials/frontend/main.py
+#   make test      run the tests; TEST_ARGS holds further options of pytest
+#   make lint      check formatting, lint and types
+#   make bench     run all benchmarks (hours); one of them: make bench-transplant for benchmarks/transplant.py
+#   make sanitize  run the plug-in's tests with AddressSanitizer and UBSan
+#   make install   build and install everything into .venv
+#   make tvm       build and install only the TVM wheel
+#   make clean     delete build products and caches, but not .venv
+#
+# Each target first installs what it needs into .venv.
 
 PYTHON ?= python3
 TUNER ?= ansor
@@ -28,10 +31,12 @@ test: install
 lint: $(STAMPS)/tools
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/clang-format --dry-run --Werror src/cprune/*.cc src/cprune/*.h
+	$(BIN)/clang-format --dry-run --Werror src/cprune/*.cc src/cprune/*.h tools/ffi_headers/tvm/runtime/*.h
 	$(BIN)/mypy
 
-bench: $(patsubst benchmarks/%.py,bench-%,$(filter-out benchmarks/common.py benchmarks/holding_server.py,$(wildcard benchmarks/*.py)))
+BENCHMARKS := $(filter-out common holding_server,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
+
+bench: $(addprefix bench-,$(BENCHMARKS))
 
 bench-%: install
 	$(BIN)/python benchmarks/$*.py
@@ -47,13 +52,13 @@ tvm: $(STAMPS)/tvm
 
 install: $(STAMPS)/cprune
 
-# TVM first: it bounds NumPy, which torch then takes over.
+# TVM comes first because it bounds the version of NumPy.
 $(STAMPS)/venv:
 	$(PYTHON) -m venv $(VENV)
 	mkdir -p $(STAMPS)
 	touch $@
 
-$(STAMPS)/tvm: tools/tvm_wheel.py constraints.txt $(STAMPS)/venv
+$(STAMPS)/tvm: $(wildcard tools/*.py) constraints.txt $(STAMPS)/venv
 	$(BIN)/python tools/tvm_wheel.py --out build/wheels
 	$(PIP) install --force-reinstall --no-deps build/wheels/apache_tvm-*.whl
 	$(PIP) install -c constraints.txt build/wheels/apache_tvm-*.whl
