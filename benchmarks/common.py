@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks share: what machine this is, a tuned ResNet-18, medians with spread."""
+"""Helpers for the benchmarks: the machine's description, a tuned ResNet-18, median and spread."""
 
 import os
 import platform
@@ -25,32 +25,30 @@ TRIALS = 16
 
 
 def print_machine() -> None:
-    """Print on what the figures that follow were measured."""
-    cpu = next(
-        (line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?: ?"
-    )
-    print(
-        f"# {cpu.split(': ')[1]}, {host_threads()} cores, {platform.system()}, "
-        f"Python {platform.python_version()},"
-    )
+    """Print the CPU, operating system, versions and target that the following figures belong to."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(": ")[1] for line in lines if "model name" in line), "unknown CPU")
+    system = f"{platform.system()}, Python {platform.python_version()}"
+    print(f"# {cpu}, {host_threads()} cores, {system},")
     print(f"# TVM {tvm.__version__}, torch {torch.__version__}, target {host_target()}")
 
 
 def median(values: list[float]) -> float:
+    """Return the median."""
     ordered = sorted(values)
     middle = len(ordered) // 2
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
 def spread(values: list[float]) -> float:
-    """Return half of the distance between the quartiles."""
+    """Return half the interquartile range."""
     ordered = sorted(values)
     last = len(ordered) - 1
     return (ordered[round(0.75 * last)] - ordered[round(0.25 * last)]) / 2
 
 
 def resnet18_compiler(folder: Path = CACHE / "resnet18") -> Compiler:
-    """Return a compiler whose records stay in ``folder``: ResNet-18 is tuned once for all benchmarks."""
+    """Return a compiler that keeps its records in ``folder``, so that all benchmarks share one tuning run."""
     config = PruneConfig(tune=TuneConfig(trials=TRIALS), measure_repeats=100)
     return Compiler(config, SHAPE, folder, report=ConsoleReport())
 
@@ -62,12 +60,10 @@ def resnet18() -> torch.nn.Module:
 
 
 def tune_resnet18(compiler: Compiler) -> Candidate:
-    """Return ResNet-18 tuned with 16 trials a task, and print what that took or where it came from."""
+    """Tune ResNet-18 with 16 trials per task, or reuse its records, and print the trials and the time."""
     before = compiler.programs.trials()["search"]
     candidate = compiler.tune(resnet18())
-    now = compiler.programs.trials()["search"]
+    after = compiler.programs.trials()["search"]
     seconds = compiler.seconds()["search"]
-    print(
-        f"# tuned with {TRIALS} trials a task: {now} programs, {now - before} of them now in {seconds:.0f} s"
-    )
+    print(f"# tuned with {TRIALS} trials per task: {after} programs, {after - before} new in {seconds:.0f} s")
     return candidate

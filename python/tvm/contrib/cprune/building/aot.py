@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model as C and objects, without TVM's runtime: for devices that have none, and for emulators."""
+"""Ahead-of-time export to C sources and object files that need no TVM runtime."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from tvm.relay.backend import Executor, Runtime
@@ -17,21 +18,21 @@ def export_c(model: RelayModel, table: TaskTable, folder: Path) -> list[Path]:
     Parameters
     ----------
     table
-        For a CPU target of LLVM.
+        The model's tuned programs, for a CPU target of LLVM.
     folder
-        Takes the sources and objects that together define ``tvmgen_default_run``.
+        Folder for the files.
 
     Returns
     -------
-    Those files.
+    The C sources and object files, which together define ``tvmgen_default_run``.
 
     Raises
     ------
     CPruneError
-        If a task did not run with its program, or holds vectors of a function that C has for scalars alone,
-        such as exp.
+        If a task's program was not used, or if a program applies to vectors a function that C provides only
+        for scalars, such as ``exp``.
     """
-    # Weights stay arguments of the functions, which are then those that extraction saw.
+    # Linked parameters would change the functions, which would no longer match the extracted tasks.
     executor = Executor("aot", {"interface-api": "c", "unpacked-api": True, "link-params": False})
     try:
         library = build(model, table, executor=executor, runtime=Runtime("crt"), host="c")
@@ -41,18 +42,23 @@ def export_c(model: RelayModel, table: TaskTable, folder: Path) -> list[Path]:
             raise
         raise CPruneError(f"TVM cannot compile the model ahead of time for C: {reason}") from error
     folder.mkdir(parents=True, exist_ok=True)
-    return _save(library.lib, folder, [])
+    return [_save(module, folder / f"model{i}") for i, module in enumerate(_modules(library.lib))]
 
 
-def _save(module: tvm.runtime.Module, folder: Path, found: list[Path]) -> list[Path]:
+def _modules(module: tvm.runtime.Module) -> Iterator[tvm.runtime.Module]:
+    """Yield a module and everything that it imports, in pre-order."""
+    yield module
+    for imported in module.imported_modules:
+        yield from _modules(imported)
+
+
+def _save(module: tvm.runtime.Module, stem: Path) -> Path:
+    """Write one module as an object file or a C source and return its path."""
     if module.type_key == "llvm":
-        path = folder / f"model{len(found)}.o"
+        path = stem.with_suffix(".o")
         module.save(str(path))
     else:
-        path = folder / f"model{len(found)}.c"
-        # Some of TVM's sources end with a stray semicolon.
+        path = stem.with_suffix(".c")
+        # TVM ends some of its sources with a stray semicolon.
         path.write_text(module.get_source().rstrip(";\n") + "\n")
-    found.append(path)
-    for each in module.imported_modules:
-        _save(each, folder, found)
-    return found
+    return path

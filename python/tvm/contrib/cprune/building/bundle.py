@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes onto a device: library, graph, parameters, labels, records, examples, and a manifest over all."""
+"""Deployment bundles: library, graph, parameters, labels, records, example programs and a manifest."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from tvm.contrib.cprune.types import INPUT, CPruneError
 
 MANIFEST, FORMAT = "manifest.json", 1
 
-_PYTHON = '''"""Runs the bundle's model on one input: python example.py"""
+_PYTHON = '''"""Run the bundle's model on one input: python example.py"""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ labels = (folder / "labels.txt").read_text().split("\\n")
 print("class", labels[int(scores[0].argmax())], "score", float(scores[0].max()))
 '''
 
-_CPP = """// Runs the bundle's model on one input. Link with libtvm_runtime:
+_CPP = """// Run the bundle's model on one input. Link with libtvm_runtime:
 //   g++ -std=c++17 example.cc -I$TVM/include -I$TVM/3rdparty/dlpack/include \\
 //       -I$TVM/3rdparty/dmlc-core/include -L$TVM/build -ltvm_runtime -o example && ./example
 #include <tvm/runtime/module.h>
@@ -82,37 +82,36 @@ def write_bundle(
     classes: Sequence[str],
     facts: dict[str, Any],
 ) -> None:
-    """Write a bundle; its manifest comes last.
+    """Write a bundle into a folder. The manifest is written last, so a bundle with a manifest is complete.
 
     Parameters
     ----------
+    folder
+        The bundle's folder; an existing bundle is replaced.
     library
-        What ``measure.build`` returned.
+        The result of ``building.build.build``.
+    table
+        The tuned programs that the library contains.
+    preset
+        The device that the bundle is for.
+    shape
+        Shape of the model's input.
     classes
-        Names of the outputs; their numbers if there are none.
+        Names of the classes; if empty, the classes are numbered.
     facts
-        What else to say in the manifest.
+        Further entries of the manifest.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
-    with replaced(folder / "net.so") as aside:
-        preset.link(library.get_lib(), aside)
+    with replaced(folder / "net.so") as partial:
+        preset.link(library.get_lib(), partial)
     write_text(folder / "graph.json", library.get_graph_json())
-    with replaced(folder / "params.bin") as aside:
-        aside.write_bytes(relay.save_param_dict(library.get_params()))
-    names = classes or [str(i) for i in range(_outputs(library))]
+    with replaced(folder / "params.bin") as partial:
+        partial.write_bytes(relay.save_param_dict(library.get_params()))
+    names = classes or [str(i) for i in range(_class_count(library))]
     write_text(folder / "labels.txt", "\n".join(names))
     write_text(folder / "records.json", "".join(f"{row.program.record}\n" for row in table.rows))
-    values = {
-        "device": preset.device,
-        "library": "net.so",
-        "shape": tuple(shape),
-        "sizes": ", ".join(str(size) for size in shape),
-        "input": INPUT,
-        "dl_device": {"cpu": "kDLCPU", "opencl": "kDLOpenCL", "vulkan": "kDLVulkan"}[preset.device],
-    }
-    write_text(folder / "example.py", _PYTHON.format(**values))
-    write_text(folder / "example.cc", _CPP.format(**values))
+    _write_examples(folder, preset, shape)
     files = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
     manifest = {
         "format": FORMAT,
@@ -127,7 +126,22 @@ def write_bundle(
     write_text(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 
-def _outputs(library: Any) -> int:
+def _write_examples(folder: Path, preset: Preset, shape: tuple[int, ...]) -> None:
+    """Write a Python and a C++ program that run the bundle's model."""
+    values = {
+        "device": preset.device,
+        "library": "net.so",
+        "shape": tuple(shape),
+        "sizes": ", ".join(str(size) for size in shape),
+        "input": INPUT,
+        "dl_device": {"cpu": "kDLCPU", "opencl": "kDLOpenCL", "vulkan": "kDLVulkan"}[preset.device],
+    }
+    write_text(folder / "example.py", _PYTHON.format(**values))
+    write_text(folder / "example.cc", _CPP.format(**values))
+
+
+def _class_count(library: Any) -> int:
+    """Return the size of the last dimension of the model's first output."""
     graph = json.loads(library.get_graph_json())
     head = graph["heads"][0][0]
     return int(graph["attrs"]["shape"][1][graph["node_row_ptr"][head]][-1])
@@ -138,24 +152,26 @@ def _hash(path: Path) -> str:
 
 
 def check_bundle(folder: Path) -> int:
-    """Return how many files a bundle has.
+    """Compare a bundle's files with its manifest and return their number.
 
     Raises
     ------
     CPruneError
-        If one is missing or is not what was written; the message names it.
+        If the manifest is missing or damaged, or if a file is missing or differs from its hash.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         hashes = manifest["sha256"]
     except OSError as error:
-        raise CPruneError(f"{folder} is no bundle: {MANIFEST}: {error.strerror}") from None
+        raise CPruneError(f"{folder} is not a bundle: {MANIFEST}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
-        raise CPruneError(f"{folder / MANIFEST} is damaged: build the bundle again with `deploy`") from None
+        raise CPruneError(f"{folder / MANIFEST} is damaged: rebuild the bundle with `deploy`") from None
     for name, expected in hashes.items():
         path = folder / Path(name).name
         if not path.is_file():
-            raise CPruneError(f"the bundle lacks {name}: build it again with `deploy`")
+            raise CPruneError(f"the bundle lacks {name}: rebuild it with `deploy`")
         if _hash(path) != expected:
-            raise CPruneError(f"{path} is not the file that was written: its SHA-256 differs; build it again")
+            raise CPruneError(
+                f"{path} was changed: its SHA-256 differs from the manifest; rebuild the bundle with `deploy`"
+            )
     return len(hashes)
