@@ -2,6 +2,7 @@
 """The TVM wheel tool, the installed package, the build inside TVM, and importing without Relay."""
 
 import os
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -14,6 +15,8 @@ from tvm.contrib import cprune
 
 sys.path.insert(0, str(ROOT / "tools"))
 import tvm_wheel
+
+DOCS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
 
 
 def run_tool(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -77,6 +80,13 @@ def test_version_is_the_same_everywhere():
     headings = [line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## [")]
     assert headings[0] == "## [Unreleased]"
     assert headings[1].startswith(f"## [{cprune.__version__}]")
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *DOCS])
+def test_links_in_documents_resolve(document):
+    path = ROOT / document
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text())
+    assert not [link for link in links if not (path.parent / link).exists()]
 
 
 def test_installed_package_is_typed_and_contains_no_stubs_of_tvm():
