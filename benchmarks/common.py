@@ -29,7 +29,7 @@ def print_machine() -> None:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(": ")[1] for line in lines if "model name" in line), "unknown CPU")
     system = f"{platform.system()}, Python {platform.python_version()}"
-    print(f"# {cpu}, {host_threads()} cores, {system},")
+    print(f"# {cpu}, {host_threads()} cores, {system}")
     print(f"# TVM {tvm.__version__}, torch {torch.__version__}, target {host_target()}")
 
 

@@ -114,9 +114,9 @@ def main() -> None:
                 for name, ratio in ratios.items():
                     every.setdefault(name, []).append(ratio)
                 print(line, flush=True)
-    for name, ratios in every.items():
-        mean = math.exp(sum(math.log(ratio) for ratio in ratios) / len(ratios))
-        print(f"before over {name}: geometric mean {mean:.3f}, least {min(ratios):.3f}")
+    for name, all_ratios in every.items():
+        mean = math.exp(sum(math.log(ratio) for ratio in all_ratios) / len(all_ratios))
+        print(f"before over {name}: geometric mean {mean:.3f}, least {min(all_ratios):.3f}")
 
 
 if __name__ == "__main__":

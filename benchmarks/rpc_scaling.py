@@ -31,7 +31,7 @@ from tvm.contrib.cprune.types import CPruneError
 KEY, HOLD, REPEATS, PROGRAMS, ROUNDS = "bench", 0.5, 3, 24, 3
 
 
-def start(*command: str) -> subprocess.Popen:  # type: ignore[type-arg]
+def start(*command: str) -> subprocess.Popen[bytes]:
     quiet = subprocess.DEVNULL
     return subprocess.Popen([sys.executable, *command], stdout=quiet, stderr=quiet, start_new_session=True)
 

@@ -31,7 +31,7 @@ NETWORKS = {
 
 def two_layers(convolutions: tuple[tuple[int, int, int, int], ...]) -> nn.Module:
     torch.manual_seed(0)
-    layers = [(nn.Conv2d(*sizes, padding=padding), nn.ReLU()) for *sizes, padding in convolutions]
+    layers = [(nn.Conv2d(i, o, kernel, padding=padding), nn.ReLU()) for i, o, kernel, padding in convolutions]
     return nn.Sequential(*(each for pair in layers for each in pair)).eval()
 
 

@@ -44,8 +44,8 @@ class Net(nn.Module):
         return torch.relu(self.layer(x))
 
 
-def conv(inputs: int, outputs: int, kernel: int, **options: int) -> nn.Module:
-    return Net(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **options))
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Module:
+    return Net(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups))
 
 
 # Kind -> (network at a width, input shape at a width, algorithm, whether the width is the reduction's).

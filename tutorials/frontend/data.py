@@ -33,10 +33,11 @@ class Splits:
 
 def _loaders(
     parts: tuple[Dataset, Dataset, Dataset], batch: int, test_batch: int, seed: int, workers: int = 0
-) -> list[DataLoader]:
+) -> tuple[DataLoader, DataLoader, DataLoader]:
     order = torch.Generator().manual_seed(seed)
     train = DataLoader(parts[0], batch, shuffle=True, generator=order, num_workers=workers)
-    return [train, *(DataLoader(part, test_batch, num_workers=workers) for part in parts[1:])]
+    validation, test = (DataLoader(part, test_batch, num_workers=workers) for part in parts[1:])
+    return train, validation, test
 
 
 def _digits(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
@@ -50,8 +51,10 @@ def _digits(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
     data = TensorDataset((images - images.mean()) / images.std(), torch.tensor(raw.target))
     order = np.random.default_rng(seed).permutation(len(data))
     ends = [0, len(order) * 3 // 5, len(order) * 4 // 5, len(order)]
-    parts = tuple(Subset(data, order[a:b].tolist()) for a, b in pairwise(ends))
-    return Splits(*_loaders(parts, batch, test_batch, seed), (1, 16, 16), tuple("0123456789"))
+    train, validation, test = (Subset(data, order[a:b].tolist()) for a, b in pairwise(ends))
+    return Splits(
+        *_loaders((train, validation, test), batch, test_batch, seed), (1, 16, 16), tuple("0123456789")
+    )
 
 
 def _hold_out(augmented: Dataset, plain: Dataset, seed: int) -> tuple[Subset, Subset]:
