@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tvm.contrib.cprune.measuring.context import RecordContext
 from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer as Measurer
 from tvm.contrib.cprune.measuring.records import Measured, RecordLog, faster
 from tvm.contrib.cprune.table import Row, TaskTable
@@ -24,28 +25,41 @@ class ProgramStore:
     Parameters
     ----------
     folder
-        Takes the logs ``search.json`` and ``transplant.json``.
+        Has a folder for each context, with the logs ``search.json`` and ``transplant.json``.
+    context
+        What the measurer's latencies are valid for. Records of other contexts are donors, never results.
     profile
-        Records written by ``profile_widths``, or None.
+        Records written by the command ``profile`` in the same context, or None.
 
     Raises
     ------
     CPruneError
-        If a log or the profile is damaged, or the profile does not exist.
+        If a log or the profile is damaged, or the profile does not exist or belongs to another context.
     """
 
     def __init__(
-        self, backend: TuningBackend, measurer: Measurer, folder: Path, profile: Path | None = None
+        self,
+        backend: TuningBackend,
+        measurer: Measurer,
+        folder: Path,
+        context: RecordContext,
+        profile: Path | None = None,
     ) -> None:
         self._backend, self._measurer = backend, measurer
-        self.searched = RecordLog(folder / "search.json")
-        self.transplanted = RecordLog(folder / "transplant.json")
+        own = folder / context.folder_name
+        self.searched = RecordLog(own / "search.json")
+        self.transplanted = RecordLog(own / "transplant.json")
+        context.save(own)
+        self._foreign = [
+            RecordLog(path) for path in sorted(folder.glob("*/*.json")) if _is_foreign(path, own)
+        ]
         self._profiled = RecordLog(None)
         if profile is not None:
             if not profile.is_file():
                 raise CPruneError(
                     f"cannot read profile {profile}: expected the records that the command `profile` writes"
                 )
+            context.require(profile.parent, "a profile")
             self._profiled.append(RecordLog(profile).measured)
 
     def best(self, workload_key: str) -> Measured | None:
@@ -57,6 +71,20 @@ class ProgramStore:
         """Return the number of measured programs by origin, "search" or "transplant"."""
         return {"search": len(self.searched.measured), "transplant": len(self.transplanted.measured)}
 
+    def seed(self, tasks: Sequence[Task], batch: int) -> None:
+        """Measure the fastest programs that other contexts have for ``tasks``."""
+        inputs: list[Any] = []
+        for task in tasks:
+            best: Measured | None = None
+            for log in self._foreign:
+                best = faster(best, log.best(task.workload_key))
+            if best is not None:
+                try:
+                    inputs += self._backend.transplant(best.line, task, task, 1)
+                except TransplantError:
+                    continue
+        self._measure(inputs, batch)
+
     def share(self, rows: Sequence[Row], batch: int) -> None:
         """Measure on each row's task the faster programs of other tasks with the same structure.
 
@@ -65,8 +93,7 @@ class ProgramStore:
         inputs = []
         for row in rows:
             inputs += self._borrow(row.task, [other for other in rows if other.speed > row.speed])
-        for start in range(0, len(inputs), batch):
-            self._measurer.measure_new(inputs[start : start + batch], self.transplanted)
+        self._measure(inputs, batch)
 
     def move(self, task: Task, table: TaskTable, variants: int) -> bool:
         """Measure transplants of the table's programs on ``task``; return whether one is valid.
@@ -91,6 +118,10 @@ class ProgramStore:
             inputs += self._borrow(task, [row for row in table.rows if row not in rows])
         measured = self._measurer.measure_new(inputs, self.transplanted)
         return any(record.latency is not None for record in measured)
+
+    def _measure(self, inputs: Sequence[Any], batch: int) -> None:
+        for start in range(0, len(inputs), batch):
+            self._measurer.measure_new(inputs[start : start + batch], self.transplanted)
 
     def _borrow(self, task: Task, rows: Iterable[Row]) -> list[Any]:
         """Return ``MeasureInput`` of the fastest programs of ``rows`` that can move to ``task``."""
@@ -122,6 +153,10 @@ class ProgramStore:
             if len(inputs) == MAX_ALTERNATIVES:
                 break
         return inputs
+
+
+def _is_foreign(path: Path, own: Path) -> bool:
+    return path.parent != own and path.name in ("search.json", "transplant.json")
 
 
 def _median(record: Measured) -> float:

@@ -107,6 +107,7 @@ class TaskTuner:
     def _search_templates(self, model: RelayModel) -> dict[str, Algorithm]:
         """Search every AutoTVM template of every layer; return each layer's fastest."""
         tasks = self.extract(model, {})
+        self._programs.seed(tasks, self._config.tune.batch)
         self._search(tasks, self._config.tune)
         self._share(tasks)
         by_layer: dict[str, list[Row]] = defaultdict(list)
@@ -122,6 +123,7 @@ class TaskTuner:
         legal: dict[str, Algorithm] = dict.fromkeys(winograd_layers(model.mod), "winograd")
         winograd = self.extract(model, legal)
         tasks = list({task.workload_key: task for task in (*direct, *winograd)}.values())
+        self._programs.seed(tasks, self._config.tune.batch)
         self._search(tasks, self._config.tune, rivals=alternative_tasks(direct, winograd))
         self._share(tasks)
         direct_task = {layer: task for task in direct for layer in task.layers}
