@@ -15,6 +15,7 @@ PREFIX = "tvm.contrib.cprune."
 ORDER = [
     "types",
     "files",
+    "numerics",
     "config",
     "stopwatch",
     "_plugin",
@@ -44,6 +45,7 @@ WITH_TORCH = {
     "models.checkpoint",
     "models.groups",
     "models.importance",
+    "models.reference",
     "models.surgery",
     "models.torchvision_models",
     "nni.config_list",
@@ -54,6 +56,7 @@ WITH_TORCH = {
     "loop.export",
     "loop.result",
     "loop.run",
+    "loop.verification",
     "loop.training",
     "pruner",
     "commands.deploy",

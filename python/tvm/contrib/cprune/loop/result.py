@@ -80,7 +80,7 @@ def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[st
         name: _Measured(candidate, latencies[name], accuracies[name], tests[name])
         for name, candidate in (("baseline", baseline), ("pruned", pruned))
     }
-    problem = export(run, pruned)
+    facts = export(run, pruned)
     result = {
         **_settings(run),
         **{name: side.to_json(run.input_shape) for name, side in sides.items()},
@@ -91,7 +91,7 @@ def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[st
         "seconds": _seconds(run.journal),
         "seconds_by_work": run.compiler.seconds(),
         "unprunable": first["unprunable"],
-        **({"onnx": f"not exported: {problem}"} if problem else {}),
+        **facts,
     }
     write_text(run.folder / "result.json", json.dumps(result, indent=1))
     write_html(run.folder)
