@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that survive a killed process: lines appended durably, whole files replaced at once."""
+"""Files that survive a killed process: durable appends and atomic replacement."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def append_lines(path: Path, lines: Sequence[str]) -> None:
-    """Append ``lines`` and flush them to the disk."""
+    """Append ``lines`` to a file and flush them to disk; missing folders are created."""
     if not lines:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -19,31 +19,40 @@ def append_lines(path: Path, lines: Sequence[str]) -> None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the whole lines of a file, and cut off what a killed process left of another one."""
+    """Return the lines of a file, none if it does not exist.
+
+    An incomplete last line, which a killed process may have left, is removed from the file.
+    """
     if not path.exists():
         return []
     data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if len(whole) != len(data):
-        os.truncate(path, len(whole))
-    return whole.decode().splitlines()
+    complete = data[: data.rfind(b"\n") + 1]
+    if len(complete) != len(data):
+        os.truncate(path, len(complete))
+    return complete.decode().splitlines()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file aside and rename it, so that it is never seen half-written."""
-    with replaced(path) as aside:
-        aside.write_text(text)
+    """Write a text file atomically."""
+    with replaced(path) as temporary:
+        temporary.write_text(text)
 
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Give a path to write to; what is there afterwards becomes ``path``, unless writing failed."""
+    """Replace a file atomically.
+
+    Yields
+    ------
+    A temporary path in the same folder. The file written there is renamed to ``path`` on success and deleted
+    if an exception is raised.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"part-{path.name}")
+    temporary = path.with_name(f"part-{path.name}")
     try:
-        yield aside
-        with aside.open("rb") as file:
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        aside.replace(path)
+        temporary.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
