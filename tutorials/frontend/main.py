@@ -259,7 +259,7 @@ def run(options: argparse.Namespace) -> None:
     config = make_config(options)
     find_preset(options.target).compiler()
     limits = {"wait": options.wait_timeout, "cooldown": options.cool_down}
-    tracker = Tracker.asked_for(options.tracker, options.device_key, **limits)
+    tracker = Tracker.from_options(options.tracker, options.device_key, **limits)
     splits = load_data(
         options.dataset, options.data_dir, options.batch_size, options.test_batch_size, options.seed
     )

@@ -10,7 +10,7 @@ from conftest import FAST, KINDS, task_of
 from tvm.auto_scheduler.measure import MeasureErrorNo
 
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.measuring import local_pool, local_worker
+from tvm.contrib.cprune.measuring import local_worker, process
 from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import RecordLog, to_input
 from tvm.contrib.cprune.tuning.ansor.search import Progress, search
@@ -50,15 +50,15 @@ def test_measuring_processes_live_on_without_torch(tuned):
 
 
 def test_a_process_that_compiled_much_is_replaced_between_batches(tuned, monkeypatch):
-    monkeypatch.setattr(local_pool, "MOST_PROGRAMS", 1)
+    monkeypatch.setattr(process, "MAX_PROGRAMS_PER_PROCESS", 1)
     task, best = tuned("1x1")
     data = to_input(best.line, task.tvm_task).serialize()
     with LocalMeasurer(FAST) as pool:
-        process, used = pool._processes[0], []
+        worker, used = pool._pool.processes[0], []
         for batch in ((0, 1), (2, 3)):
-            assert [pool._build(process, number, data) for number in batch] == [None, None]
+            assert [pool._build(worker, number, data) for number in batch] == [None, None]
             # Within a batch, what it holds keeps it.
-            assert process.held == set(batch)
+            assert worker.programs == set(batch)
             used.append(pool.call(os.getpid))
             outcomes = [pool.run(number, data) for number in batch]
             assert not [each for each in outcomes if isinstance(each, local_worker.Failure)]
@@ -70,9 +70,9 @@ def test_programs_of_a_killed_process_are_built_again(tuned):
     with LocalMeasurer(FAST) as pool:
         inputs = [to_input(best.line, task.tvm_task)] * 3
         built = pool.build([each.serialize() for each in inputs])
-        for process in pool._processes:
-            os.kill(process.popen._proc.pid, signal.SIGKILL)
-            process.popen._proc.wait()
+        for worker in pool._pool.processes:
+            os.kill(worker.popen._proc.pid, signal.SIGKILL)
+            worker.popen._proc.wait()
         outcomes = [
             pool.run(number, inputs[0].serialize()) for number, failure, _ in built if failure is None
         ]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Building and timing programs, on this machine or on RPC devices. Nothing here imports torch."""
+"""Building and timing programs and models, on this machine or on RPC devices. Nothing here imports torch."""

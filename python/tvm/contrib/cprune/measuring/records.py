@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tuning logs in TVM's own format, one record a line, that survive a process killed while it wrote."""
+"""Tuning logs in TVM's format, one record per line, which survive a process that is killed while writing."""
 
 import json
 import time
@@ -17,7 +17,7 @@ from tvm.contrib.cprune.types import CPruneError, Latency
 
 @dataclass(frozen=True)
 class Measured:
-    """One line of a log. ``latency`` is None where the program failed."""
+    """One line of a log; ``latency`` is None if the program failed."""
 
     workload_key: str
     line: str
@@ -26,19 +26,19 @@ class Measured:
 
 
 def faster(a: Measured | None, b: Measured | None) -> Measured | None:
-    """Return the faster one of two records, the first where they are equal; a failed one is None."""
+    """Return the faster of two records, the first one on a tie; None and failed records lose."""
     if b is None or b.latency is None:
         return a
     return b if a is None or a.latency is None or b.latency.median < a.latency.median else a
 
 
 def parse(line: str) -> Measured:
-    """Read one line of a log of auto_scheduler or AutoTVM.
+    """Parse one line of an auto_scheduler or AutoTVM log.
 
     Raises
     ------
     CPruneError
-        If it is not one.
+        If the line is not a record.
     """
     try:
         record = json.loads(line)
@@ -53,7 +53,15 @@ def parse(line: str) -> Measured:
 
 
 def dump(measure_input: Any, result: Any) -> Measured:
-    """Return the line for a measured program."""
+    """Return the record of a measured program.
+
+    Parameters
+    ----------
+    measure_input
+        A ``MeasureInput`` of auto_scheduler or AutoTVM.
+    result
+        Its ``MeasureResult``.
+    """
     if isinstance(measure_input, autotvm.MeasureInput):
         costs = [float(cost) for cost in result.costs]
         plain = autotvm.MeasureResult(costs, int(result.error_no), float(result.all_cost), time.time())
@@ -64,12 +72,12 @@ def dump(measure_input: Any, result: Any) -> Measured:
 
 
 def identity(measure_input: Any) -> str:
-    """Return what tells one program from another: its record without what was measured."""
+    """Return a string that identifies a program: its record without the measurement."""
     return input_identity(dump(measure_input, auto_scheduler.MeasureResult([0.0], 0, "", 0.0, 0.0)).line)
 
 
 def input_identity(line: str) -> str:
-    """Return the ``identity`` of the program that a record measured."""
+    """Return the ``identity`` of a record's program."""
     record = json.loads(line)
     if "input" in record:
         return json.dumps([record["input"], record["config"]["entity"]])
@@ -77,23 +85,30 @@ def input_identity(line: str) -> str:
 
 
 def state_of(line: str) -> Any:
-    """Return the state that a record describes, its steps alone."""
+    """Return the ``State`` of an auto_scheduler record; only its transform steps are set."""
     measure_input, _ = load_record_from_string(line)
     return measure_input.state
 
 
 def to_input(line: str, tvm_task: Any) -> auto_scheduler.MeasureInput:
-    """Return what measures the record's program for ``tvm_task``."""
+    """Return a ``MeasureInput`` for an auto_scheduler record's program on ``tvm_task``."""
     return auto_scheduler.MeasureInput(tvm_task, state_of(line))
 
 
 class RecordLog:
-    """A log of measured programs: appended to durably, a torn last line cut off when it is opened.
+    """An append-only log of measured programs.
+
+    Opening it removes an incomplete last line, which a killed process may have left.
 
     Parameters
     ----------
     path
-        The file; None keeps records in memory only.
+        The log file; None keeps the records in memory only.
+
+    Raises
+    ------
+    CPruneError
+        If a line of the file is not a record.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -111,15 +126,15 @@ class RecordLog:
         self._best[measured.workload_key] = faster(self._best.get(measured.workload_key), measured)
 
     def append(self, measured: Iterable[Measured]) -> None:
-        """Add records and flush them to the disk."""
-        new = list(measured)
+        """Append records and flush them to disk."""
+        records = list(measured)
         if self.path is not None:
-            append_lines(self.path, [each.line for each in new])
-        for each in new:
-            self._add(each)
+            append_lines(self.path, [record.line for record in records])
+        for record in records:
+            self._add(record)
 
     def holds(self, measure_input: Any) -> bool:
-        """Whether a program was measured before."""
+        """Return whether a program has been measured."""
         return identity(measure_input) in self._identities
 
     def best(self, workload_key: str) -> Measured | None:
@@ -127,5 +142,5 @@ class RecordLog:
         return self._best.get(workload_key)
 
     def of(self, workload_key: str) -> list[Measured]:
-        """Return every record of a workload."""
-        return [each for each in self.measured if each.workload_key == workload_key]
+        """Return all records of a workload."""
+        return [record for record in self.measured if record.workload_key == workload_key]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs inside a process that talks to one device: it holds a session, and times what it is sent.
+"""Functions that run inside a process that holds a session with one RPC device.
 
-A process for each device, for a call over TVM's RPC to a device that hangs never returns: the process is
-killed, and the device asked for again.
+Each device has its own process: a call over TVM's RPC to a hanging device never returns, so the only way out
+is to kill the process.
 """
 
 import time
@@ -17,33 +17,79 @@ from tvm.rpc.client import connect as connect_server
 
 import tvm
 from tvm.contrib import graph_executor
-from tvm.contrib.cprune.measuring.local_worker import Failure, last_line, timed
+from tvm.contrib.cprune.measuring import evaluator
+from tvm.contrib.cprune.measuring.result import ArgSpecs, Costs, DeviceLost, Failure, error_summary
 
-Specs = list[tuple[tuple[int, ...], str]]
-FLUSH = "cache_flush_cpu_non_first_arg"
-
-
-@dataclass(frozen=True)
-class Lost:
-    """The device went away while it worked: the program may be as good as any."""
-
-    reason: str
-
+# Seconds to wait for the tracker to accept a connection, and between two attempts.
+CONNECT_TIMEOUT, CONNECT_RETRY_PERIOD = 5.0, 0.5
 
 _session: Any = None
 
 
+@dataclass(frozen=True)
+class RunSettings:
+    """How programs and models run on a device.
+
+    Attributes
+    ----------
+    device_type
+        "cpu", "opencl" or "vulkan".
+    threads
+        Threads of a CPU; 0 is the device's default.
+    repeats, min_seconds, prepare
+        See ``evaluator.time_program``.
+    timeout
+        Seconds after which a program counts as hung.
+    cooldown
+        Seconds to pause after each program.
+    """
+
+    device_type: str
+    threads: int
+    repeats: int
+    min_seconds: float
+    prepare: str
+    timeout: float
+    cooldown: float
+
+
+@dataclass(frozen=True)
+class ProgramLibrary:
+    """A program that was compiled into a shared library for the device."""
+
+    path: str
+    specs: ArgSpecs
+
+
 def request(host: str, port: int, key: str, wait: float, session_timeout: int) -> str | None:
-    """Take a free device of ``key`` from the tracker; return its address, None if there was none in time.
+    """Request a free device from the tracker and open a session with it.
+
+    Returns
+    -------
+    The device's address, or None if no device became free within ``wait`` seconds.
 
     Raises
     ------
     OSError
-        If the tracker does not answer, or the device that it names cannot be reached.
+        If the tracker does not respond, or the device that it assigned cannot be reached.
     """
     global _session
     _session = None
-    sock = base.connect_with_retry((host, port), timeout=min(wait, 5), retry_period=0.5)
+    assigned = _request_address(host, port, key, wait)
+    if assigned is None:
+        return None
+    url, device_port, match_key = assigned
+    try:
+        _session = connect_server(url, device_port, match_key, session_timeout)
+    except tvm.error.TVMError as error:
+        raise OSError(f"cannot reach device {url}:{device_port}: {error_summary(error)}") from None
+    return f"{url}:{device_port}"
+
+
+def _request_address(host: str, port: int, key: str, wait: float) -> tuple[str, int, str] | None:
+    """Follow ``tvm.rpc.client.TrackerSession.request``, which has no timeout."""
+    timeout = min(wait, CONNECT_TIMEOUT)
+    sock = base.connect_with_retry((host, port), timeout=timeout, retry_period=CONNECT_RETRY_PERIOD)
     try:
         sock.settimeout(wait)
         sock.sendall(base.struct.pack("<i", base.RPC_TRACKER_MAGIC))
@@ -53,60 +99,72 @@ def request(host: str, port: int, key: str, wait: float, session_timeout: int) -
         base.sendjson(sock, [base.TrackerCode.REQUEST, key, "", 1])
         code, address = base.recvjson(sock)
         if code != base.TrackerCode.SUCCESS:
-            raise OSError(f"the tracker refused: {address}")
+            raise OSError(f"the tracker rejected the request: {address}")
+        return address
     except TimeoutError:
         return None
     finally:
         sock.close()
-    url, device_port, match_key = address
-    try:
-        _session = connect_server(url, device_port, match_key, session_timeout)
-    except tvm.error.TVMError as error:
-        raise OSError(f"device {url}:{device_port} cannot be reached: {last_line(error)}") from None
-    return f"{url}:{device_port}"
 
 
 def release() -> None:
-    """Give the device back."""
+    """Close the session, which makes the device free for others."""
     global _session
     _session = None
 
 
-def _device(kind: str) -> Any:
-    return _session.device(kind, 0)
-
-
-def run(
-    path: str,
-    specs: Specs,
-    kind: str,
-    threads: int,
-    repeats: int,
-    min_seconds: float,
-    prepare: str,
-    cooldown: float,
-) -> tuple[float, ...] | Failure | Lost:
-    """Upload a library, time its program, and remove it; seconds of each run after one that is not
-    counted."""
-    name = Path(path).name
+def run(program: ProgramLibrary, settings: RunSettings) -> Costs | Failure | DeviceLost:
+    """Upload a program, time it, and delete it from the device."""
+    name = Path(program.path).name
     try:
-        _session.upload(path)
-        if kind == "cpu" and threads:
-            _session.get_function("runtime.config_threadpool")(1, threads)
-        module, device = _session.load_module(name), _device(kind)
-        args = [_filled(shape, dtype, device) for shape, dtype in specs]
-        costs = timed(module, device, args, repeats, min_seconds, prepare)
+        _session.upload(program.path)
+        _limit_threads(settings)
+        module, device = _session.load_module(name), _device(settings)
+        args = [_random_array(shape, dtype, device) for shape, dtype in program.specs]
+        repeats, min_seconds, prepare = settings.repeats, settings.min_seconds, settings.prepare
+        costs = evaluator.time_program(module, device, args, repeats, min_seconds, prepare)
         _session.remove(name)
-        time.sleep(cooldown)
+        time.sleep(settings.cooldown)
         return costs
     except tvm.error.TVMError as error:
-        return (
-            Failure(MeasureErrorNo.RUNTIME_DEVICE, last_line(error)) if _alive() else Lost(last_line(error))
-        )
+        message = error_summary(error)
+        return Failure(MeasureErrorNo.RUNTIME_DEVICE, message) if _is_alive() else DeviceLost(message)
 
 
-def _alive() -> bool:
-    """Whether the session still answers."""
+def time_models(
+    libraries: list[str], settings: RunSettings, input_name: str, data: np.ndarray, repeats: int
+) -> list[Costs] | DeviceLost:
+    """Time compiled models in turn on the device; see ``evaluator.time_alternately``."""
+    try:
+        _limit_threads(settings)
+        models = [_load_model(path, settings) for path in libraries]
+        return evaluator.time_alternately(models, _device(settings), input_name, data, repeats)
+    except tvm.error.TVMError as error:
+        return DeviceLost(error_summary(error))
+
+
+def run_model(
+    library: str, settings: RunSettings, input_name: str, data: np.ndarray
+) -> np.ndarray | DeviceLost:
+    """Return a compiled model's first output on the device."""
+    try:
+        model = _load_model(library, settings)
+        return evaluator.first_output(model, _device(settings), input_name, data)
+    except tvm.error.TVMError as error:
+        return DeviceLost(error_summary(error))
+
+
+def _device(settings: RunSettings) -> Any:
+    return _session.device(settings.device_type, 0)
+
+
+def _limit_threads(settings: RunSettings) -> None:
+    if settings.device_type == "cpu" and settings.threads:
+        _session.get_function("runtime.config_threadpool")(1, settings.threads)
+
+
+def _is_alive() -> bool:
+    """Return whether the session still responds."""
     try:
         _session.get_function("runtime.config_threadpool")
     except (tvm.error.TVMError, AttributeError):
@@ -114,49 +172,16 @@ def _alive() -> bool:
     return True
 
 
-def _filled(shape: tuple[int, ...], dtype: str, device: Any) -> Any:
+def _random_array(shape: tuple[int, ...], dtype: str, device: Any) -> Any:
     array = tvm.nd.empty(shape, dtype, device)
     try:
         _session.get_function("tvm.contrib.random.random_fill")(array)
-    except (AttributeError, tvm.error.TVMError):  # a runtime without it
+    except (AttributeError, tvm.error.TVMError):  # a runtime built without USE_RANDOM
         array.copyfrom(np.random.default_rng(0).random(shape).astype(dtype))
     return array
 
 
-def _load_model(path: str, kind: str) -> Any:
+def _load_model(path: str, settings: RunSettings) -> Any:
     _session.upload(path)
     library = _session.load_module(Path(path).name)
-    return graph_executor.GraphModule(library["default"](_device(kind)))
-
-
-def time_models(
-    paths: list[str], kind: str, threads: int, name: str, data: np.ndarray, repeats: int
-) -> list[tuple[float, ...]] | Lost:
-    """Time models in turn on one device: seconds of each run."""
-    try:
-        if kind == "cpu" and threads:
-            _session.get_function("runtime.config_threadpool")(1, threads)
-        models, device = [_load_model(path, kind) for path in paths], _device(kind)
-        samples: list[list[float]] = [[] for _ in models]
-        for model in models:
-            model.set_input(name, tvm.nd.array(data, device))
-            model.run()
-            model.run()
-        timers = [model.module.time_evaluator("run", device, number=1, repeat=1) for model in models]
-        for _ in range(repeats):
-            for timer, times in zip(timers, samples, strict=True):
-                times.append(float(timer().results[0]))
-        return [tuple(times) for times in samples]
-    except tvm.error.TVMError as error:
-        return Lost(last_line(error))
-
-
-def run_model(path: str, kind: str, name: str, data: np.ndarray) -> np.ndarray | Lost:
-    """Return a model's first output on the device."""
-    try:
-        model = _load_model(path, kind)
-        model.set_input(name, tvm.nd.array(data, _device(kind)))
-        model.run()
-        return model.get_output(0).numpy()
-    except tvm.error.TVMError as error:
-        return Lost(last_line(error))
+    return graph_executor.GraphModule(library["default"](_device(settings)))

@@ -1,96 +1,119 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fixed program that is timed on every device again and again: one that throttles shows in it."""
+"""Detection of devices that throttle: a reference program is timed on each device from time to time."""
 
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import tvm
 from tvm import te
+from tvm.contrib.cprune.measuring.result import ArgSpecs, Costs
 from tvm.contrib.cprune.targets.presets import Preset
 
-# Rows and columns of the matrices that it multiplies; columns of a vector and of a block.
-SIZE, VECTOR, BLOCK = 384, 16, 64
-# A device whose speed changed by more than this share is said, and its times are corrected.
-DRIFT = 0.1
-# Seconds between two looks at a device that is at work, and runs and seconds of a look, at least.
-EVERY, RUNS, SECONDS = 20.0, 9, 0.02
+# The reference program multiplies square matrices of this size. Its loop over columns is split by a vector's
+# length on CPUs and by the size of a thread block on GPUs.
+MATRIX_SIZE, VECTOR_LENGTH, BLOCK_SIZE = 384, 16, 64
+# Relative change of a device's speed that is reported and corrected.
+DRIFT_THRESHOLD = 0.1
+# Seconds between two checks of a busy device.
+CHECK_INTERVAL = 20.0
+# Minimum number of runs in a check, and their minimum total duration in seconds.
+CHECK_REPEATS, CHECK_SECONDS = 9, 0.02
 
 
-def build_reference(preset: Preset, path: Path) -> list[tuple[tuple[int, ...], str]]:
-    """Compile the reference program for a preset's devices; return its arguments' shapes and types.
+def build_reference(preset: Preset, path: Path) -> ArgSpecs:
+    """Compile the reference program for a preset's devices into the library ``path``.
+
+    Returns
+    -------
+    Shape and data type of its arguments.
 
     Raises
     ------
     CPruneError
         If the preset's compiler is missing or fails.
     """
-    left, right = (te.placeholder((SIZE, SIZE), name=name) for name in ("left", "right"))
-    inner = te.reduce_axis((0, SIZE), name="k")
-    product = te.compute((SIZE, SIZE), lambda i, j: te.sum(left[i, inner] * right[inner, j], axis=inner))
+    shape = (MATRIX_SIZE, MATRIX_SIZE)
+    left, right = (te.placeholder(shape, name=name) for name in ("left", "right"))
+    inner = te.reduce_axis((0, MATRIX_SIZE), name="k")
+    product = te.compute(shape, lambda i, j: te.sum(left[i, inner] * right[inner, j], axis=inner))
     schedule = te.create_schedule(product.op)
     rows, columns = product.op.axis
     if preset.device == "cpu":
-        outer, vector = schedule[product].split(columns, VECTOR)
+        outer, vector = schedule[product].split(columns, VECTOR_LENGTH)
         schedule[product].reorder(rows, outer, inner, vector)
         schedule[product].parallel(rows)
         schedule[product].vectorize(vector)
     else:
-        outer, thread = schedule[product].split(columns, BLOCK)
+        outer, thread = schedule[product].split(columns, BLOCK_SIZE)
         schedule[product].bind(schedule[product].fuse(rows, outer), te.thread_axis("blockIdx.x"))
         schedule[product].bind(thread, te.thread_axis("threadIdx.x"))
     args = [left, right, product]
     preset.link(tvm.build(schedule, args, target=preset.make_target()), path)
-    return [((SIZE, SIZE), "float32")] * len(args)
+    return [(shape, "float32")] * len(args)
 
 
-@dataclass
 class SpeedWatch:
-    """How fast devices are, by address, beside how fast they were at first.
+    """Tracks the speed of devices, by address, relative to their initial speed.
 
-    Something that lasts for a moment must not spoil what is measured after it: a look's time is the first
-    quartile of its runs, and a change is believed when a second look finds it, too.
+    A short disturbance must not distort later measurements. A check therefore yields the first quartile of
+    its runs, and a change of speed counts only if a second check confirms it.
     """
 
-    _first: dict[str, float] = field(default_factory=dict)
-    _looked: dict[str, float] = field(default_factory=dict)
-    _doubted: dict[str, float] = field(default_factory=dict)
-    _drift: dict[str, float] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._initial: dict[str, float] = {}
+        self._checked_at: dict[str, float] = {}
+        self._unconfirmed: dict[str, float] = {}
+        # How many times as long as initially programs take.
+        self._slowdown: dict[str, float] = {}
 
-    def due(self, device: str) -> bool:
-        """Whether it is time to run the reference program on a device."""
-        return time.time() - self._looked.get(device, 0.0) > EVERY
+    def is_due(self, device: str) -> bool:
+        """Return whether it is time to check a device."""
+        return time.time() - self._checked_at.get(device, 0.0) > CHECK_INTERVAL
 
-    def doubts(self, device: str) -> bool:
-        """Whether what was noted last wants a second look."""
-        return device in self._doubted
+    def needs_confirmation(self, device: str) -> bool:
+        """Return whether the last check must be repeated."""
+        return device in self._unconfirmed
 
-    def skip(self, device: str) -> None:
-        """Leave a device that cannot run the reference program alone for a while."""
-        self._looked[device] = time.time()
+    def postpone(self, device: str) -> None:
+        """Skip this check of a device that cannot run the reference program."""
+        self._checked_at[device] = time.time()
 
-    def note(self, device: str, costs: Sequence[float]) -> str:
-        """Take the reference program's times on a device, in seconds; return what is to be said, or ""."""
-        self._looked[device] = time.time()
-        now, other = sorted(costs)[len(costs) // 4], self._doubted.pop(device, None)
-        first, before = self._first.get(device), self._drift.get(device, 1.0)
-        if other is None and (first is None or abs(now / first / before - 1) > DRIFT):
-            self._doubted[device] = now
-            return ""
-        seen = [now] if other is None else [now, other]
-        if first is None:
-            self._first[device] = min(seen)
-            return ""
-        drift = min((each / first for each in seen), key=lambda each: abs(math.log(each / before)))
-        if abs(drift / before - 1) <= DRIFT:
-            return ""
-        self._drift[device] = drift if abs(drift - 1) > DRIFT else 1.0
-        if self._drift[device] == 1:
-            return f"device {device} is as fast as at first again"
-        return f"device {device} takes {drift:.2f} times as long as at first: its times are divided by that"
+    def update(self, device: str, costs: Sequence[float]) -> str | None:
+        """Record the reference program's run times on a device, in seconds.
 
-    def corrected(self, device: str, costs: Sequence[float]) -> tuple[float, ...]:
-        """Return times on a device as they would have been at first."""
-        return tuple(cost / self._drift.get(device, 1.0) for cost in costs)
+        Returns
+        -------
+        A message to report if the device's speed has changed.
+        """
+        self._checked_at[device] = time.time()
+        cost, unconfirmed = sorted(costs)[len(costs) // 4], self._unconfirmed.pop(device, None)
+        initial, slowdown = self._initial.get(device), self._slowdown.get(device, 1.0)
+        changed = initial is None or abs(cost / initial / slowdown - 1) > DRIFT_THRESHOLD
+        if unconfirmed is None and changed:
+            self._unconfirmed[device] = cost
+            return None
+        candidates = [cost] if unconfirmed is None else [cost, unconfirmed]
+        if initial is None:
+            self._initial[device] = min(candidates)
+            return None
+        ratios = [candidate / initial for candidate in candidates]
+        # Of two checks, trust the one that is closer to the earlier speed.
+        return self._set_slowdown(device, min(ratios, key=lambda ratio: abs(math.log(ratio / slowdown))))
+
+    def _set_slowdown(self, device: str, slowdown: float) -> str | None:
+        if abs(slowdown / self._slowdown.get(device, 1.0) - 1) <= DRIFT_THRESHOLD:
+            return None
+        if abs(slowdown - 1) <= DRIFT_THRESHOLD:
+            self._slowdown[device] = 1.0
+            return f"device {device} is back to its initial speed"
+        self._slowdown[device] = slowdown
+        return (
+            f"device {device} takes {slowdown:.2f} times as long as initially; "
+            "its measurements are divided by this factor"
+        )
+
+    def correct(self, device: str, costs: Sequence[float]) -> Costs:
+        """Return the run times that a device would have at its initial speed."""
+        return tuple(cost / self._slowdown.get(device, 1.0) for cost in costs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where devices are asked for: TVM's RPC tracker."""
+"""TVM's RPC tracker, which assigns devices."""
 
 import os
 import socket
@@ -11,22 +11,22 @@ from tvm.rpc.client import TrackerSession
 
 from tvm.contrib.cprune.types import CPruneError
 
-# Seconds for the tracker to accept a connection.
-CONNECT = 3.0
+# Seconds to wait for the tracker to accept a connection.
+CONNECT_TIMEOUT = 3.0
 
 
 @dataclass(frozen=True)
 class Tracker:
-    """Where devices are asked for.
+    """An RPC tracker and the devices to request from it.
 
     Attributes
     ----------
     key
-        Which of the tracker's devices.
+        Key under which the devices' servers were started.
     wait
-        Seconds to wait for a free device before saying so, and waiting on.
+        Seconds to wait before reporting that no device is available. Measuring then continues to wait.
     cooldown
-        Seconds that a device rests after each program.
+        Seconds to pause after each program, so that the device cools down.
     """
 
     host: str
@@ -37,7 +37,14 @@ class Tracker:
 
     @staticmethod
     def parse(address: str | None, key: str | None, **options: float) -> "Tracker":
-        """Return the tracker at ``host:port``, or the one that TVM_TRACKER_HOST and TVM_TRACKER_PORT name.
+        """Return the tracker at ``address``.
+
+        Parameters
+        ----------
+        address
+            ``host:port``; None reads TVM_TRACKER_HOST and TVM_TRACKER_PORT.
+        options
+            Further attributes.
 
         Raises
         ------
@@ -48,78 +55,84 @@ class Tracker:
         text = address or (f"{host}:{port}" if host and port else "")
         if not text:
             raise CPruneError(
-                "no tracker: give --tracker host:port, or set TVM_TRACKER_HOST and TVM_TRACKER_PORT"
+                "no tracker given: pass --tracker host:port, or set TVM_TRACKER_HOST and TVM_TRACKER_PORT"
             )
         name, _, number = text.rpartition(":")
         if not name or not number.isdecimal() or not 0 < int(number) < 65536:
-            raise CPruneError(f"the tracker's address is {text!r}, expected host:port such as 127.0.0.1:9190")
+            raise CPruneError(f"invalid tracker address {text!r}: expected host:port such as 127.0.0.1:9190")
         if not key:
-            raise CPruneError("no device key: give --device-key, as the devices' servers were started with")
+            raise CPruneError("no device key given: pass --device-key, the key of the devices' RPC servers")
         return Tracker(name, int(number), key, **options)
 
     @staticmethod
-    def asked_for(address: str | None, key: str | None, **options: float) -> "Tracker | None":
-        """Return the tracker of a command line, or None where neither is given; it has a device of the key.
+    def from_options(address: str | None, key: str | None, **options: float) -> "Tracker | None":
+        """Return the tracker that command-line options select, None if they give neither address nor key.
 
         Raises
         ------
         CPruneError
-            As ``parse`` and ``require``.
+            As ``parse`` and ``require_device``.
         """
         if not address and not key:
             return None
         tracker = Tracker.parse(address, key, **options)
-        tracker.require()
+        tracker.require_device()
         return tracker
 
     @property
+    def address(self) -> str:
+        """The tracker's ``host:port``."""
+        return f"{self.host}:{self.port}"
+
+    @property
     def warning(self) -> str:
-        """What to say where others can reach the tracker, or ""."""
+        """A security warning if other machines can reach the tracker, else ""."""
         if self.host in ("localhost", "::1") or self.host.startswith("127."):
             return ""
         return (
-            f"the tracker at {self.host}:{self.port} is not on 127.0.0.1: it has no authentication, and who "
-            "reaches it can run code on its devices"
+            f"the tracker at {self.address} does not run on 127.0.0.1: it has no authentication, so anyone "
+            "who can reach it can run code on its devices"
         )
 
     def devices(self) -> tuple[int, int]:
-        """Return how many devices of the key the tracker knows, and how many of them are free.
+        """Return how many devices of the key are registered, and how many of them are free.
 
         Raises
         ------
         CPruneError
-            If there is no tracker at the address.
+            If no tracker responds at the address.
         """
-        found = self._summary()
-        return _count(found)[self.key], int(found["queue_info"].get(self.key, {}).get("free", 0))
+        summary = self._summary()
+        return _count_keys(summary)[self.key], int(summary["queue_info"].get(self.key, {}).get("free", 0))
 
-    def require(self) -> None:
-        """Make sure that there is a device of the key.
+    def require_device(self) -> None:
+        """Check that a device of the key is registered.
 
         Raises
         ------
         CPruneError
-            If there is no tracker at the address, or it has no such device; the message says which it has.
+            If no tracker responds at the address, or it has no such device. The message lists its keys.
         """
-        keys = _count(self._summary())
+        keys = _count_keys(self._summary())
         if not keys[self.key]:
-            others = ", ".join(f"{key} ({count})" for key, count in sorted(keys.items())) or "none at all"
+            others = ", ".join(f"{key} ({count})" for key, count in sorted(keys.items())) or "none"
             raise CPruneError(
-                f"the tracker at {self.host}:{self.port} has no device of key {self.key!r}; it has {others}"
+                f"the tracker at {self.address} has no device with key {self.key!r}; "
+                f"registered devices: {others}"
             )
 
     def _summary(self) -> dict[str, Any]:
         try:
-            # TVM would go on trying for a minute.
-            socket.create_connection((self.host, self.port), timeout=CONNECT).close()
+            # TrackerSession would retry for a minute.
+            socket.create_connection((self.host, self.port), timeout=CONNECT_TIMEOUT).close()
             session = TrackerSession((self.host, self.port))
-            found: dict[str, Any] = session.summary()
+            summary: dict[str, Any] = session.summary()
             session.close()
         except (OSError, RuntimeError) as error:
-            raise CPruneError(f"no tracker answers at {self.host}:{self.port}: {error}") from None
-        return found
+            raise CPruneError(f"no tracker responds at {self.address}: {error}") from None
+        return summary
 
 
-def _count(summary: dict[str, Any]) -> Counter[str]:
-    """Return how many servers a tracker's summary has, by key."""
-    return Counter(each["key"].removeprefix("server:") for each in summary["server_info"])
+def _count_keys(summary: dict[str, Any]) -> Counter[str]:
+    """Return the number of servers per key in a tracker's summary."""
+    return Counter(server["key"].removeprefix("server:") for server in summary["server_info"])

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Thread placement and cache contents during timed runs on this machine's CPU."""
+
+import functools
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+import tvm
+from tvm.contrib.cprune.measuring.result import ArgSpecs
+
+# TVM's threads spin this many times before they sleep (src/runtime/thread_pool.cc). With TVM's default of
+# 300,000, idle threads of one process slow down what another process times by half.
+SPIN_COUNT = 20_000
+# Seconds after which idle threads have stopped spinning.
+SPIN_SECONDS = 0.02
+# Name of the function that is called before each timed run.
+PREPARE = "cprune.before_each_run"
+# ThreadGroup::kSpecifyOneCorePerThread in TVM's threading_backend.h.
+_ONE_CORE_PER_THREAD = -2
+
+
+def limit_threads(threads: int) -> None:
+    """Set the size of TVM's thread pool; must precede the pool's first use in a process."""
+    os.environ["TVM_NUM_THREADS"] = str(threads)
+    os.environ["TVM_THREAD_POOL_SPIN_COUNT"] = str(SPIN_COUNT)
+
+
+@contextmanager
+def pinned_threads() -> Iterator[None]:
+    """Pin each of TVM's threads to its own core.
+
+    Otherwise the scheduler may keep two threads of a sub-millisecond program on one core for many runs while
+    another core is idle, which doubles the program's time.
+    """
+    cores, threads = sorted(os.sched_getaffinity(0)), int(os.environ["TVM_NUM_THREADS"])
+    if not 1 < threads <= len(cores):
+        yield
+        return
+    used = cores[:threads]
+    configure = tvm.get_global_func("runtime.config_threadpool")
+    configure(_ONE_CORE_PER_THREAD, threads, [str(core) for core in used])
+    os.sched_setaffinity(0, used[:1])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+        time.sleep(SPIN_SECONDS)
+
+
+def register_prepare(specs: ArgSpecs, cold_weights: bool) -> None:
+    """Register a function ``PREPARE`` that restores the state in which a model would run the program.
+
+    It flushes the weights from the cache, since those of other layers have passed through it. It keeps the
+    activations, including arguments of the output's shape such as the other operand of a residual addition.
+    It also wakes the threads.
+    """
+    flush = tvm.get_global_func("cache_flush_cpu_non_first_arg")
+    weights = [i for i, spec in enumerate(specs[:-1]) if i > 0 and spec != specs[-1]] if cold_weights else []
+    wake_threads = _parallel_kernel()
+
+    def prepare(*args: Any) -> None:
+        for index in weights:
+            flush(args[0], args[index])
+        wake_threads()
+
+    tvm.register_func(PREPARE, prepare, override=True)
+
+
+@functools.cache
+def _parallel_kernel() -> Any:
+    """Return a trivial kernel that runs on every thread."""
+    data = tvm.te.placeholder((64,), name="data")
+    result = tvm.te.compute((64,), lambda i: data[i] + 1)
+    schedule = tvm.te.create_schedule(result.op)
+    schedule[result].parallel(result.op.axis[0])
+    array = tvm.nd.array(np.zeros(64, "float32"))
+    kernel = tvm.build(schedule, [data, result], "llvm")
+    return lambda: kernel(array, array)

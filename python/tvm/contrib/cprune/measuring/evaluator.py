@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Timing loops around TVM's time evaluator, for local and for remote devices."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import tvm
+from tvm.contrib.cprune.measuring.result import Costs
+
+# Maximum repeat multiplier for short programs.
+MAX_REPEAT_FACTOR = 10
+
+
+def time_program(
+    module: Any, device: Any, args: Sequence[Any], repeats: int, min_seconds: float, prepare: str
+) -> Costs:
+    """Time a program after one warm-up run.
+
+    Parameters
+    ----------
+    repeats
+        Minimum number of timed runs.
+    min_seconds
+        Increase the number of runs until together they take this long, up to ``MAX_REPEAT_FACTOR`` times
+        ``repeats``.
+    prepare
+        Name of a registered function to call before each run, or "".
+
+    Returns
+    -------
+    The seconds of each run.
+    """
+
+    def evaluate(count: int) -> Costs:
+        timer = module.time_evaluator(module.entry_name, device, number=1, repeat=count, f_preproc=prepare)
+        return tuple(float(cost) for cost in timer(*args).results)
+
+    if min_seconds:
+        (cost,) = evaluate(1)
+        wanted = math.ceil(min_seconds / max(cost, 1e-9))
+        repeats = min(MAX_REPEAT_FACTOR * repeats, max(repeats, wanted))
+    return evaluate(repeats)
+
+
+def time_alternately(
+    models: Sequence[Any], device: Any, input_name: str, data: np.ndarray, repeats: int
+) -> list[Costs]:
+    """Time graph executors in turn, one run at a time, so that drift affects all of them equally.
+
+    Returns
+    -------
+    For each model the seconds of its ``repeats`` runs.
+    """
+    for model in models:
+        model.set_input(input_name, tvm.nd.array(data, device))
+        model.run()
+        model.run()
+    timers = [model.module.time_evaluator("run", device, number=1, repeat=1) for model in models]
+    costs: list[list[float]] = [[] for _ in models]
+    for _ in range(repeats):
+        for timer, model_costs in zip(timers, costs, strict=True):
+            model_costs.append(float(timer().results[0]))
+    return [tuple(model_costs) for model_costs in costs]
+
+
+def first_output(model: Any, device: Any, input_name: str, data: np.ndarray) -> np.ndarray:
+    """Run a graph executor once and return its first output."""
+    model.set_input(input_name, tvm.nd.array(data, device))
+    model.run()
+    return model.get_output(0).numpy()

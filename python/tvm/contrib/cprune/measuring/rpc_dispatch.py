@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Distribution of work over all RPC devices of a key."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tvm.contrib.cprune.measuring.result import DeviceLost
+from tvm.contrib.cprune.measuring.rpc_device import RpcDevice
+from tvm.contrib.cprune.measuring.rpc_jobs import MAX_ATTEMPTS, JobQueue
+from tvm.contrib.cprune.measuring.tracker import Tracker
+from tvm.contrib.cprune.types import CPruneError
+
+# Seconds between two queries of the tracker's list of devices.
+POLL_INTERVAL = 2.0
+# Seconds between two checks whether a batch is done, and that a device waits for the next program.
+DONE_INTERVAL, JOB_TIMEOUT = 0.02, 0.1
+
+
+class RpcDispatcher:
+    """Feeds jobs to as many devices as the tracker lists; one thread serves each of them.
+
+    A device that dies or hangs costs the timeout of the program that it runs, which another device then
+    takes. Without any device the jobs wait.
+
+    Parameters
+    ----------
+    make_device
+        Creates an ``RpcDevice`` that holds no device yet.
+    report
+        Receives messages for the user.
+
+    Attributes
+    ----------
+    devices
+        Grows with the number of devices at the tracker.
+    """
+
+    def __init__(
+        self, tracker: Tracker, make_device: Callable[[], RpcDevice], report: Callable[[str], None]
+    ) -> None:
+        self.devices: list[RpcDevice] = []
+        self._tracker, self._make_device, self._report = tracker, make_device, report
+
+    def run(self, jobs: JobQueue) -> None:
+        """Return when every job is done; all devices are then released."""
+        threads: dict[RpcDevice, threading.Thread] = {}
+        stop = threading.Event()
+        polled_at = reported_at = 0.0
+        try:
+            while not jobs.done:
+                if time.time() - polled_at > POLL_INTERVAL:
+                    polled_at = time.time()
+                    self._start_threads(threads, jobs, stop)
+                    if not threads and time.time() - reported_at > self._tracker.wait:
+                        reported_at = time.time()
+                        self._report(f"waiting for a device of key {self._tracker.key}: none is registered")
+                time.sleep(DONE_INTERVAL)
+        finally:
+            stop.set()
+            for thread in threads.values():
+                thread.join()
+            for device in self.devices:
+                device.release()
+
+    def _start_threads(
+        self, threads: dict[RpcDevice, threading.Thread], jobs: JobQueue, stop: threading.Event
+    ) -> None:
+        """Drop threads that have ended, and start one for each further device at the tracker."""
+        for device, thread in list(threads.items()):
+            if not thread.is_alive():
+                del threads[device]
+        for _ in range(self._registered() - len(threads)):
+            idle = [device for device in self.devices if device not in threads]
+            device = idle[0] if idle else self._add_device()
+            threads[device] = threading.Thread(target=self._serve, args=(device, jobs, stop))
+            threads[device].start()
+
+    def _serve(self, device: RpcDevice, jobs: JobQueue, stop: threading.Event) -> None:
+        """Run jobs on one device until all are done or the tracker has no device."""
+        while not jobs.done and not stop.is_set():
+            if device.address is None and not device.acquire():
+                if self._registered() == 0:
+                    return
+                continue
+            if not device.check_speed():
+                continue
+            job = jobs.take(JOB_TIMEOUT)
+            if job is not None:
+                jobs.finish(job, device.run(job.program))
+
+    def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function of ``rpc_worker`` on any device; use another one if the device is lost.
+
+        Raises
+        ------
+        CPruneError
+            If ``MAX_ATTEMPTS`` devices were lost.
+        """
+        device, reason = self.devices[0] if self.devices else self._add_device(), ""
+        for _ in range(MAX_ATTEMPTS):
+            reported_at = 0.0
+            while device.address is None and not device.acquire():
+                if time.time() - reported_at > self._tracker.wait:
+                    reported_at = time.time()
+                    self._report(f"waiting for a device of key {self._tracker.key}")
+            outcome = device.call(function, *args)
+            if not isinstance(outcome, DeviceLost):
+                device.release()
+                return outcome
+            reason = outcome.reason
+        raise CPruneError(f"{MAX_ATTEMPTS} devices were lost while running the model: {reason}")
+
+    def close(self) -> None:
+        """Kill the processes of all devices."""
+        for device in self.devices:
+            device.close()
+
+    def _add_device(self) -> RpcDevice:
+        self.devices.append(self._make_device())
+        return self.devices[-1]
+
+    def _registered(self) -> int:
+        """Return how many devices of the key the tracker lists, 0 if it does not respond."""
+        try:
+            return self._tracker.devices()[0]
+        except CPruneError:
+            return 0

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pruning and deploying with all measurements on RPC devices."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import TUTORIAL
+from rpc_site import KEY, Site, running_site
+
+from tvm.contrib.cprune.targets.target import host_target
+
+DEPLOY = [sys.executable, "-m", "tvm.contrib.cprune", "deploy"]
+OPTIONS = {
+    "--model": "lenet",
+    "--train-epochs": 1,
+    "--short-term-epochs": 1,
+    "--fine-tune-epochs": 1,
+    "--accuracy-requirement": 0.05,
+    "--trials": 4,
+    "--max-iterations": 2,
+    "--final-trials": 0,
+    "--threads": 1,
+    "--repeats": 2,
+}
+
+
+def execute(*command: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with running_site() as running:
+        for _ in range(3):
+            running.add(hold=0)
+        running.wait(3)
+        yield running
+
+
+def check_bundle(bundle: Path) -> None:
+    """The example runs, and the check of the bundle detects a changed file."""
+    example = execute(sys.executable, str(bundle / "example.py"))
+    assert example.stdout.startswith("class "), example.stderr
+    assert execute(*DEPLOY, "--check", str(bundle)).returncode == 0
+    params = bytearray((bundle / "params.bin").read_bytes())
+    params[100] ^= 1
+    (bundle / "params.bin").write_bytes(bytes(params))
+    done = execute(*DEPLOY, "--check", str(bundle))
+    assert done.returncode == 1
+    assert "params.bin is not the file that was written" in done.stderr.splitlines()[-1]
+
+
+def test_a_model_is_pruned_and_deployed_on_devices(site, tmp_path):
+    run_dir, bundle = tmp_path / "run", tmp_path / "bundle"
+    options = [text for name, value in OPTIONS.items() for text in (name, str(value))]
+    devices = ["--tracker", site.address, "--device-key", KEY]
+    folder = ["--experiment-data-dir", str(run_dir), "--target", host_target()]
+    done = execute(sys.executable, str(TUTORIAL / "main.py"), *options, *devices, *folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f'"device_key": "{KEY}"' in (run_dir / "result.json").read_text()
+
+    done = execute(*DEPLOY, str(run_dir), *devices, "--repeats", "5", "--out", str(bundle))
+    assert done.returncode == 0, done.stderr
+    assert "images a second" in done.stdout and "unpruned" in done.stdout
+    check_bundle(bundle)
