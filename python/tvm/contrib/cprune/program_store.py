@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tvm.contrib.cprune.measuring.context import RecordContext
-from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer as Measurer
+from tvm.contrib.cprune.measuring.measurer import Measurer
 from tvm.contrib.cprune.measuring.records import Measured, RecordLog, faster
 from tvm.contrib.cprune.table import Row, TaskTable
 from tvm.contrib.cprune.tuning.ansor.transplant import TransplantError

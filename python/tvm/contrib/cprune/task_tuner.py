@@ -10,7 +10,7 @@ from typing import Any
 import tvm
 from tvm.contrib.cprune.building.build import algorithms_of
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
-from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer as Measurer
+from tvm.contrib.cprune.measuring.measurer import Measurer
 from tvm.contrib.cprune.measuring.records import faster
 from tvm.contrib.cprune.program_store import ProgramStore
 from tvm.contrib.cprune.stopwatch import Stopwatch

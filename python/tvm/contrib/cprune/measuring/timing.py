@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer as Measurer
+from tvm.contrib.cprune.measuring.measurer import Measurer
 from tvm.contrib.cprune.types import Latency
 
 # Seconds between two rounds.

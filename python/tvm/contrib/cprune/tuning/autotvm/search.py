@@ -18,7 +18,7 @@ from tvm.autotvm.tuner import GATuner, GridSearchTuner, RandomTuner, XGBTuner
 
 from tvm import autotvm
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
+from tvm.contrib.cprune.measuring.measurer import Measurer
 from tvm.contrib.cprune.measuring.records import Measured, RecordLog, dump
 from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.tuning.ansor.search import Progress
@@ -29,7 +29,7 @@ from tvm.contrib.cprune.types import CPruneError, Task
 def search(
     tasks: Sequence[Task],
     config: TuneConfig,
-    pool: LocalMeasurer,
+    pool: Measurer,
     log: RecordLog,
     seed: int = 0,
     report: Callable[[Progress], None] = lambda _: None,
@@ -79,7 +79,7 @@ def search(
 
 
 def _tune(
-    task: Task, config: TuneConfig, pool: LocalMeasurer, log: RecordLog, seed: int
+    task: Task, config: TuneConfig, pool: Measurer, log: RecordLog, seed: int
 ) -> Iterator[list[Measured]]:
     """Measure batch after batch of one task, what TVM takes without tuning first."""
     untuned = None if log.of(task.workload_key) else fallback_of(task.tvm_task)
@@ -117,7 +117,7 @@ def _tune(
 
 
 def _measure(
-    task: Task, configs: Sequence[Any], pool: LocalMeasurer
+    task: Task, configs: Sequence[Any], pool: Measurer
 ) -> tuple[list[Measured], list[Any], list[Any]]:
     """Return records of configurations, and what they were measured by and gave."""
     target = task.tvm_task.target
