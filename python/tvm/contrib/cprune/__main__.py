@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m tvm.contrib.cprune <command>: CPrune's parts by themselves. Pruning is
-tutorials/frontend/main.py."""
+"""Command-line tools around CPrune. To prune a model, use tutorials/frontend/main.py.
+
+python -m tvm.contrib.cprune <command> --help
+"""
 
 import argparse
 import os
@@ -9,10 +11,10 @@ from importlib import import_module
 from typing import NoReturn
 
 COMMANDS = {
-    "deploy": "build a run's model for a device, check it there, and leave a bundle",
-    "doctor": "check everything between here and a measured program",
-    "profile": "measure a layer's tuned program at every width",
-    "round": "snap a pruned model's channels to widths that tuned programs fit",
+    "deploy": "build the pruned model of a run for a device, test it there and write a bundle",
+    "doctor": "check the installation, the compiler and the devices",
+    "profile": "measure the tuned program of a layer at every width",
+    "round": "round the channels of a pruned model to widths that fit its tuned programs",
     "tune": "tune, build, export and time a network",
 }
 
@@ -26,18 +28,19 @@ def main(arguments: list[str] | None = None) -> int:
     from tvm.contrib.cprune.targets.target import host_threads
     from tvm.contrib.cprune.types import CPruneError
 
-    # The measuring processes inherit this; TVM would take half of the cores.
+    # Worker processes inherit this. TVM's default is half of the cores.
     os.environ.setdefault("TVM_NUM_THREADS", str(host_threads()))
-    given = sys.argv[1:] if arguments is None else arguments
+    arguments = sys.argv[1:] if arguments is None else arguments
     prog = "python -m tvm.contrib.cprune"
-    parser = _Parser(prog=prog, description=__doc__, epilog="Each command has a --help of its own.")
+    description, _, _ = __doc__.partition("\n")
+    parser = _Parser(prog=prog, description=description, epilog="Every command has its own --help.")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, add_help=False)
-        # Only the command that was asked for is imported: each needs other packages.
-        if given[:1] == [name]:
+        # Import only the selected command: others may need packages that are not installed.
+        if arguments[:1] == [name]:
             import_module(f"tvm.contrib.cprune.commands.{name}").add_arguments(command)
-    options = parser.parse_args(given)
+    options = parser.parse_args(arguments)
     try:
         import_module(f"tvm.contrib.cprune.commands.{options.command}").run(options)
     except CPruneError as error:
@@ -47,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{prog} {options.command}: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{prog} {options.command}: stopped", file=sys.stderr)
+        print(f"{prog} {options.command}: interrupted", file=sys.stderr)
         return 130
     return 0
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check everything between here and a measured program, and say how to mend what is missing.
+"""Check the installation, the compiler and the devices by running a small kernel.
 
     python -m tvm.contrib.cprune doctor
     python -m tvm.contrib.cprune doctor --target android-cpu --tracker 127.0.0.1:9190 --device-key phone
 
-Each line passes (ok), fails with what to do (FAIL), or says what could not be checked (?).
+Each line is a check that passed (ok), failed (FAIL, with a way to fix it) or could not be made (?).
 """
 
 import argparse
@@ -21,143 +21,151 @@ import tvm
 from tvm import relay
 from tvm.contrib.cprune import _plugin
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
-from tvm.contrib.cprune.measuring.rpc_pool import RpcMeasurer
+from tvm.contrib.cprune.measuring.create import create_measurer
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.targets.presets import NAMES, Preset, find_preset
 from tvm.contrib.cprune.tasks import quietly
 from tvm.contrib.cprune.types import INPUT, CPruneError
 
-# For the estimate: tasks of a network like ResNet-18, direct and Winograd, and a trial on two cores.
-TASKS, SECONDS_A_TRIAL = 26, 2.0
-# The kernel's rows and columns, and how far its result may be off.
-SIZE, TOLERANCE = 64, 1e-4
+# For the estimate of the tuning time: tasks of a network like ResNet-18, counting direct and Winograd
+# convolutions, and seconds per trial on two cores.
+TASKS, SECONDS_PER_TRIAL = 26, 2.0
+# The kernel's input and output channels, its timed runs, and the maximum relative error of its result.
+CHANNELS, REPEATS, TOLERANCE = 64, 10, 1e-4
+# Options of TVM's build to list, without their prefix USE_.
+BUILD_OPTIONS = ("RPC", "OPENCL", "VULKAN", "GRAPH_EXECUTOR", "SORT", "RANDOM")
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One line: ``ok`` is None where nothing could be checked."""
+class Check:
+    """The outcome of one check; ``passed`` is None if it could not be made."""
 
     name: str
-    ok: bool | None
+    passed: bool | None
     message: str
 
     def __str__(self) -> str:
-        mark = {True: "ok  ", False: "FAIL", None: "?   "}[self.ok]
+        mark = {True: "ok  ", False: "FAIL", None: "?   "}[self.passed]
         return f"{mark} {self.name}: {self.message}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.formatter_class = __doc__, argparse.RawDescriptionHelpFormatter
     parser.add_argument("-h", "--help", action="help", help="show this help message and exit")
-    parser.add_argument("--target", help=f"{', '.join(NAMES)}, or a target of TVM (default: this machine)")
-    parser.add_argument("--tracker", help="host:port (or TVM_TRACKER_HOST and TVM_TRACKER_PORT)")
-    parser.add_argument("--device-key", help="which of the tracker's devices")
+    parser.add_argument("--target", help=f"{', '.join(NAMES)}, or a TVM target (default: this machine)")
+    parser.add_argument("--tracker", help="host:port of an RPC tracker (or TVM_TRACKER_HOST and _PORT)")
+    parser.add_argument("--device-key", help="key of the tracker's devices to use")
 
 
 def run(options: argparse.Namespace) -> None:
     failed = 0
-    for finding in examine(options.target, options.tracker, options.device_key):
-        print(finding, flush=True)
-        failed += finding.ok is False
+    for check in run_checks(options.target, options.tracker, options.device_key):
+        print(check, flush=True)
+        failed += check.passed is False
     if failed:
-        raise CPruneError(f"{failed} of these must be mended first")
+        raise CPruneError(f"{failed} of these checks failed")
 
 
-def examine(target: str | None, tracker: str | None, key: str | None) -> Iterator[Finding]:
-    """Return the findings one after the other, as they are made."""
+def run_checks(target: str | None, tracker: str | None, key: str | None) -> Iterator[Check]:
+    """Yield the outcome of each check as soon as it is made."""
     preset = find_preset(target)
-    yield from _tvm(preset)
+    yield from _check_tvm(preset)
     yield _attempt("compiler", lambda: f"{preset.name} links with {preset.compiler()}")
-    if not tracker and not key:
-        where = "programs run on this machine" if preset.runs_here else "there is nowhere to run programs"
-        yield Finding("tracker", None, f"none given (--tracker, --device-key): {where}")
-        if not preset.runs_here:
-            yield Finding("round trip", None, f"{preset.name} needs a device: --tracker and --device-key")
-            return
+    if tracker or key:
+        yield from _check_devices(preset, tracker, key)
+    elif preset.runs_here:
+        yield Check("tracker", None, "none given (--tracker, --device-key): programs run on this machine")
         yield from _round_trip(preset, None)
-        return
+    else:
+        yield Check("tracker", None, "none given (--tracker, --device-key): programs cannot run")
+        yield Check("round trip", None, f"{preset.name} needs a device: pass --tracker and --device-key")
+
+
+def _attempt(name: str, describe: Callable[[], str]) -> Check:
     try:
-        found = Tracker.parse(tracker, key)
-        known, free = found.devices()
+        return Check(name, True, describe())
     except CPruneError as error:
-        advice = "start one: python -m tvm.exec.rpc_tracker --host 127.0.0.1"
-        yield Finding("tracker", False, f"{error}; {advice}")
-        yield Finding("round trip", None, "there is no tracker to ask for a device")
-        return
-    yield Finding("tracker", True, f"answers at {found.host}:{found.port}")
-    if found.warning:
-        yield Finding("tracker", None, found.warning)
-    if not known:
-        start = f"python -m tvm.exec.rpc_server --tracker {found.host}:{found.port} --key {found.key}"
-        yield Finding("devices", False, f"none of key {found.key}; on the device: {start}")
-        yield Finding("round trip", None, "there is no device")
-        return
-    yield Finding("devices", True, f"{known} of key {found.key}, {free} free")
-    yield from _round_trip(preset, found)
+        return Check(name, False, str(error))
 
 
-def _attempt(name: str, check: Callable[[], str]) -> Finding:
-    try:
-        return Finding(name, True, check())
-    except CPruneError as error:
-        return Finding(name, False, str(error))
-
-
-def _tvm(preset: Preset) -> Iterator[Finding]:
+def _check_tvm(preset: Preset) -> Iterator[Check]:
     info = tvm.support.libinfo()
-    said = ("USE_RPC", "USE_OPENCL", "USE_VULKAN", "USE_GRAPH_EXECUTOR", "USE_SORT", "USE_RANDOM")
-    llvm = f"LLVM {info.get('LLVM_VERSION', 'unknown')}"
-    options = [llvm, *(f"{name[4:]} {info[name]}" for name in said if name in info)]
-    yield Finding("TVM", True, f"{tvm.__version__}: {', '.join(options)}")
+    options = [f"LLVM {info.get('LLVM_VERSION', 'unknown')}"]
+    options += [f"{name} {info[f'USE_{name}']}" for name in BUILD_OPTIONS if f"USE_{name}" in info]
+    yield Check("TVM", True, f"{tvm.__version__}: {', '.join(options)}")
     cython = tvm.runtime.Object.__mro__[1].__module__.startswith("tvm._ffi._cy")
-    slow = "ctypes; slower: build Cython's, or use the wheel of `make tvm`"
-    yield Finding("FFI", True, "Cython" if cython else slow)
-    yield Finding("plug-in", True, f"FindSubgraphs and others, {_plugin.ORIGIN}")
+    slow = "ctypes, which is slower: build TVM's Cython FFI, or use the wheel of `make tvm`"
+    yield Check("FFI", True, "Cython" if cython else slow)
+    yield Check("plug-in", True, f"FindSubgraphs and others, {_plugin.ORIGIN}")
     codegen = tvm.get_global_func(f"target.build.{preset.make_target().kind.name}", allow_missing=True)
     message = f"generates code for {preset.target}"
     if codegen is None:
-        message = f"this TVM has no code generation for {preset.target}: build it with that option ON"
-    yield Finding("target", codegen is not None, message)
+        message = f"this TVM cannot generate code for {preset.target}: rebuild it with the option enabled"
+    yield Check("target", codegen is not None, message)
 
 
-def _round_trip(preset: Preset, tracker: Tracker | None) -> Iterator[Finding]:
-    """Compile a small kernel, run it, and compare what it computes."""
+def _check_devices(preset: Preset, address: str | None, key: str | None) -> Iterator[Check]:
+    try:
+        tracker = Tracker.parse(address, key)
+        registered, free = tracker.devices()
+    except CPruneError as error:
+        advice = "to start one: python -m tvm.exec.rpc_tracker --host 127.0.0.1"
+        yield Check("tracker", False, f"{error}; {advice}")
+        yield Check("round trip", None, "there is no tracker")
+        return
+    yield Check("tracker", True, f"responds at {tracker.address}")
+    if tracker.warning:
+        yield Check("tracker", None, tracker.warning)
+    if not registered:
+        start = f"python -m tvm.exec.rpc_server --tracker {tracker.address} --key {tracker.key}"
+        yield Check("devices", False, f"none with key {tracker.key}; run on the device: {start}")
+        yield Check("round trip", None, "there is no device")
+        return
+    yield Check("devices", True, f"{registered} with key {tracker.key}, {free} free")
+    yield from _round_trip(preset, tracker)
+
+
+def _round_trip(preset: Preset, tracker: Tracker | None) -> Iterator[Check]:
+    """Compile a small kernel, run it, and compare its result with NumPy's."""
     if preset.device != "cpu":
-        yield Finding("round trip", None, "kernels for GPUs are tried by the first tuning")
+        yield Check("round trip", None, "not made for GPUs, whose kernels need tuning first")
         return
     started = time.time()
-    data = np.random.default_rng(0).standard_normal((SIZE, SIZE)).astype("float32")
-    weight = np.random.default_rng(1).standard_normal((SIZE, SIZE)).astype("float32")
-    expected = np.maximum(data @ weight.T, 0)
     try:
-        config = TuneConfig()
-        pool = LocalMeasurer(config) if tracker is None else RpcMeasurer(config, preset, tracker)
-        with tempfile.TemporaryDirectory() as name, pool:
-            library = Path(name) / "kernel.so"
-            preset.link(_kernel(preset, weight), library)
-            found = pool.run_model(library, data)
-            (times,) = pool.time_models([library], data, 10)
-    except CPruneError as error:
-        yield Finding("round trip", False, str(error))
+        error, costs = _run_kernel(preset, tracker)
+    except CPruneError as failure:
+        yield Check("round trip", False, str(failure))
         return
-    off = float(np.abs(found - expected).max() / np.abs(expected).max())
-    where = "this machine" if tracker is None else f"a device of {tracker.key}"
-    if off > TOLERANCE:
-        yield Finding("round trip", False, f"{where} computes something else: off by {off:.1e}")
+    place = "this machine" if tracker is None else f"a device with key {tracker.key}"
+    if error > TOLERANCE:
+        yield Check("round trip", False, f"wrong result on {place}: relative error {error:.1e}")
         return
-    cost, seconds = float(np.median(times)) * 1e6, time.time() - started
-    message = f"compiled, ran and compared on {where}: {cost:.1f} us, after {seconds:.1f} s"
-    yield Finding("round trip", True, message)
-    trials = TASKS * config.trials
-    minutes = trials * SECONDS_A_TRIAL / 60
+    cost, seconds = float(np.median(costs)) * 1e6, time.time() - started
+    message = f"compiled and ran a kernel on {place} with the correct result"
+    yield Check("round trip", True, f"{message}: {cost:.1f} us per run, {seconds:.1f} s in total")
+    trials = TASKS * TuneConfig().trials
+    minutes = trials * SECONDS_PER_TRIAL / 60
     message = f"a network like ResNet-18 takes about {minutes:.0f} minutes ({trials} trials) on two cores"
-    yield Finding("tuning", None, message)
+    yield Check("tuning", None, message)
 
 
-def _kernel(preset: Preset, weight: np.ndarray) -> Any:
-    """Return a compiled model of one dense layer and a rectifier."""
-    data = relay.var(INPUT, shape=(SIZE, SIZE))
+def _run_kernel(preset: Preset, tracker: Tracker | None) -> tuple[float, tuple[float, ...]]:
+    """Return the relative error of a small kernel's result, and the seconds of each timed run."""
+    data = np.random.default_rng(0).standard_normal((CHANNELS, CHANNELS)).astype("float32")
+    weight = np.random.default_rng(1).standard_normal((CHANNELS, CHANNELS)).astype("float32")
+    expected = np.maximum(data @ weight.T, 0)
+    measurer = create_measurer(TuneConfig(), preset, tracker)
+    with tempfile.TemporaryDirectory() as folder, measurer:
+        library = Path(folder) / "kernel.so"
+        preset.link(_build_kernel(preset, weight), library)
+        output = measurer.run_model(library, data)
+        (costs,) = measurer.time_models([library], data, REPEATS)
+    return float(np.abs(output - expected).max() / np.abs(expected).max()), costs
+
+
+def _build_kernel(preset: Preset, weight: np.ndarray) -> Any:
+    """Compile a model of one dense layer with a ReLU."""
+    data = relay.var(INPUT, shape=weight.shape)
     body = relay.nn.relu(relay.nn.dense(data, relay.const(weight)))
     with quietly():
         return relay.build(tvm.IRModule.from_expr(relay.Function([data], body)), preset.make_target())

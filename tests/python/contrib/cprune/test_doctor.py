@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``doctor``."""
+
+import subprocess
+import sys
+
+from rpc_site import KEY, running_site
+
+
+def doctor(*arguments: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "tvm.contrib.cprune", "doctor", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_all_checks_pass_on_this_machine():
+    code, text = doctor()
+    assert code == 0, text
+    round_trip = "ok   round trip: compiled and ran a kernel on this machine with the correct result"
+    for line in ("ok   TVM: 0.17", "ok   plug-in", "ok   compiler", round_trip):
+        assert line in text, text
+
+
+def test_a_missing_compiler_and_tracker_are_reported():
+    code, text = doctor("--target", "android-cpu", "--tracker", "127.0.0.1:9", "--device-key", "phone")
+    assert code == 1
+    assert "FAIL compiler: TVM_NDK_CC is not set" in text
+    assert "FAIL tracker: no tracker responds at 127.0.0.1:9" in text
+    assert "?    round trip: there is no tracker" in text
+
+
+def test_devices_are_checked():
+    with running_site() as site:
+        site.wait(0)
+        code, text = doctor("--tracker", site.address, "--device-key", KEY)
+        assert code == 1 and f"FAIL devices: none with key {KEY}" in text, text
+        site.add()
+        site.wait(1)
+        code, text = doctor("--tracker", site.address, "--device-key", KEY)
+        assert code == 0, text
+        assert f"ok   round trip: compiled and ran a kernel on a device with key {KEY}" in text, text
