@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs measured a minute by 1, 2 and 4 RPC servers that each hold a program for a fixed time.
+"""Programs per minute measured on 1, 2 and 4 RPC devices that hold each run for a fixed time.
 
     python benchmarks/rpc_scaling.py
 
-The servers run on this machine and only wait, as if they were phones; what is measured is whether the queue
-keeps all of them busy. The programs are compiled before the clock starts for each round's second half.
+The devices are servers on this machine that sleep, so the rates show whether all of them are kept busy.
+Before each timing, two programs per device are measured so that all processes have started.
 """
 
 import argparse
@@ -29,22 +29,23 @@ from tvm.contrib.cprune.tasks import extract_from_program
 from tvm.contrib.cprune.types import CPruneError
 
 KEY, HOLD, REPEATS, PROGRAMS, ROUNDS = "bench", 0.5, 3, 24, 3
+CONFIG = TuneConfig(repeats=REPEATS, threads=1, run_timeout=30)
 
 
-def start(*command: str) -> subprocess.Popen[bytes]:
+def start(*command: str) -> "subprocess.Popen[bytes]":
     quiet = subprocess.DEVNULL
     return subprocess.Popen([sys.executable, *command], stdout=quiet, stderr=quiet, start_new_session=True)
 
 
-def programs() -> list[auto_scheduler.MeasureInput]:
-    """Return small programs that compile in a moment."""
+def make_programs() -> list[auto_scheduler.MeasureInput]:
+    """Return copies of a small program that compiles quickly."""
     relay_model = from_torch(nn.Conv2d(4, 16, 1), (1, 4, 8, 8))
     (task,) = extract_from_program(relay_model.mod, None, pinned_target(host_target()))
     state = task.tvm_task.compute_dag.get_init_state()
     return [auto_scheduler.MeasureInput(task.tvm_task, state)] * PROGRAMS
 
 
-def wait(tracker: Tracker, count: int) -> None:
+def wait_for_devices(tracker: Tracker, count: int) -> None:
     while True:
         with contextlib.suppress(CPruneError):
             if tracker.devices() == (count, count):
@@ -52,41 +53,44 @@ def wait(tracker: Tracker, count: int) -> None:
         time.sleep(0.2)
 
 
+def measure_rate(tracker: Tracker, inputs: list[auto_scheduler.MeasureInput], warm_up: int) -> float:
+    """Return the median number of programs per minute."""
+    rates = []
+    with RpcMeasurer(CONFIG, find_preset(None), tracker, prepare="cprune.hold") as measurer:
+        measurer.measure(inputs[:warm_up])
+        for _ in range(ROUNDS):
+            started = time.perf_counter()
+            results = measurer.measure(inputs)
+            rates.append(len(inputs) / (time.perf_counter() - started) * 60)
+            assert not any(result.error_no for result in results)
+    return median(rates)
+
+
 def main() -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
     print_machine()
-    print(f"# {PROGRAMS} programs a round, {REPEATS + 1} runs each, every run held for {HOLD} s")
+    print(f"# {PROGRAMS} programs per round, {REPEATS + 1} runs each, every run held for {HOLD} s")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    where = ["--host", "127.0.0.1", "--port", str(port), "--port-end", str(port + 1)]
-    processes = [start("-m", "tvm.exec.rpc_tracker", *where)]
+    ports = ["--port", str(port), "--port-end", str(port + 1)]
+    processes = [start("-m", "tvm.exec.rpc_tracker", "--host", "127.0.0.1", *ports)]
     script = str(Path(__file__).with_name("holding_server.py"))
-    tracker = Tracker("127.0.0.1", port, KEY)
-    config = TuneConfig(repeats=REPEATS, threads=1, run_timeout=30)
-    inputs, first = programs(), 0.0
+    tracker, inputs, rates = Tracker("127.0.0.1", port, KEY), make_programs(), list[float]()
     try:
         for count in (1, 2, 4):
             while len(processes) <= count:
-                processes.append(start(script, f"127.0.0.1:{port}", KEY, str(HOLD)))
-            wait(tracker, count)
-            rates = []
-            with RpcMeasurer(config, find_preset(None), tracker, prepare="cprune.hold") as pool:
-                pool.measure(inputs[: 2 * count])  # the processes start
-                for _ in range(ROUNDS):
-                    started = time.perf_counter()
-                    results = pool.measure(inputs)
-                    rates.append(PROGRAMS / (time.perf_counter() - started) * 60)
-                    assert not any(each.error_no for each in results)
-            first = first or median(rates)
-            ratio = median(rates) / first
-            print(f"{count} servers: {median(rates):7.1f} programs a minute, {ratio:.2f} times one")
+                processes.append(start(script, tracker.address, KEY, str(HOLD)))
+            wait_for_devices(tracker, count)
+            rates.append(measure_rate(tracker, inputs, warm_up=2 * count))
+            speedup = rates[-1] / rates[0]
+            print(f"{count} devices: {rates[-1]:7.1f} programs per minute, {speedup:.2f} times one device")
     finally:
         for process in processes:
             process.kill()
-    print("asked: at least 1.8 and 3.4")
+    print("required: at least 1.8 and 3.4")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs built and timed a minute: our measuring processes against auto_scheduler's local builder and
-runner.
+"""Programs per minute built and timed by CPrune's measurer and by auto_scheduler's local builder and runner.
 
     python benchmarks/tuning_throughput.py
 
-Both measure the same programs in turn, with the same repeats, cold weights and number of processes.
+Both measure the same programs, batch by batch in turn, with the same repeats, cold weights and number of
+processes.
 """
 
+import argparse
 import time
+from collections.abc import Callable, Sequence
 
 from tvm.auto_scheduler.measure import MeasureErrorNo
 
@@ -22,11 +24,12 @@ from tvm.contrib.cprune.tasks import extract_from_program
 LAYERS = ("stages.0.0.conv1", "stages.1.0.conv2", "stages.2.0.conv1", "stages.3.0.shortcut.0")
 BATCH, ROUNDS = 8, 3
 
+Inputs = list[auto_scheduler.MeasureInput]
+Measure = Callable[[Inputs], Sequence[auto_scheduler.MeasureResult]]
 
-def main() -> None:
-    print_machine()
-    config = TuneConfig()
-    tasks = extract_from_program(from_torch(resnet18(), SHAPE).mod, None, host_target())
+
+def make_stock(config: TuneConfig) -> Measure:
+    """Return a function that measures with auto_scheduler's builder and runner."""
     builder = auto_scheduler.LocalBuilder(timeout=int(config.build_timeout), n_parallel=host_threads())
     runner = auto_scheduler.LocalRunner(
         timeout=int(config.run_timeout),
@@ -35,34 +38,52 @@ def main() -> None:
         min_repeat_ms=0,
         enable_cpu_cache_flush=config.cold_weights,
     )
-    ours, stock, failures = [], [], 0
-    with LocalMeasurer(config) as pool:
+    return lambda inputs: runner.run(inputs, builder.build(inputs, verbose=0), verbose=0)
+
+
+def sample_batches(task: auto_scheduler.SearchTask) -> list[Inputs]:
+    """Return batches of random programs for a task."""
+    count = BATCH * ROUNDS
+    policy = auto_scheduler.SketchPolicy(
+        task, params={"sample_init_min_population": count}, seed=1, verbose=0
+    )
+    states = list(policy.sample_initial_population())[:count]
+    inputs = [auto_scheduler.MeasureInput(task, state) for state in states]
+    return [inputs[start : start + BATCH] for start in range(0, len(inputs), BATCH)]
+
+
+def time_batch(measure: Measure, batch: Inputs) -> tuple[float, int]:
+    """Return the programs measured per minute, and how many of them failed."""
+    started = time.perf_counter()
+    results = measure(batch)
+    rate = 60 * len(batch) / (time.perf_counter() - started)
+    return rate, sum(result.error_no != MeasureErrorNo.NO_ERROR for result in results)
+
+
+def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
+    print_machine()
+    config = TuneConfig()
+    tasks = extract_from_program(from_torch(resnet18(), SHAPE).mod, None, host_target())
+    rates: dict[str, list[float]] = {"CPrune": [], "stock": []}
+    failures = 0
+    with LocalMeasurer(config) as measurer:
+        methods = {"CPrune": measurer.measure, "stock": make_stock(config)}
         for layer in LAYERS:
-            task = next(task for task in tasks if layer in task.layers).tvm_task
-            policy = auto_scheduler.SketchPolicy(
-                task, params={"sample_init_min_population": BATCH * ROUNDS}, seed=1, verbose=0
-            )
-            states = list(policy.sample_initial_population())[: BATCH * ROUNDS]
-            inputs = [auto_scheduler.MeasureInput(task, state) for state in states]
-            for start in range(0, len(inputs), BATCH):
-                batch = inputs[start : start + BATCH]
-                began = time.perf_counter()
-                results = pool.measure(batch)
-                ours.append((time.perf_counter() - began) / len(batch))
-                began = time.perf_counter()
-                theirs = runner.run(batch, builder.build(batch, verbose=0), verbose=0)
-                stock.append((time.perf_counter() - began) / len(batch))
-                failures += sum(r.error_no != MeasureErrorNo.NO_ERROR for r in [*results, *theirs])
-            print(
-                f"{layer:24} ours {60 / ours[-1]:6.1f}, stock {60 / stock[-1]:6.1f} programs a minute",
-                flush=True,
-            )
-    print(f"{len(ours)} batches of {BATCH} programs, measured by both in turn; {failures} programs failed")
-    for name, seconds in (("ours", ours), ("stock", stock)):
-        rates = [60 / each for each in seconds]
-        print(f"{name:6} {median(rates):6.1f} ± {spread(rates):.1f} programs a minute")
-    ratios = [b / a for a, b in zip(ours, stock, strict=True)]
-    print(f"ratio  {median(ratios):6.2f} ± {spread(ratios):.2f}   (asked: at least 1.5)")
+            for batch in sample_batches(next(task for task in tasks if layer in task.layers).tvm_task):
+                for name, measure in methods.items():
+                    rate, failed = time_batch(measure, batch)
+                    rates[name].append(rate)
+                    failures += failed
+            latest = ", ".join(f"{name} {values[-1]:6.1f}" for name, values in rates.items())
+            print(f"{layer:24} {latest} programs per minute", flush=True)
+    print(f"{len(rates['stock'])} batches of {BATCH} programs, measured by both; {failures} programs failed")
+    for name, values in rates.items():
+        print(f"{name:6} {median(values):6.1f} ± {spread(values):.1f} programs per minute")
+    ratios = [ours / stock for ours, stock in zip(rates["CPrune"], rates["stock"], strict=True)]
+    print(f"ratio  {median(ratios):6.2f} ± {spread(ratios):.2f}   (required: at least 1.5)")
 
 
 if __name__ == "__main__":
