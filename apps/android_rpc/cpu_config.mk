@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# TVM's Android RPC app for CPUs: copied to apps/android_rpc/app/src/main/jni/config.mk of a TVM checkout.
+# Configuration of TVM's Android RPC app for CPUs. install.sh copies it into a TVM checkout, to
+# apps/android_rpc/app/src/main/jni/config.mk.
 APP_ABI = arm64-v8a
 APP_PLATFORM = android-24
 USE_OPENCL = 0

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-# TVM's Android RPC app for OpenCL: copied to apps/android_rpc/app/src/main/jni/config.mk of a TVM checkout.
-# OPENCL_HEADERS holds CL/cl.h; libOpenCL.so is the phone's own (adb pull /vendor/lib64/libOpenCL.so).
+# Configuration of TVM's Android RPC app for OpenCL. install.sh copies it into a TVM checkout, to
+# apps/android_rpc/app/src/main/jni/config.mk.
+# OPENCL_HEADERS: folder that contains CL/cl.h. OPENCL_LIBRARY: the phone's libOpenCL.so, from
+# `adb pull /vendor/lib64/libOpenCL.so`.
 APP_ABI = arm64-v8a
 APP_PLATFORM = android-24
 USE_OPENCL = 1
