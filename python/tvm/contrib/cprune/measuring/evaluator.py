@@ -40,8 +40,8 @@ def time_program(
 
     if min_seconds:
         (cost,) = evaluate(1)
-        wanted = math.ceil(min_seconds / max(cost, 1e-9))
-        repeats = min(MAX_REPEAT_FACTOR * repeats, max(repeats, wanted))
+        needed = math.ceil(min_seconds / max(cost, 1e-9))
+        repeats = min(MAX_REPEAT_FACTOR * repeats, max(repeats, needed))
     return evaluate(repeats)
 
 
