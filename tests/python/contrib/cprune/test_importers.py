@@ -11,7 +11,8 @@ import tvm
 from models import make_model
 from tvm import relay
 from tvm.contrib import graph_executor
-from tvm.contrib.cprune.importers.from_torch import from_torch
+from tvm.contrib.cprune.importers.from_torch import from_torch, import_torch
+from tvm.contrib.cprune.importers.model_file import ModelFile
 from tvm.contrib.cprune.targets.target import pinned_target
 from tvm.contrib.cprune.tasks import pass_context
 from tvm.contrib.cprune.transform import simplify as transform
@@ -79,18 +80,176 @@ def test_a_scale_that_depends_on_data_is_not_folded():
     assert all(isinstance(call.args[1], relay.Constant) for call in named)
 
 
-def test_a_layer_used_twice_is_named_twice(target):
-    class Twice(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(8, 8, 3, padding=1)
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
 
-        def forward(self, x):
-            return self.conv(torch.relu(self.conv(x)))
+    def forward(self, x):
+        return self.conv(torch.relu(self.conv(x)))
 
-    mod = from_torch(Twice(), (1, 8, 8, 8)).mod
-    calls = [n for n in transform.post_order(mod["main"].body) if isinstance(n, relay.Call)]
-    assert [transform.layer_of(c) for c in calls if c.op.name == "nn.conv2d"] == ["conv", "conv"]
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x)))
+
+
+class Borrowing(nn.Module):
+    """Reads a bias of two other layers in one operator."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.left, self.right = (nn.Conv2d(8, 8, 1) for _ in range(3))
+
+    def forward(self, x):
+        return self.conv(x) * (self.left.bias + self.right.bias).reshape(1, 8, 1, 1)
+
+
+class Masked(nn.Module):
+    """Multiplies by a buffer that ``state_dict`` omits."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.register_buffer("mask", torch.full((8,), 2.0), persistent=False)
+
+    def forward(self, x):
+        return self.conv(x) * self.mask.reshape(1, 8, 1, 1)
+
+
+class Reordered(nn.Module):
+    """Reorders channels by an integer buffer."""
+
+    def __init__(self, persistent=True):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.register_buffer("order", torch.tensor([1, 0, 3, 2, 5, 4, 7, 6]), persistent=persistent)
+
+    def forward(self, x):
+        return self.conv(x)[:, self.order]
+
+
+class Hidden(nn.Module):
+    """Reads a tensor that is neither a parameter nor a buffer; a trace makes it a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+        self.scale = torch.full((8, 1, 1), 3.0)
+
+    def forward(self, x):
+        return self.conv(x) * self.scale
+
+
+def outputs_of(model, shape):
+    """Return the outputs of TVM and of PyTorch, and the imported parameters."""
+    mod, params = import_torch(model, shape)
+    data = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    with tvm.transform.PassContext(opt_level=1):
+        library = relay.build(mod, "llvm", params=params)
+    module = graph_executor.GraphModule(library["default"](tvm.cpu()))
+    module.set_input("data", data)
+    module.run()
+    return module.get_output(0).numpy(), model(torch.tensor(data)).detach().numpy(), params
+
+
+@pytest.mark.parametrize("source", ["module", "file"])
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (Twice, {"conv.weight", "conv.bias"}),
+        (Tied, {"first.weight", "first.bias", "second.bias"}),
+        (Borrowing, {"conv.weight", "conv.bias", "left.bias", "right.bias"}),
+        (Masked, {"conv.weight", "conv.bias", "mask"}),
+        (Reordered, {"conv.weight", "conv.bias", "order"}),
+        (lambda: Reordered(persistent=False), {"conv.weight", "conv.bias", "order"}),
+        (Hidden, {"conv.weight", "conv.bias"}),
+    ],
+    ids=["twice", "tied", "borrowing", "float buffer", "index", "non-persistent index", "constant"],
+)
+def test_parameters_are_named_by_identity(make, expected, source, tmp_path):
+    torch.manual_seed(0)
+    model, shape = make().eval(), (1, 8, 8, 8)
+    if source == "file":
+        torch.jit.trace(model, torch.zeros(shape)).save(str(tmp_path / "model.pt"))
+        model = torch.jit.load(str(tmp_path / "model.pt"))
+    tvm_output, torch_output, params = outputs_of(model, shape)
+    np.testing.assert_allclose(tvm_output, torch_output, rtol=1e-4, atol=1e-5)
+    assert set(params) == expected
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, value in params.items():
+        np.testing.assert_array_equal(value.numpy(), tensors[name].detach().numpy())
+
+
+def test_a_model_is_traced_once():
+    runs = []
+    model = Tied()
+    model.register_forward_hook(lambda *_: runs.append(1))
+    from_torch(model, (1, 8, 8, 8))
+    assert len(runs) == 1
+
+
+def test_a_layer_used_twice_labels_both_calls():
+    for model, layer in ((Twice(), "conv"), (Tied(), "first")):
+        mod = from_torch(model, (1, 8, 8, 8)).mod
+        calls = [n for n in transform.post_order(mod["main"].body) if isinstance(n, relay.Call)]
+        assert [transform.layer_of(c) for c in calls if c.op.name == "nn.conv2d"] == [layer, layer]
+
+
+def test_saving_writes_tied_tensors_under_each_name(tmp_path):
+    path, shape = tmp_path / "model.pt", (1, 8, 8, 8)
+    torch.jit.trace(Tied().eval(), torch.zeros(shape)).save(str(path))
+    file = ModelFile.load(path, shape)
+    file.save({"first.weight": np.zeros((8, 8, 3, 3), "float32")}, path)
+    saved = torch.jit.load(str(path))
+    assert not saved.state_dict()["first.weight"].any()
+    torch.testing.assert_close(saved(torch.ones(shape))[0, :, 0, 0], saved.state_dict()["second.bias"])
+
+
+class Writing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+        self.register_buffer("state", torch.zeros(1, 8, 8, 8))
+
+    def forward(self, x):
+        self.state[:, 1] = x[:, 0]
+        return self.conv(x + self.state)
+
+
+class NamedLikeTheInput(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.data = nn.Parameter(torch.ones(1, 8, 1, 1))
+
+    def forward(self, x):
+        return x * self.data
+
+
+class TwoInputs(torch.jit.ScriptModule):
+    @torch.jit.script_method
+    def forward(self, x, y):
+        return x + y
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (torch.jit.script(Hidden().eval()), r"reads a tensor of shape \(8, 1, 1\) that is neither"),
+        (Writing(), "writes to a parameter or buffer"),
+        (NamedLikeTheInput(), "a parameter named 'data'"),
+        (TwoInputs(), "has 2 inputs, expected one"),
+    ],
+    ids=["unregistered tensor", "written buffer", "name of the input", "two inputs"],
+)
+def test_a_model_whose_tensors_cannot_be_named_is_refused(model, message):
+    with pytest.raises(CPruneError, match=message):
+        from_torch(model, (1, 8, 8, 8))
 
 
 def test_a_computed_weight_is_refused_by_name():

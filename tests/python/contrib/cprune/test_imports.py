@@ -42,6 +42,7 @@ ORDER = [
 WITH_TORCH = {
     "importers.from_torch",
     "importers.model_file",
+    "importers.torch_graph",
     "models.checkpoint",
     "models.groups",
     "models.importance",

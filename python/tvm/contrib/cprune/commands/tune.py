@@ -19,7 +19,8 @@ from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import STRATEGIES, PruneConfig, TuneConfig
 from tvm.contrib.cprune.files import replaced, write_text
 from tvm.contrib.cprune.importers.from_onnx import from_onnx
-from tvm.contrib.cprune.importers.from_torch import from_torch, named, to_relay_model
+from tvm.contrib.cprune.importers.from_torch import from_torch
+from tvm.contrib.cprune.importers.relay_model import label_layers, to_relay_model
 from tvm.contrib.cprune.loop.console import ConsoleReport
 from tvm.contrib.cprune.models.torchvision_models import load_torchvision
 from tvm.contrib.cprune.tuning.backends import BACKENDS
@@ -88,7 +89,7 @@ def _from_testing(name: str, batch_size: int, image_size: int | None, layout: st
         batch_size=batch_size, image_shape=(3, size, size), **arguments
     )
     mod, params = workload
-    return to_relay_model(named(mod), params, (batch_size, 3, size, size), layout)
+    return to_relay_model(label_layers(mod), params, (batch_size, 3, size, size), layout)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper, shape_inference
 
 import tvm
 from tvm import relay
-from tvm.contrib.cprune.importers.from_torch import named, to_relay_model
+from tvm.contrib.cprune.importers.relay_model import label_layers, to_relay_model
 from tvm.contrib.cprune.types import INPUT, CPruneError, RelayModel
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
@@ -112,7 +112,7 @@ def import_onnx(model: onnx.ModelProto) -> tuple[tvm.IRModule, dict[str, Any], t
         with warnings.catch_warnings():  # about the attribute
             warnings.simplefilter("ignore")
             mod, params = relay.frontend.from_onnx(model, {INPUT: shape}, freeze_params=False)
-        mod = named(tvm.IRModule({"main": mod["main"]}))
+        mod = label_layers(tvm.IRModule({"main": mod["main"]}))
     except (tvm.error.TVMError, NotImplementedError, AssertionError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CPruneError(f"TVM cannot import the model: {lines[-1]}") from error

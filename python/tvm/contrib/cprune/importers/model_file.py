@@ -12,7 +12,9 @@ import onnx
 import torch
 
 from tvm.contrib.cprune.importers.from_onnx import import_onnx, load_onnx, with_parameters
-from tvm.contrib.cprune.importers.from_torch import import_torch, to_relay_model
+from tvm.contrib.cprune.importers.from_torch import import_torch
+from tvm.contrib.cprune.importers.relay_model import to_relay_model
+from tvm.contrib.cprune.importers.torch_graph import identity
 from tvm.contrib.cprune.tuning.backends import BACKENDS
 from tvm.contrib.cprune.types import CPruneError, RelayModel, TunerName
 
@@ -85,8 +87,10 @@ class ModelFile:
         # A copy: the model that was read stays what it was.
         module = copy.deepcopy(self.source)
         state = module.state_dict(keep_vars=True)
+        keys = {name: identity(tensor) for name, tensor in state.items()}
         for name, value in values.items():
-            state[name].data = torch.from_numpy(value)
+            for tied in [other for other, key in keys.items() if key == keys[name]]:
+                state[tied].data = torch.from_numpy(value)
         torch.jit.save(module, str(path))
 
     def relay(self, tuner: TunerName) -> RelayModel:

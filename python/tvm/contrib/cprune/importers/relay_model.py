@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a module that a frontend returned to a ``RelayModel``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tvm.relay import transform as relay_transform
+
+import tvm
+from tvm.contrib.cprune.transform.simplify import LabelLayers, anchor_layers, prepare
+from tvm.contrib.cprune.types import RelayModel
+
+
+def label_layers(mod: tvm.IRModule) -> tvm.IRModule:
+    """Return an imported module with types and with layer names in the spans of its anchors."""
+    passes = [relay_transform.InferType(), LabelLayers(), relay_transform.InferType()]
+    return tvm.transform.Sequential(passes)(mod)
+
+
+def to_relay_model(
+    mod: tvm.IRModule, params: Mapping[str, Any], input_shape: tuple[int, ...], layout: str
+) -> RelayModel:
+    """Convert the convolutions of an imported NCHW module to ``layout`` and fold its parameters."""
+    if layout != "NCHW":
+        with tvm.transform.PassContext(opt_level=3):
+            # ConvertLayout does not pass a bias_add, but passes the equivalent add.
+            canonicalize, layouts = relay_transform.CanonicalizeOps(), {"nn.conv2d": [layout, "default"]}
+            passes = [relay_transform.InferType(), canonicalize, relay_transform.ConvertLayout(layouts)]
+            mod = tvm.transform.Sequential(passes)(mod)
+    mod = prepare(mod, params)
+    return RelayModel(mod, tuple(input_shape), anchor_layers(mod))
