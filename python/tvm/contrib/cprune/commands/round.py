@@ -23,7 +23,7 @@ from tvm.contrib.cprune.files import replaced
 from tvm.contrib.cprune.importers.model_file import ModelFile, add_model_arguments, parse_shape
 from tvm.contrib.cprune.measuring.timing import sample_input
 from tvm.contrib.cprune.table import TaskTable
-from tvm.contrib.cprune.transform.rounding import MODES, Rounding, round_function
+from tvm.contrib.cprune.transform.rounding.round_channels import MODES, Rounding, round_function
 from tvm.contrib.cprune.types import CPruneError, Latency, RelayModel
 
 # Outputs may differ by this share of the largest one: sums are added in another order.

@@ -3,7 +3,7 @@
 
 And one TIR pass, which reads the tile factors of a program from its loops."""
 
-from tvm.contrib.cprune.transform.rounding import RoundChannels
+from tvm.contrib.cprune.transform.rounding.round_channels import RoundChannels
 from tvm.contrib.cprune.transform.simplify import (
     DISABLED_PASSES,
     FoldParameters,

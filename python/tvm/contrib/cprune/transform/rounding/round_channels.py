@@ -17,9 +17,9 @@ from tvm import relay
 from tvm.contrib.cprune._plugin import fitting_width
 from tvm.contrib.cprune.constraints import products_of
 from tvm.contrib.cprune.table import TaskTable
-from tvm.contrib.cprune.transform.channel_layout import Reader
-from tvm.contrib.cprune.transform.channels import Channels
-from tvm.contrib.cprune.transform.rewriting import Array, Index, Rewriter
+from tvm.contrib.cprune.transform.rounding.channel_layout import Reader
+from tvm.contrib.cprune.transform.rounding.channels import Channels
+from tvm.contrib.cprune.transform.rounding.rewriter import Array, Index, Rewriter
 from tvm.contrib.cprune.transform.simplify import operator_name, post_order
 from tvm.contrib.cprune.types import CPruneError
 
