@@ -22,7 +22,7 @@ def from_torch(model: torch.nn.Module, input_shape: tuple[int, ...], layout: str
     model
         The network, or a TorchScript module. A copy is traced on the CPU in evaluation mode.
     input_shape
-        Shape of one batch, ``(N, C, H, W)``. The compiled model's input has this shape whatever ``layout`` is.
+        Shape of one batch, ``(N, C, H, W)``, which the compiled model keeps whatever ``layout`` is.
     layout
         Layout of the convolutions: "NHWC" for auto_scheduler, "NCHW" for AutoTVM.
 

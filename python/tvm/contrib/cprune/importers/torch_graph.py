@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Name the tensors that a TorchScript graph reads by identity.
 
-TVM's importer names a parameter after the operator that reads it first. The name is wrong if a layer runs twice
-or a module reads another module's weight, and two tensors can get the same name. Here, every tensor that the
-graph reads becomes a graph input, named after the parameter or buffer whose memory it is.
+TVM's importer names a parameter after the operator that reads it first. The name is wrong if a layer runs
+twice or a module reads another module's weight, and two tensors can get the same name. Here, every tensor that
+the graph reads becomes a graph input, named after the parameter or buffer whose memory it is.
 """
 
 from collections.abc import Hashable
@@ -61,17 +61,17 @@ def lift_tensors(traced: torch.jit.ScriptModule, model: torch.nn.Module) -> Lift
         If the model has several inputs, reads a tensor that is neither a parameter nor a buffer, or writes to
         one.
     """
-    graph = traced.graph.copy()
+    graph: Any = traced.graph.copy()
     # Inlines method calls. TVM's importer runs the same pass: unlike _jit_pass_inline it keeps interpolate.
     torch._C._jit_pass_onnx_function_substitution(graph)
     graph, tensors = torch._C._jit_pass_lower_graph(graph, traced._c)
-    data, *values = list(graph.inputs())
+    values = list(graph.inputs())[1:]
     if len(values) != len(tensors):
         raise CPruneError(f"the model has {len(values) - len(tensors) + 1} inputs, expected one")
     _refuse_writes(graph, {value.debugName() for value in values})
 
     names = _names(model)
-    lifted: dict[str, tuple[Any, torch.Tensor]] = {}
+    lifted: dict[str, tuple[Any, Any]] = {}
     duplicates = []
     for position, (value, tensor) in enumerate(zip(values, tensors, strict=True), 1):
         name = _name_of(tensor, names)
@@ -102,8 +102,8 @@ def _name_of(tensor: Any, names: dict[Hashable, str]) -> str:
     name = names.get(identity(tensor))
     if name is None:
         raise CPruneError(
-            f"the model reads a tensor of shape {tuple(tensor.shape)} that is neither a parameter nor a buffer: "
-            "register it with register_buffer"
+            f"the model reads a tensor of shape {tuple(tensor.shape)} that is neither a parameter nor a "
+            "buffer: register it with register_buffer"
         )
     if name == INPUT:
         raise CPruneError(f"the model has a parameter named {INPUT!r}, the name of its input: rename it")

@@ -13,7 +13,14 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from tvm import relay
-from tvm.contrib.cprune.transform.rounding.channel_layout import EXACT, ChannelLayout, Reader, Segment, Use, shape_of
+from tvm.contrib.cprune.transform.rounding.channel_layout import (
+    EXACT,
+    ChannelLayout,
+    Reader,
+    Segment,
+    Use,
+    shape_of,
+)
 from tvm.contrib.cprune.transform.rounding.rules import ARITHMETIC, PARAMETER_SHAPES, RULES, SCALARS
 from tvm.contrib.cprune.transform.simplify import ANCHORS, layer_of, operator_name, post_order
 

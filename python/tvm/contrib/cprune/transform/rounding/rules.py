@@ -7,7 +7,14 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from tvm import relay
-from tvm.contrib.cprune.transform.rounding.channel_layout import EXACT, ChannelLayout, Fill, Segment, Use, shape_of
+from tvm.contrib.cprune.transform.rounding.channel_layout import (
+    EXACT,
+    ChannelLayout,
+    Fill,
+    Segment,
+    Use,
+    shape_of,
+)
 from tvm.contrib.cprune.transform.simplify import operator_name
 
 # Operators that parameters go through on their way to a layer and that keep their channels apart.
