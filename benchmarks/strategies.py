@@ -18,7 +18,7 @@ from tvm import relay
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import STRATEGIES, PruneConfig, TuneConfig
 from tvm.contrib.cprune.loop.console import ConsoleReport
-from tvm.contrib.cprune.tasks import pass_context
+from tvm.contrib.cprune.lowering import pass_context
 from tvm.contrib.cprune.types import Latency
 
 ROUNDS = 5

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Import and the passes behind it: names are right, and so are numbers."""
+"""Imported models have the outputs and the layer names of the PyTorch model."""
 
 import numpy as np
 import pytest
@@ -13,10 +13,11 @@ from tvm import relay
 from tvm.contrib import graph_executor
 from tvm.contrib.cprune.importers.from_torch import from_torch, import_torch
 from tvm.contrib.cprune.importers.model_file import ModelFile
+from tvm.contrib.cprune.lowering import pass_context
 from tvm.contrib.cprune.targets.target import pinned_target
-from tvm.contrib.cprune.tasks import pass_context
-from tvm.contrib.cprune.transform import simplify as transform
 from tvm.contrib.cprune.transform.pin_algorithms import pin_algorithms, winograd_layers
+from tvm.contrib.cprune.transform.prepare import prepare
+from tvm.contrib.cprune.transform.relay_graph import ANCHORS, calls_of, layer_of
 from tvm.contrib.cprune.types import CPruneError
 
 
@@ -45,7 +46,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("winograd", [False, True])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_numbers_and_names(name, winograd, target):
+def test_imported_networks_have_the_outputs_and_layers_of_pytorch(name, winograd, target):
     make, shape = NETWORKS[name]
     torch.manual_seed(0)
     model = randomize_norms(make())
@@ -60,24 +61,19 @@ def test_numbers_and_names(name, winograd, target):
     )
 
 
-def test_every_constant_is_folded():
-    """No operator on parameters alone is left to run time, nor to TVM's slow constant folding."""
+def test_operators_on_parameters_are_folded():
+    """None is left to run time or to TVM's slow constant folding."""
     mod = from_torch(randomize_norms(Branches()), (1, 3, 16, 16)).mod
-    calls = [node for node in transform.post_order(mod["main"].body) if isinstance(node, relay.Call)]
+    calls = calls_of(mod["main"].body)
     assert not [c.op.name for c in calls if all(isinstance(arg, relay.Constant) for arg in c.args)]
 
 
 def test_a_scale_that_depends_on_data_is_not_folded():
-    """Squeeze-and-excitation multiplies by what it computes: its consumer's weight must stay a constant."""
+    """Squeeze-and-excitation scales by a computed value. The weight behind it must stay a constant."""
     mod = from_torch(Branches(), (1, 3, 16, 16)).mod
-    anchors = [
-        n
-        for n in transform.post_order(mod["main"].body)
-        if isinstance(n, relay.Call) and transform.layer_of(n)
-    ]
-    named = [call for call in anchors if call.op.name in transform.ANCHORS]
-    assert len(named) == 9
-    assert all(isinstance(call.args[1], relay.Constant) for call in named)
+    anchors = [call for call in calls_of(mod["main"].body) if call.op.name in ANCHORS]
+    assert len(anchors) == 9
+    assert all(layer_of(call) and isinstance(call.args[1], relay.Constant) for call in anchors)
 
 
 class Twice(nn.Module):
@@ -197,8 +193,8 @@ def test_a_model_is_traced_once():
 def test_a_layer_used_twice_labels_both_calls():
     for model, layer in ((Twice(), "conv"), (Tied(), "first")):
         mod = from_torch(model, (1, 8, 8, 8)).mod
-        calls = [n for n in transform.post_order(mod["main"].body) if isinstance(n, relay.Call)]
-        assert [transform.layer_of(c) for c in calls if c.op.name == "nn.conv2d"] == [layer, layer]
+        calls = calls_of(mod["main"].body)
+        assert [layer_of(call) for call in calls if call.op.name == "nn.conv2d"] == [layer, layer]
 
 
 def test_saving_writes_tied_tensors_under_each_name(tmp_path):
@@ -252,7 +248,7 @@ def test_a_model_whose_tensors_cannot_be_named_is_refused(model, message):
         from_torch(model, (1, 8, 8, 8))
 
 
-def test_a_computed_weight_is_refused_by_name():
+def test_a_computed_weight_is_refused_with_its_parameters():
     class Mixed(nn.Module):
         def __init__(self):
             super().__init__()
@@ -262,26 +258,26 @@ def test_a_computed_weight_is_refused_by_name():
         def forward(self, x):
             return nn.functional.conv2d(x, self.a + self.b)
 
-    with pytest.raises(CPruneError, match=r"nn\.conv2d reads its weight from \['a', 'b'\]"):
+    with pytest.raises(CPruneError, match=r"weight of a nn\.conv2d is computed from \['a', 'b'\]"):
         from_torch(Mixed(), (1, 8, 8, 8))
 
 
-def test_an_untraceable_model_is_one_clear_error():
+def test_a_model_that_cannot_be_traced_is_refused_in_one_line():
     with pytest.raises(CPruneError, match=r"cannot import OneLayer for input \(1, 3, 8, 8\)"):
         from_torch(OneLayer(8, 16), (1, 3, 8, 8))
 
 
-def test_preparing_twice_changes_nothing():
+def test_preparing_a_prepared_module_returns_it():
     mod = from_torch(Branches(), (1, 3, 16, 16)).mod
-    assert transform.prepare(mod).same_as(mod)
+    assert prepare(mod).same_as(mod)
 
 
-def test_an_unknown_target_is_named():
+def test_an_unknown_target_is_refused_with_its_name():
     with pytest.raises(CPruneError, match="target 'nonsense' is not one of TVM's"):
         pinned_target("nonsense")
 
 
-def test_the_module_keeps_torch_unchanged():
+def test_importing_leaves_the_pytorch_model_unchanged():
     model = randomize_norms(Branches()).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     from_torch(model, (1, 3, 16, 16))

@@ -26,6 +26,7 @@ ORDER = [
     "constraints",
     "transform",
     "importers",
+    "lowering",
     "tasks",
     "program_store",
     "profile",

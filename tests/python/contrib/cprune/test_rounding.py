@@ -19,8 +19,8 @@ from tvm.contrib.cprune.importers.from_onnx import from_onnx
 from tvm.contrib.cprune.importers.from_torch import import_torch
 from tvm.contrib.cprune.table import Row, TaskTable
 from tvm.contrib.cprune.transform import RoundChannels
+from tvm.contrib.cprune.transform.relay_graph import operator_name, post_order
 from tvm.contrib.cprune.transform.rounding.round_channels import round_function
-from tvm.contrib.cprune.transform.simplify import operator_name, post_order
 from tvm.contrib.cprune.types import CPruneError, Latency, Program, Split
 
 SHAPE = (1, 3, 8, 8)

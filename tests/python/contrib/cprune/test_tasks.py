@@ -11,9 +11,11 @@ import tvm
 from models import make_model
 from tvm import auto_scheduler, relay
 from tvm.contrib.cprune.importers.from_torch import from_torch
+from tvm.contrib.cprune.lowering import pass_context
 from tvm.contrib.cprune.models.torchvision_models import load_torchvision
-from tvm.contrib.cprune.tasks import LoweringCache, extract_from_program, pass_context
-from tvm.contrib.cprune.transform import simplify as transform
+from tvm.contrib.cprune.tasks import LoweringCache, extract_from_program
+from tvm.contrib.cprune.transform.record_subgraphs import fuse
+from tvm.contrib.cprune.transform.relay_graph import calls_of
 
 NETWORKS = {
     "resnet18": 32,
@@ -65,13 +67,10 @@ def alone(function, target, known):
 def oracle(relay_model, numbers, target):
     """Yield (workload key, layer) by looking at nothing but the weights' values."""
     with target, pass_context():
-        fused = transform.fuse(relay_model.mod)
+        fused = fuse(relay_model.mod)
     known = {}
-    for call in transform.post_order(fused["main"].body):
-        if not isinstance(call, relay.Call) or not isinstance(call.op, relay.Function):
-            continue
-        inner = [n for n in transform.post_order(call.op.body) if isinstance(n, relay.Call)]
-        for anchor in inner:
+    for call in calls_of(fused["main"].body):
+        for anchor in calls_of(call.op.body) if isinstance(call.op, relay.Function) else []:
             if anchor.op.name in ("nn.conv2d", "nn.dense"):
                 position = list(call.op.params).index(anchor.args[1])
                 value = float(np.median(call.args[position].data.numpy()))

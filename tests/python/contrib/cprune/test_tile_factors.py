@@ -109,7 +109,7 @@ def test_the_pass_has_a_name_and_reads_tensor_ir():
     schedule.split(i, [4, 4])
     schedule.unroll(schedule.split(k, [None, 6])[1])
     recorder(schedule.mod)
-    ((store, load),) = recorder.found
+    ((store, load),) = recorder.anchors
     assert [(f.steps, f.stride, f.kind) for f in store.dims[0]] == [(4, 4, "serial"), (4, 1, "serial")]
     depth = [(f.steps, f.stride, f.kind) for f in load.dims[1]]
     assert depth == [(4, 6, "serial"), (6, 1, "unrolled")]

@@ -21,10 +21,10 @@ import tvm
 from tvm import relay
 from tvm.contrib.cprune import _plugin
 from tvm.contrib.cprune.config import TuneConfig
+from tvm.contrib.cprune.lowering import quietly
 from tvm.contrib.cprune.measuring.create import create_measurer
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.targets.presets import NAMES, Preset, find_preset
-from tvm.contrib.cprune.tasks import quietly
 from tvm.contrib.cprune.types import INPUT, CPruneError
 
 # For the estimate of the tuning time: tasks of a network like ResNet-18, counting direct and Winograd

@@ -7,7 +7,8 @@ from typing import Any
 from tvm.relay import transform as relay_transform
 
 import tvm
-from tvm.contrib.cprune.transform.simplify import LabelLayers, anchor_layers, prepare
+from tvm.contrib.cprune.transform.label_layers import LabelLayers, anchor_layers
+from tvm.contrib.cprune.transform.prepare import prepare
 from tvm.contrib.cprune.types import RelayModel
 
 

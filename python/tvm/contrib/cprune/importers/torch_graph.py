@@ -2,8 +2,8 @@
 """Name the tensors that a TorchScript graph reads by identity.
 
 TVM's importer names a parameter after the operator that reads it first. The name is wrong if a layer runs
-twice or a module reads another module's weight, and two tensors can get the same name. Here, every tensor that
-the graph reads becomes a graph input, named after the parameter or buffer whose memory it is.
+twice or a module reads another module's weight, and two tensors can get the same name. Here, every tensor
+that the graph reads becomes a graph input, named after the parameter or buffer whose memory it is.
 """
 
 from collections.abc import Hashable

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What operators on parameters compute, in NumPy: enough to fold batch norms and move weights between
-layouts."""
+"""Operators on parameters in NumPy: enough to fold batch norms and to change the layout of weights."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -50,13 +49,16 @@ def _squeeze(attrs: Any, data: Array) -> Array:
 
 @cache
 def _winograd_matrix(tile: int) -> Array:
-    """Return the linear map from a flat 3x3 kernel to its Winograd form, as TVM itself defines it."""
+    """Return the linear map from a flat 3x3 kernel to its Winograd form, computed by TVM's operator.
+
+    The shape is ``(tile + 2, tile + 2, 9)``.
+    """
     kernel = relay.var("kernel", shape=(9, 1, 3, 3), dtype="float32")
     body = relay.nn.contrib_conv2d_winograd_weight_transform(kernel, tile_size=tile)
     mod = tvm.IRModule.from_expr(relay.Function([kernel], body))
-    unit = np.eye(9, dtype="float32").reshape(9, 1, 3, 3)
-    run = relay.create_executor("graph", mod=mod, target="llvm").evaluate()
-    return run(unit).numpy()[..., 0]
+    basis = np.eye(9, dtype="float32").reshape(9, 1, 3, 3)
+    transform = relay.create_executor("graph", mod=mod, target="llvm").evaluate()
+    return transform(basis).numpy()[..., 0]
 
 
 def _winograd_weight(attrs: Any, data: Array) -> Array | None:
@@ -87,7 +89,6 @@ _FUNCTIONS: dict[str, Callable[..., Array | None]] = {
 
 
 def evaluate(op: str, attrs: Any, args: Sequence[Array]) -> Array | None:
-    """Return the value of ``op`` on constants, or None where it is not one of those that parameters go
-    through."""
+    """Return the value of operator ``op`` on ``args``, or None if it is not supported."""
     function = _FUNCTIONS.get(op)
     return None if function is None else function(attrs, *args)

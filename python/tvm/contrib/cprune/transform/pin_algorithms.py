@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Direct or Winograd: the algorithm of a convolution, pinned to its layer."""
+"""Selection between direct and Winograd convolution, per layer."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ import numpy as np
 import tvm
 from tvm import relay
 from tvm.contrib.cprune.transform.numpy_eval import evaluate
-from tvm.contrib.cprune.transform.simplify import layer_of, operator_name, post_order, rewrite
+from tvm.contrib.cprune.transform.relay_graph import calls_of, layer_of, operator_name, rewrite
 from tvm.contrib.cprune.types import Algorithm
 
 # The tile size of TVM's NHWC Winograd convolution for CPUs (topi/x86/conv2d_alter_op.py).
@@ -16,8 +16,10 @@ WINOGRAD_TILE = 4
 
 
 def _winograd_legal(call: relay.Call) -> bool:
-    """Whether a convolution can run as TVM's NHWC Winograd (relay/op/strategy/x86.py, without its width
-    limits)."""
+    """Return whether a convolution can run as TVM's NHWC Winograd.
+
+    These are the conditions in relay/op/strategy/x86.py, without its limits on the number of channels.
+    """
     if operator_name(call) != "nn.conv2d" or not isinstance(call.args[1], relay.Constant):
         return False
     attrs = call.attrs
@@ -33,11 +35,9 @@ def _winograd_legal(call: relay.Call) -> bool:
 
 
 def winograd_layers(mod: tvm.IRModule) -> tuple[str, ...]:
-    """Return the layers of a prepared module whose convolutions may run as Winograd."""
-    calls = [node for node in post_order(mod["main"].body) if isinstance(node, relay.Call)]
-    return tuple(
-        dict.fromkeys(layer for call in calls if _winograd_legal(call) and (layer := layer_of(call)))
-    )
+    """Return the layers of a prepared module whose convolutions can run as Winograd."""
+    calls = [call for call in calls_of(mod["main"].body) if _winograd_legal(call)]
+    return tuple(dict.fromkeys(layer for call in calls if (layer := layer_of(call))))
 
 
 def _to_winograd(call: relay.Call) -> relay.Expr:
@@ -66,11 +66,11 @@ def _to_winograd(call: relay.Call) -> relay.Expr:
 
 
 def pin_algorithms(mod: tvm.IRModule, algorithms: Mapping[str, Algorithm]) -> tvm.IRModule:
-    """Rewrite the convolutions of the layers that ``algorithms`` maps to "winograd"; all others are direct.
+    """Rewrite the convolutions of the layers that ``algorithms`` maps to "winograd". All others stay direct.
 
-    The algorithm belongs to the tuned program. Left alone, TOPI chooses it anew by the number of channels,
-    and a program could not follow its layer across that limit. The target from ``extract.pinned_target``
-    keeps the direct ones direct.
+    TOPI selects the algorithm by the number of channels. A tuned program belongs to one algorithm, so it
+    could not be transplanted across TOPI's limit. ``pinned_target`` keeps TOPI from making the selection for
+    the direct convolutions.
     """
 
     def on_call(call: relay.Call, _: relay.Call) -> relay.Expr:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program's tile factors, read from its lowered loop nest: for programs that have no record."""
+"""Read the tile factors of a program from its loop nest. This works for programs without a record, too."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +11,20 @@ from tvm.contrib.cprune import _plugin
 
 @dataclass(frozen=True)
 class LoopFactor:
-    """A loop's part in one dimension: ``steps`` of ``stride`` elements, the innermost loop's stride is 1.
+    """The share of a loop in one dimension of a buffer.
 
-    ``kind`` is serial, parallel, vectorized, unrolled, vthread, or a thread such as blockIdx.x. Where a loop
-    was fused of several, its ``extent`` is more than its steps here.
+    Attributes
+    ----------
+    loop
+        Name of the loop variable.
+    steps
+        Number of different positions that the loop visits along the dimension.
+    stride
+        Distance between them in elements; 1 for the innermost loop.
+    extent
+        Extent of the loop, larger than ``steps`` if the loop was fused from several.
+    kind
+        serial, parallel, vectorized, unrolled, vthread, or a thread tag such as blockIdx.x.
     """
 
     loop: str
@@ -26,7 +36,7 @@ class LoopFactor:
 
 @dataclass(frozen=True)
 class Access:
-    """A store or load of an anchor: for each dimension of its buffer the loops along it, outermost first."""
+    """A store or load of an anchor: for each dimension of the buffer, the loops along it, outermost first."""
 
     buffer: str
     dims: tuple[tuple[LoopFactor, ...], ...]
@@ -34,38 +44,38 @@ class Access:
 
 @tvm.tir.transform.prim_func_pass(opt_level=0, name="RecordTileFactors")
 class RecordTileFactors:
-    """Record which loops run over each dimension of what anchors store and load; changes nothing.
+    """Record which loops run along each dimension of the buffers that anchors access.
 
-    An anchor is a store that adds to its own buffer what it makes of others. The pass reads loops as they
-    were scheduled: it is to run first of all, as the pass that ``tir.add_lower_pass`` puts into phase 0 (see
-    ``read_tile_factors``).
+    The function is not changed. An anchor is a store that accumulates into its own buffer from others. Run
+    the pass before all other TIR passes, in phase 0 of ``tir.add_lower_pass``, while the loops are as
+    scheduled (see ``read_tile_factors``).
 
     Attributes
     ----------
-    found
-        For each anchor its accesses, the store first.
+    anchors
+        The accesses of each anchor, the store first.
     """
 
     def __init__(self) -> None:
-        self.found: list[tuple[Access, ...]] = []
+        self.anchors: list[tuple[Access, ...]] = []
 
     def transform_function(self, func: tvm.tir.PrimFunc, _: tvm.IRModule, __: Any) -> tvm.tir.PrimFunc:
         for accesses in _plugin.tile_factors(func.body):
-            self.found.append(tuple(_access(buffer, dims) for buffer, *dims in accesses))
+            self.anchors.append(tuple(_access(buffer, dims) for buffer, *dims in accesses))
         return func
 
 
 def _access(buffer: str, dims: Sequence[Any]) -> Access:
-    def factor(name: str, numbers: tuple[int, int, int], kind: str) -> LoopFactor:
-        steps, stride, extent = numbers
-        return LoopFactor(name, steps, stride, extent, kind)
-
-    return Access(buffer, tuple(tuple(factor(*each) for each in dim) for dim in dims))
+    factors = [
+        tuple(LoopFactor(loop, steps, stride, extent, kind) for loop, (steps, stride, extent), kind in dim)
+        for dim in dims
+    ]
+    return Access(buffer, tuple(factors))
 
 
 def read_tile_factors(schedule: Any, args: Sequence[Any]) -> list[tuple[Access, ...]]:
-    """Return the accesses of every anchor of a TE schedule, the store first."""
+    """Return the accesses of each anchor of a TE schedule, the store first."""
     recorder: Any = RecordTileFactors()
     with tvm.transform.PassContext(config={"tir.add_lower_pass": [(0, recorder)]}):
         tvm.lower(schedule, args)
-    return list(recorder.found)
+    return list(recorder.anchors)

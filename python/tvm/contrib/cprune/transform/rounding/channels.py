@@ -13,6 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from tvm import relay
+from tvm.contrib.cprune.transform.relay_graph import ANCHORS, layer_of, operator_name, post_order
 from tvm.contrib.cprune.transform.rounding.channel_layout import (
     EXACT,
     ChannelLayout,
@@ -22,7 +23,6 @@ from tvm.contrib.cprune.transform.rounding.channel_layout import (
     shape_of,
 )
 from tvm.contrib.cprune.transform.rounding.rules import ARITHMETIC, PARAMETER_SHAPES, RULES, SCALARS
-from tvm.contrib.cprune.transform.simplify import ANCHORS, layer_of, operator_name, post_order
 
 CONVOLUTION, DENSE = "nn.conv2d", "nn.dense"
 

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 import tvm
 from tvm import relay
+from tvm.contrib.cprune.transform.relay_graph import operator_name, post_order
 from tvm.contrib.cprune.transform.rounding.channel_layout import ChannelLayout
 from tvm.contrib.cprune.transform.rounding.channels import Channels
-from tvm.contrib.cprune.transform.simplify import operator_name, post_order
 from tvm.contrib.cprune.types import CPruneError
 
 Array = npt.NDArray[Any]

@@ -17,10 +17,10 @@ from tvm import relay
 from tvm.contrib.cprune._plugin import fitting_width
 from tvm.contrib.cprune.constraints import products_of
 from tvm.contrib.cprune.table import TaskTable
+from tvm.contrib.cprune.transform.relay_graph import operator_name, post_order
 from tvm.contrib.cprune.transform.rounding.channel_layout import Reader
 from tvm.contrib.cprune.transform.rounding.channels import Channels
 from tvm.contrib.cprune.transform.rounding.rewriter import Array, Index, Rewriter
-from tvm.contrib.cprune.transform.simplify import operator_name, post_order
 from tvm.contrib.cprune.types import CPruneError
 
 Mode = Literal["up", "down", "nearest"]

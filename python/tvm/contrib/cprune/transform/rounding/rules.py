@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from tvm import relay
+from tvm.contrib.cprune.transform.relay_graph import operator_name
 from tvm.contrib.cprune.transform.rounding.channel_layout import (
     EXACT,
     ChannelLayout,
@@ -15,7 +16,6 @@ from tvm.contrib.cprune.transform.rounding.channel_layout import (
     Use,
     shape_of,
 )
-from tvm.contrib.cprune.transform.simplify import operator_name
 
 # Operators that parameters go through on their way to a layer and that keep their channels apart.
 PARAMETER_SHAPES = ("broadcast_to", "expand_dims", "transpose")
