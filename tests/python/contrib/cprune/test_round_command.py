@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `round`, on an ONNX file and on a TorchScript file, with a table of real programs."""
+"""The command `round` on an ONNX file and on a TorchScript file, with a table of tuned programs."""
 
 import json
 import subprocess
@@ -40,15 +40,14 @@ class Net(nn.Module):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:  # type: ignore[no-untyped-def]
-    """Return a folder with the table of a tuned network, and the network pruned to 27 channels as two
-    files."""
+    """Return a folder with the table of a tuned network, and two files of it pruned to 27 channels."""
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
     model = randomize_norms(Net())
     with Compiler(PruneConfig(tune=FAST, measure_repeats=3), SHAPE, folder) as compiler:
         compiler.tune(model).table.save(folder / "table.json")
     (group,) = find_groups(model, SHAPE).groups
-    small = shrink(model, SHAPE, [ChannelStep(group, 27, "")], lambda each: score(each, "l1", 0)).eval()
+    small = shrink(model, SHAPE, [ChannelStep(group, 27, "")], lambda layer: score(layer, "l1", 0)).eval()
     torch.jit.trace(small, torch.zeros(SHAPE)).save(str(folder / "small.pt"))
     torch.onnx.export(small, (torch.zeros(SHAPE),), str(folder / "small.onnx"), dynamo=False)
     return folder
@@ -67,7 +66,7 @@ def outputs(path: Path, data: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("suffix", "timing"), [(".onnx", True), (".pt", False)])
-def test_a_file_is_rounded_and_computes_the_same(run, suffix, timing):
+def test_a_rounded_file_has_the_same_outputs(run, suffix, timing):
     out = run / f"rounded{suffix}"
     options = ["--table", str(run / "table.json"), "--out", str(out), "--max-growth", "4"]
     options += [] if timing else ["--no-timing"]
@@ -81,12 +80,12 @@ def test_a_file_is_rounded_and_computes_the_same(run, suffix, timing):
     np.testing.assert_allclose(outputs(out, data), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_what_reaches_the_outputs_is_left_and_said(run):
+def test_channels_that_reach_the_outputs_are_kept_and_reported(run):
     out = run / "again.onnx"
     done = command(
         str(run / "small.onnx"), "--table", str(run / "table.json"), "--out", str(out), "--no-timing"
     )
-    assert "the model's output takes them as they are" in " ".join(done.stdout.split())
+    assert "the model's output requires the original channel count" in " ".join(done.stdout.split())
     assert set(from_onnx(out).layers) == {"stem.0", "body", "fc"}
 
 
@@ -95,12 +94,17 @@ def test_what_reaches_the_outputs_is_left_and_said(run):
     [
         ("model.onnx", b"not a model", (), "is not an ONNX model"),
         ("model.pt", b"not a model", ("--input-shape", "1,3,8,8"), "is not a TorchScript file"),
-        ("model.pt", b"not a model", (), "does not say its input's shape"),
-        ("model.pt", b"not a model", ("--input-shape", "1,x"), "--input-shape is '1,x', expected numbers"),
-        ("model.txt", b"", (), "is neither an .onnx nor a .pt file"),
+        ("model.pt", b"not a model", (), "has no input shape"),
+        (
+            "model.pt",
+            b"not a model",
+            ("--input-shape", "1,x"),
+            "--input-shape is '1,x', expected positive integers",
+        ),
+        ("model.txt", b"", (), "expected an .onnx or .pt file"),
     ],
 )
-def test_damaged_files_get_one_line_and_nothing_is_written(run, tmp_path, name, content, arguments, message):
+def test_a_file_that_is_no_model_is_refused_in_one_line(run, tmp_path, name, content, arguments, message):
     path = tmp_path / name
     path.write_bytes(content)
     out = tmp_path / f"out{path.suffix}"
@@ -123,7 +127,7 @@ def rename(table: dict) -> None:  # type: ignore[type-arg]
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (rename, "the table is of another model: it has other.body, other.fc, other.stem.0"),
+        (rename, "the table belongs to another model: its layers are other.body, other.fc, other.stem.0"),
         (change(tvm="0.16.0"), "was made with TVM 0.16.0, this is 0.17"),
         (change(target="abacus -model=1"), "target 'abacus -model=1' is not one of TVM's"),
         (
@@ -132,7 +136,7 @@ def rename(table: dict) -> None:  # type: ignore[type-arg]
         ),
     ],
 )
-def test_a_table_for_something_else_gets_one_line_and_nothing_is_written(run, tmp_path, damage, message):
+def test_a_table_of_another_model_version_or_target_is_refused_in_one_line(run, tmp_path, damage, message):
     table = json.loads((run / "table.json").read_text())
     damage(table)
     (tmp_path / "table.json").write_text(json.dumps(table))
@@ -140,10 +144,10 @@ def test_a_table_for_something_else_gets_one_line_and_nothing_is_written(run, tm
     done = command(str(run / "small.onnx"), "--table", str(tmp_path / "table.json"), "--out", str(out))
     assert done.returncode == 1
     assert message in done.stderr.splitlines()[-1], done.stderr
-    assert [each.name for each in tmp_path.iterdir()] == ["table.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["table.json"]
 
 
-def test_an_operator_that_tvm_does_not_have_is_named(run, tmp_path):
+def test_an_unsupported_operator_is_reported_by_name(run, tmp_path):
     square = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 4, 4])
     result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
     graph = onnx.helper.make_graph([onnx.helper.make_node("Det", ["x"], ["y"])], "g", [square], [result])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RoundChannels: the same outputs at widths that fit, whatever lies between two layers."""
+"""RoundChannels yields widths that fit and equal outputs, whatever is between two layers."""
 
 from pathlib import Path
 
@@ -19,15 +19,16 @@ from tvm.contrib.cprune.importers.from_onnx import from_onnx
 from tvm.contrib.cprune.importers.from_torch import import_torch
 from tvm.contrib.cprune.table import Row, TaskTable
 from tvm.contrib.cprune.transform import RoundChannels
-from tvm.contrib.cprune.transform.relay_graph import operator_name, post_order
+from tvm.contrib.cprune.transform.relay_graph import calls_of, layer_of, operator_name, post_order
 from tvm.contrib.cprune.transform.rounding.round_channels import round_function
+from tvm.contrib.cprune.transform.rounding.widths import RoundingOptions
 from tvm.contrib.cprune.types import CPruneError, Latency, Program, Split
 
 SHAPE = (1, 3, 8, 8)
 
 
 def run(mod: tvm.IRModule, data: np.ndarray, params: dict | None = None) -> np.ndarray:
-    """Return what TVM computes without any optimization of ours."""
+    """Return the outputs of a plain TVM build."""
     with tvm.transform.PassContext(opt_level=1):
         library = relay.build(mod, "llvm", params=params)
     model = graph_executor.GraphModule(library["default"](tvm.cpu()))
@@ -37,15 +38,15 @@ def run(mod: tvm.IRModule, data: np.ndarray, params: dict | None = None) -> np.n
 
 
 def convolution_widths(mod: tvm.IRModule) -> dict[str, int]:
-    calls = [node for node in post_order(mod["main"].body) if isinstance(node, relay.Call)]
-    found = {}
-    for call in calls:
+    """Return the output channels of each convolution and dense layer."""
+    widths = {}
+    for call in calls_of(mod["main"].body):
         if operator_name(call) == "nn.conv2d":
             axis = str(call.attrs.data_layout).index("C")
-            found[str(call.span.source_name.name)] = int(call.checked_type.shape[axis])
+            widths[layer_of(call)] = int(call.checked_type.shape[axis])
         elif operator_name(call) == "nn.dense":
-            found[str(call.span.source_name.name)] = int(call.checked_type.shape[1])
-    return found
+            widths[layer_of(call)] = int(call.checked_type.shape[1])
+    return widths
 
 
 def rounded(model: nn.Module, table: TaskTable, shape=SHAPE, **options):  # type: ignore[no-untyped-def]
@@ -63,7 +64,7 @@ def check_same(model: nn.Module, before: tvm.IRModule, after: tvm.IRModule, shap
 
 
 class Block(nn.Module):
-    """A layer of a random network, of one of several kinds, that takes any input."""
+    """A layer of a random network, of one of several kinds."""
 
     def __init__(self, kind: str, inputs: int, width: int) -> None:
         super().__init__()
@@ -138,7 +139,7 @@ def test_rounding_up_keeps_outputs_and_every_width_fits(stem, blocks, flatten, d
         assert width % products[layer][0] == 0, (layer, width, products[layer])
 
 
-def test_a_network_of_every_kind_is_padded_through():
+def test_padding_passes_through_every_kind_of_layer():
     torch.manual_seed(1)
     model = randomize_norms(Branches(12))
     layers = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
@@ -146,12 +147,12 @@ def test_a_network_of_every_kind_is_padded_through():
     check_same(model, before, after)
     widths = convolution_widths(after)
     assert all(width % 16 == 0 for width in widths.values()), widths
-    # Grouped: 64 = 4 groups of 16.
+    # Each of the 4 groups has a multiple of 16 channels.
     assert widths["grouped"] == 64
-    assert {layer for each in roundings for layer in each.layers} == set(layers) - {"depthwise"}
+    assert {layer for rounding in roundings for layer in rounding.layers} == set(layers) - {"depthwise"}
 
 
-def test_a_depthwise_convolution_with_as_many_channels_as_its_kernel_has_rows():
+def test_a_depthwise_convolution_with_as_many_channels_as_kernel_rows_is_rounded():
     model = randomize_norms(RandomNet(3, [("plain", 3), ("depthwise", 3)], False))
     layers = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     before, after, _ = rounded(model, table_of(dict.fromkeys(layers, (4, 1))))
@@ -160,11 +161,11 @@ def test_a_depthwise_convolution_with_as_many_channels_as_its_kernel_has_rows():
 
 
 def count(mod: tvm.IRModule, *names: str) -> int:
-    return sum(isinstance(n, relay.Call) and operator_name(n) in names for n in post_order(mod["main"].body))
+    return sum(operator_name(call) in names for call in calls_of(mod["main"].body))
 
 
 class Headed(nn.Module):
-    """Two convolutions with something between them."""
+    """Two convolutions and an optional module between them."""
 
     def __init__(self, between: nn.Module | None = None) -> None:
         super().__init__()
@@ -199,22 +200,22 @@ class Divide(nn.Module):
         (nn.AvgPool2d(3, 1, 1), False),
         (nn.Upsample(scale_factor=2), False),
         (Divide(), True),
-        # Not even the dividend is known here.
+        # The padding of the dividend is unknown, too.
         (nn.Sequential(nn.Sigmoid(), nn.AvgPool2d(3, 1, 1), Divide()), True),
     ],
-    ids=lambda each: type(each).__name__ if isinstance(each, nn.Module) else "",
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
-def test_padding_stops_only_where_channels_are_looked_across(between, cuts):
+def test_padding_is_cut_only_in_front_of_operators_that_combine_channels(between, cuts):
     torch.manual_seed(2)
     model = Headed(between).eval()
     before, after, _ = rounded(model, table_of({"one": (8, 1), "two": (8, 1)}))
     check_same(model, before, after)
     assert convolution_widths(after) == {"one": 8, "two": 8}
-    # One cut gives the model's output its six channels back.
+    # One cut restores the six channels of the model's output.
     assert (count(after, "strided_slice", "take") > 1) == cuts
 
 
-def test_down_drops_the_least_important_and_never_an_output():
+def test_rounding_down_drops_the_least_important_channels_and_no_outputs():
     model = Headed().eval()
     with torch.no_grad():
         model.one.weight[[1, 4]] *= 1e-3
@@ -227,7 +228,7 @@ def test_down_drops_the_least_important_and_never_an_output():
     np.testing.assert_allclose(run(after, data), run(before, data), atol=1e-2)
 
 
-def test_scores_decide_what_is_dropped():
+def test_given_scores_decide_which_channels_are_dropped():
     model = Headed().eval()
     _, after, _ = rounded(
         model, table_of({"one": (4, 1), "two": (1, 1)}), mode="down", scores={"one": np.arange(6)}
@@ -238,30 +239,30 @@ def test_scores_decide_what_is_dropped():
 
 
 @pytest.mark.parametrize(("width", "new"), [(9, 8), (12, 16), (13, 16)])
-def test_nearest_goes_the_shorter_way_and_up_from_the_middle(width, new):
+def test_nearest_changes_fewer_channels_and_rounds_up_from_the_middle(width, new):
     model = nn.Sequential(nn.Conv2d(3, width, 1), nn.Conv2d(width, 4, 1)).eval()
     _, after, _ = rounded(model, table_of({"0": (8, 1), "1": (1, 1)}), mode="nearest")
     assert convolution_widths(after)["0"] == new
 
 
-def test_growth_is_limited_and_a_smaller_change_tried_instead():
+def test_max_growth_limits_rounding_and_a_shrunk_inner_length_is_tried():
     model = nn.Sequential(nn.Conv2d(3, 9, 1), nn.Conv2d(9, 4, 1)).eval()
     table = table_of({"0": (1, 1), "1": (1, 1)})
     splits = (Split(0, "conv", (0,), 0, (4, 4)),)
     row = Row(table.rows[0].task, Program("{}", Latency((1.0,)), splits, ()))
     table = TaskTable((row, table.rows[1]), "llvm", 2, True)
-    found = []
+    results = []
     for limit in (None, 0.5, 0.1):
         _, after, roundings = rounded(model, table, max_growth=limit)
-        found.append((convolution_widths(after)["0"], roundings[0].reason))
-    assert found == [
+        results.append((convolution_widths(after)["0"], roundings[0].reason))
+    assert results == [
         (16, "fits every program"),
         (12, "fits every program with one inner length changed"),
         (9, "no width within the limit fits"),
     ]
 
 
-def test_layers_without_a_program_and_layers_used_twice_are_left():
+def test_layers_without_a_program_and_layers_used_twice_keep_their_widths():
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -279,28 +280,29 @@ def test_layers_without_a_program_and_layers_used_twice_are_left():
     assert reasons["c"] == (6, "the table has no program of c")
 
 
-def test_parameters_that_are_variables_are_rounded_as_constants_are():
+def test_variable_parameters_are_rounded_like_constants():
     torch.manual_seed(3)
     model = randomize_norms(RandomNet(5, [("residual", 4), ("concat", 3), ("squeeze", 3)], True))
     layers = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     mod, params = import_torch(model, SHAPE)
     values = {name: value.numpy() for name, value in params.items()}
     table = table_of(dict.fromkeys(layers, (8, 1)))
-    result = round_function(mod["main"], table, parameters=values, cut=False)
+    result = round_function(mod["main"], table, RoundingOptions(cut=False), parameters=values)
     data = np.random.default_rng(0).standard_normal(SHAPE).astype("float32")
     after = run(tvm.IRModule({"main": result.function}), data, {**values, **result.parameters})
     np.testing.assert_allclose(after, model(torch.tensor(data)).detach().numpy(), rtol=1e-3, atol=1e-4)
     assert result.parameters["stem.weight"].shape == (8, 3, 3, 3)
-    # Its padding would have to be cut off the model's output.
+    # Padding cannot be cut off the model's output.
     assert next(r for r in result.roundings if r.layers == ("fc",)).new_width == 10
 
 
 @pytest.mark.parametrize("inverse", [True, False])
-def test_nothing_is_divided_by_the_padding_of_a_variable(inverse: bool):
+def test_no_channel_is_divided_by_padding(inverse: bool):
     model = Headed(Divide(inverse)).eval()
     mod, params = import_torch(model, SHAPE)
     values = {name: value.numpy() for name, value in params.items()}
-    result = round_function(mod["main"], table_of({"one": (8, 1), "two": (8, 1)}), parameters=values)
+    table = table_of({"one": (8, 1), "two": (8, 1)})
+    result = round_function(mod["main"], table, RoundingOptions(), parameters=values)
     data = np.random.default_rng(0).standard_normal(SHAPE).astype("float32")
     after = run(tvm.IRModule({"main": result.function}), data, {**values, **result.parameters})
     np.testing.assert_allclose(after, model(torch.tensor(data)).detach().numpy(), rtol=1e-3, atol=1e-4)
@@ -308,7 +310,7 @@ def test_nothing_is_divided_by_the_padding_of_a_variable(inverse: bool):
 
 
 @pytest.mark.parametrize("folding", [True, False])
-def test_onnx_models_have_their_layers_names_and_are_rounded(tmp_path: Path, folding: bool):
+def test_onnx_models_have_layer_names_and_are_rounded(tmp_path: Path, folding: bool):
     torch.manual_seed(4)
     model = randomize_norms(Branches(12))
     path = tmp_path / "model.onnx"
@@ -325,23 +327,23 @@ def test_onnx_models_have_their_layers_names_and_are_rounded(tmp_path: Path, fol
     assert all(width % 16 == 0 for width in convolution_widths(after).values())
 
 
-def test_the_pass_composes_and_has_a_name():
+def test_the_pass_composes_with_others_and_is_idempotent():
     model = Headed().eval()
     rounding = RoundChannels(table_of({"one": (8, 1), "two": (8, 1)}))
     assert (rounding.info.name, rounding.info.opt_level) == ("RoundChannels", 0)
-    assert [str(each) for each in rounding.info.required] == ["InferType"]
+    assert [str(name) for name in rounding.info.required] == ["InferType"]
     mod = from_torch(model, SHAPE).mod
     after = tvm.transform.Sequential([rounding, relay.transform.FuseOps()])(mod)
     assert after["main"].checked_type is not None
     twice = rounding(rounding(mod))
-    assert all(not each.changed for each in rounding.roundings)
+    assert not any(change.changed for change in rounding.roundings)
     check_same(model, mod, twice)
 
 
-def test_bad_arguments_are_refused():
+def test_invalid_arguments_are_refused():
     with pytest.raises(CPruneError, match=r"mode is 'sideways', expected one of up, down, nearest"):
         RoundChannels(table_of({}), mode="sideways")  # type: ignore[arg-type]
     with pytest.raises(CPruneError, match=r"max_growth is -1, expected 0 or more"):
         rounded(Headed().eval(), table_of({}), max_growth=-1)
-    with pytest.raises(CPruneError, match=r"2 scores for one, expected 6"):
+    with pytest.raises(CPruneError, match=r"layer one has 2 scores, expected 6"):
         rounded(Headed().eval(), table_of({"one": (4, 1)}), mode="down", scores={"one": np.zeros(2)})

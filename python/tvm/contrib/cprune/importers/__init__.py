@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Importers from PyTorch and ONNX into Relay."""
+"""Importers from PyTorch and ONNX to Relay."""

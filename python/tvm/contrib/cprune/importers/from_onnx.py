@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An ONNX file in, a ``RelayModel`` out, its layers named as the model that it was exported from named
-them."""
+"""Import an ONNX file. Its layers have the names of the model that it was exported from."""
 
 import copy
 import warnings
@@ -20,12 +19,12 @@ _WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:
-    """Read a model, its anonymous weights named after their layers.
+    """Load a model, and name its anonymous weights after their layers.
 
     Raises
     ------
     CPruneError
-        If the file is missing or is no ONNX model.
+        If the file is missing or is not an ONNX model.
     """
     try:
         model = onnx.load(str(path))
@@ -38,7 +37,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
 
 
 def _layer_name(node: onnx.NodeProto) -> str:
-    """Return the module path in a node's name: torch.onnx.export writes "/layer1/layer1.0/conv1/Conv"."""
+    """Return the module path in the name of a node, such as "/layer1/layer1.0/conv1/Conv"."""
     path: list[str] = []
     for part in node.name.strip("/").split("/")[:-1]:
         if path and part.startswith(path[-1] + "."):
@@ -49,23 +48,19 @@ def _layer_name(node: onnx.NodeProto) -> str:
 
 
 def _name_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Rename weights that the exporter folded, and so left without a name ("onnx::Conv_40")."""
+    """Name the weights that torch.onnx.export folded and left anonymous ("onnx::Conv_40")."""
     model = copy.deepcopy(model)
-    values = {each.name: each for each in model.graph.initializer}
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
     uses = [name for node in model.graph.node for name in node.input]
     new: dict[str, str] = {}
     for node in model.graph.node:
         if node.op_type not in _WEIGHTED:
             continue
         for name, role in zip(node.input[1:3], ("weight", "bias"), strict=False):
-            wanted = f"{_layer_name(node)}.{role}"
-            if (
-                name.startswith("onnx::")
-                and name in values
-                and uses.count(name) == 1
-                and wanted not in values
-            ):
-                new[name] = wanted
+            new_name = f"{_layer_name(node)}.{role}"
+            anonymous = name.startswith("onnx::") and name in values and uses.count(name) == 1
+            if anonymous and new_name not in values:
+                new[name] = new_name
     for node in model.graph.node:
         for index, name in enumerate(node.input):
             node.input[index] = new.get(name, name)
@@ -75,41 +70,43 @@ def _name_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def input_of(model: onnx.ModelProto) -> tuple[str, tuple[int, ...]]:
-    """Return the name and shape of a model's only input.
+    """Return the name and shape of a model's input. A dynamic batch size becomes 1.
 
     Raises
     ------
     CPruneError
-        If there are several, or a dimension behind the batch's is not fixed.
+        If the model has several inputs, or a dynamic dimension besides the batch.
     """
-    weights = {each.name for each in model.graph.initializer}
-    inputs = [each for each in model.graph.input if each.name not in weights]
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1:
         raise CPruneError(f"the model has {len(inputs)} inputs, expected one")
     dims = inputs[0].type.tensor_type.shape.dim
     shape = tuple(int(dim.dim_value) or (1 if i == 0 else 0) for i, dim in enumerate(dims))
     if not shape or 0 in shape:
-        raise CPruneError(f"the model's input {inputs[0].name} has no fixed shape: {shape}")
+        raise CPruneError(
+            f"the input {inputs[0].name} has shape {shape}, where 0 is dynamic: expected a fixed shape"
+        )
     return inputs[0].name, shape
 
 
 def import_onnx(model: onnx.ModelProto) -> tuple[tvm.IRModule, dict[str, Any], tuple[int, ...]]:
-    """Return a model as Relay imports it, its layers named, its parameters by name, and its input's shape.
+    """Return a model as an NCHW Relay module with labeled layers, its parameters by name, and its input shape.
 
     Raises
     ------
     CPruneError
-        If it holds an operator that TVM cannot import, or one that TVM misreads.
+        If the model has an operator that TVM cannot import or imports wrongly.
     """
     name, shape = input_of(model)
     expected = _output_shape(model)
     model = _axes_as_attributes(model)
     model.graph.input[0].name = INPUT
     for node in model.graph.node:
-        for index, each in enumerate(node.input):
-            node.input[index] = INPUT if each == name else each
+        for index, value in enumerate(node.input):
+            node.input[index] = INPUT if value == name else value
     try:
-        with warnings.catch_warnings():  # about the attribute
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             mod, params = relay.frontend.from_onnx(model, {INPUT: shape}, freeze_params=False)
         mod = label_layers(tvm.IRModule({"main": mod["main"]}))
@@ -117,14 +114,16 @@ def import_onnx(model: onnx.ModelProto) -> tuple[tvm.IRModule, dict[str, Any], t
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CPruneError(f"TVM cannot import the model: {lines[-1]}") from error
     body = mod["main"].body.checked_type
-    found = tuple(int(size) for size in body.shape) if isinstance(body, relay.TensorType) else ()
-    if expected and found != expected:
-        raise CPruneError(f"TVM misreads the model: its output has shape {found}, expected {expected}")
+    actual = tuple(int(size) for size in body.shape) if isinstance(body, relay.TensorType) else ()
+    if expected and actual != expected:
+        raise CPruneError(
+            f"TVM imports the model wrongly: its output has shape {actual}, expected {expected}"
+        )
     return mod, params, shape
 
 
 def _output_shape(model: onnx.ModelProto) -> tuple[int, ...]:
-    """Return the shape that ONNX says the only output has, () where it does not say."""
+    """Return the shape that ONNX infers for the only output, () if there is none."""
     inferred = shape_inference.infer_shapes(model, data_prop=True)
     if len(inferred.graph.output) != 1:
         return ()
@@ -133,12 +132,12 @@ def _output_shape(model: onnx.ModelProto) -> tuple[int, ...]:
 
 
 def _axes_as_attributes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in which reductions have their axes as an attribute, as they had before version 18.
+    """Return a copy whose reductions have their axes as an attribute, as before opset 18.
 
-    Of axes that are an input TVM 0.17's importer sees the first alone.
+    TVM 0.17 reads only the first axis of an input.
     """
     model = copy.deepcopy(model)
-    constants = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
@@ -158,35 +157,35 @@ def from_onnx(path: Path, layout: str = "NHWC") -> RelayModel:
     path
         A model with one input of fixed shape ``(N, C, H, W)``.
     layout
-        Layout of the convolutions inside: "NHWC" for auto_scheduler, "NCHW" for AutoTVM.
+        Layout of the convolutions: "NHWC" for auto_scheduler, "NCHW" for AutoTVM.
 
     Raises
     ------
     CPruneError
-        If the file is no such model, or holds an operator that TVM cannot import.
+        If the file is not such a model, or has an operator that TVM cannot import.
     """
     mod, params, shape = import_onnx(load_onnx(path))
     return to_relay_model(mod, params, shape, layout)
 
 
 def with_parameters(model: onnx.ModelProto, values: dict[str, Any]) -> onnx.ModelProto:
-    """Return a model with new values, of new shapes, for some of its weights.
+    """Return a copy of a model with new values for some of its weights, whose shapes may differ.
 
     Raises
     ------
     CPruneError
-        If its graph does not take these shapes.
+        If the new shapes do not suit the graph.
     """
     model = copy.deepcopy(model)
-    for each in model.graph.initializer:
-        if each.name in values:
-            each.CopyFrom(numpy_helper.from_array(values[each.name], each.name))
+    for tensor in model.graph.initializer:
+        if tensor.name in values:
+            tensor.CopyFrom(numpy_helper.from_array(values[tensor.name], tensor.name))
     del model.graph.value_info[:]
     try:
         onnx.checker.check_model(model)
         shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, shape_inference.InferenceError) as error:
         raise CPruneError(
-            f"the model's graph fixes a shape: {str(error).strip().splitlines()[-1]}"
+            f"the model's graph requires the original shapes: {str(error).strip().splitlines()[-1]}"
         ) from error
     return model

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model in a file, ONNX or TorchScript: what it computes as Relay, and how it is written with other
-weights."""
+"""Models in ONNX and TorchScript files: import them to Relay, and save them with other weights."""
 
 import argparse
 import copy
@@ -20,18 +19,18 @@ from tvm.contrib.cprune.types import CPruneError, RelayModel, TunerName
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what names a model's file to a command."""
-    parser.add_argument("model", type=Path, help="an .onnx file, or a TorchScript .pt file")
-    parser.add_argument("--input-shape", help="for a .pt file: the input's, such as 1,3,32,32")
+    """Add the arguments that name a model file to a command."""
+    parser.add_argument("model", type=Path, help="ONNX file (.onnx) or TorchScript file (.pt, .pth)")
+    parser.add_argument("--input-shape", help="input shape of a TorchScript model, such as 1,3,32,32")
 
 
 def parse_shape(text: str | None) -> tuple[int, ...]:
-    """Return the shape that ``--input-shape`` says, () where it says nothing.
+    """Return the value of ``--input-shape``, () if the option is missing.
 
     Raises
     ------
     CPruneError
-        If it is no list of positive numbers.
+        If the value is not a list of two or more positive integers.
     """
     if text is None:
         return ()
@@ -40,13 +39,23 @@ def parse_shape(text: str | None) -> tuple[int, ...]:
     except ValueError:
         shape = ()
     if len(shape) < 2 or min(shape) < 1:
-        raise CPruneError(f"--input-shape is {text!r}, expected numbers such as 1,3,32,32")
+        raise CPruneError(f"--input-shape is {text!r}, expected positive integers such as 1,3,32,32")
     return shape
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model's file: what it holds as Relay, and how it is written with other weights."""
+    """The model in a file.
+
+    Attributes
+    ----------
+    mod, params
+        The model as an NCHW Relay module with labeled layers, and its parameters by name.
+    shape
+        Input shape.
+    source
+        The model in the file's format.
+    """
 
     mod: Any
     params: dict[str, Any]
@@ -55,36 +64,38 @@ class ModelFile:
 
     @staticmethod
     def load(path: Path, input_shape: tuple[int, ...] = ()) -> "ModelFile":
-        """Read a model.
+        """Load a model file.
 
         Parameters
         ----------
+        path
+            An .onnx, .pt or .pth file.
         input_shape
-            For a TorchScript file, which does not hold it.
+            Input shape of a TorchScript model, which its file does not store.
 
         Raises
         ------
         CPruneError
-            If it is missing, damaged, of another kind, or has operators that TVM does not import.
+            If the file is missing, damaged or of another format, or has operators that TVM cannot import.
         """
         if path.suffix == ".onnx":
             model = load_onnx(path)
             return ModelFile(*import_onnx(model), model)
         if path.suffix not in (".pt", ".pth"):
-            raise CPruneError(f"{path} is neither an .onnx nor a .pt file")
+            raise CPruneError(f"{path} has an unsupported format: expected an .onnx or .pt file")
         if not input_shape:
             raise CPruneError(
-                f"{path} does not say its input's shape: expected --input-shape 1,3,32,32 or so"
+                f"{path} has no input shape: set --input-shape, such as --input-shape 1,3,32,32"
             )
         module = _load_script(path)
         return ModelFile(*import_torch(module, input_shape), input_shape, module)
 
     def save(self, values: dict[str, Any], path: Path) -> None:
-        """Write the model with new values for some of its weights."""
+        """Save the model with new values for some of its parameters."""
         if isinstance(self.source, onnx.ModelProto):
             onnx.save(with_parameters(self.source, values), str(path))
             return
-        # A copy: the model that was read stays what it was.
+        # Keep the loaded model unchanged.
         module = copy.deepcopy(self.source)
         state = module.state_dict(keep_vars=True)
         keys = {name: identity(tensor) for name, tensor in state.items()}
@@ -94,7 +105,7 @@ class ModelFile:
         torch.jit.save(module, str(path))
 
     def relay(self, tuner: TunerName) -> RelayModel:
-        """Return the model in the layout that a tuner wants."""
+        """Return the model in the layout that a tuner requires."""
         return to_relay_model(self.mod, self.params, self.shape, BACKENDS[tuner].layout)
 
 
@@ -105,6 +116,6 @@ def _load_script(path: Path) -> torch.jit.ScriptModule:
         if not path.exists():
             raise CPruneError(f"cannot read {path}: no such file") from None
         raise CPruneError(
-            f"{path} is not a TorchScript file, as torch.jit.save or a run of CPrune writes it: "
+            f"{path} is not a TorchScript file from torch.jit.save or from a run of CPrune: "
             f"{str(error).splitlines()[0]}"
         ) from None

@@ -1,22 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values that say where a tensor's channels lie, and what an operator makes of them."""
+"""Where the channels of a tensor are, and what an operator does with them."""
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+import numpy.typing as npt
+
 from tvm import relay
 from tvm.contrib.cprune.types import Side
 
-# What stands where channels were added: a number, or None for some finite number that depends on the data.
+# The value of padded channels. None is some finite value that depends on the data.
 Fill = float | None
+# For each new position the old channel, or -1 for a channel of zeros.
+SourceIndex = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Segment:
-    """``channels * scale`` neighbouring positions: ``scale`` of them belong to each channel of a variable.
+    """``channels * scale`` adjacent positions along the channel axis, ``scale`` for each channel.
 
-    ``variable`` is None for channels that nobody may change.
+    ``variable`` is the number of the channel variable, None for channels that must not change. ``fill`` is
+    the value of padded channels.
     """
 
     variable: int | None
@@ -31,19 +37,19 @@ class Segment:
 
 @dataclass(frozen=True)
 class ChannelLayout:
-    """The channels of a tensor: the dimension they lie along, and the segments along it."""
+    """The channel axis of a tensor, and the segments along it."""
 
     axis: int
     segments: tuple[Segment, ...]
 
     def filled(self, fill: Callable[[Fill], Fill]) -> "ChannelLayout | None":
-        """Return the layout behind an elementwise function of the padding, None where that is not finite."""
+        """Return the layout after an elementwise function, None if its padding would not be finite."""
         try:
-            segments = tuple(replace(each, fill=fill(each.fill)) for each in self.segments)
+            segments = tuple(replace(segment, fill=fill(segment.fill)) for segment in self.segments)
         except (ArithmeticError, ValueError):
             return None
-        fine = all(each.fill is None or math.isfinite(each.fill) for each in segments)
-        return ChannelLayout(self.axis, segments) if fine else None
+        finite = all(segment.fill is None or math.isfinite(segment.fill) for segment in segments)
+        return ChannelLayout(self.axis, segments) if finite else None
 
     def at(self, axis: int) -> "ChannelLayout":
         return ChannelLayout(axis, self.segments)
@@ -51,9 +57,16 @@ class ChannelLayout:
 
 @dataclass(frozen=True)
 class Use:
-    """What becomes of one call: the layout of its result and, by argument, of its parameters' dimensions.
+    """The effect of a call on channels.
 
-    ``exact`` calls get their arguments without padding.
+    Attributes
+    ----------
+    result
+        Layout of the result, None if padding does not reach it.
+    parameters
+        For each parameter argument, the layout along each of its dimensions that has channels.
+    exact
+        Whether the call requires its arguments without padding.
     """
 
     result: ChannelLayout | None = None
@@ -66,7 +79,7 @@ EXACT = Use(exact=True)
 
 @dataclass(frozen=True)
 class Reader:
-    """An anchor that reads channels: their sum of sizes must suit its program along ``side``."""
+    """A layer whose programs constrain the total size of ``segments`` along its output or input channels."""
 
     layer: str
     side: Side
@@ -75,5 +88,24 @@ class Reader:
 
 
 def shape_of(node: relay.Expr) -> list[int]:
-    """Return a typed node's shape."""
+    """Return the shape of a typed node."""
     return [int(size) for size in node.checked_type.shape]
+
+
+def positive_axis(value: int, rank: int) -> int:
+    """Return an axis counted from the front."""
+    return int(value) % rank
+
+
+def first_new_axis(call: relay.Call) -> int:
+    """Return the position of the first axis that an ``expand_dims`` inserts."""
+    rank, count, axis = len(shape_of(call)), int(call.attrs.num_newaxis), int(call.attrs.axis)
+    return axis if axis >= 0 else rank - count + 1 + axis
+
+
+def transposed_axes(call: relay.Call) -> list[int]:
+    """Return the input axis of each output axis of a ``transpose``."""
+    rank = len(shape_of(call))
+    if not call.attrs.axes:
+        return list(range(rank))[::-1]
+    return [positive_axis(axis, rank) for axis in call.attrs.axes]
