@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models pruned without their compiler, before and after RoundChannels, and searched anew.
+"""Latency of models that were pruned without their compiler, before and after RoundChannels.
 
     python benchmarks/rounding.py                      # both networks, without a new search
-    python benchmarks/rounding.py --fresh-trials 48    # beside one of 48 trials a task in each row: hours,
-                                                       # unless its records are in build/benchmarks already
+    python benchmarks/rounding.py --fresh-trials 48    # with a search of 48 trials per task for each row: hours,
+                                                       # unless build/benchmarks has its records
 
-ResNet-18 and MobileNetV2 for 32x32 images are tuned once. Then every layer loses 10, 30 and 50 % of its
-channels by plain l1, to whatever widths these are, and the tuned programs are moved there: "before". "After"
-has those channels rounded up to widths that fit the programs.
+ResNet-18 and MobileNetV2 for 32x32 images are tuned once. Then 10, 30 and 50 % of the channels of every layer
+are pruned by l1 norm, whatever the resulting widths. "Before" runs the tuned programs transplanted to these
+widths, "after" runs them at widths that are rounded up to fit.
 """
 
 import argparse
@@ -33,19 +33,19 @@ SPARSITIES, ROUNDS = (0.1, 0.3, 0.5), 3
 
 
 def pruned(model: torch.nn.Module, sparsity: float) -> torch.nn.Module:
-    """Return the model without a share of each group's channels, those of the least l1 norm."""
+    """Return the model without the given fraction of each group's channels, those of the smallest l1 norm."""
     steps = []
     for group in find_groups(model, SHAPE).groups:
         width = max(group.round_to, round(group.width * (1 - sparsity) / group.round_to) * group.round_to)
-        # One less where that happens to be a multiple of eight: nobody who prunes by l1 alone looks at it.
+        # Avoid multiples of eight, which pruning by l1 norm alone would reach only by chance.
         width -= group.round_to if width % 8 == 0 and width > group.round_to else 0
         steps.append(ChannelStep(group, width, ""))
-    return shrink(model, SHAPE, steps, lambda each: score(each, "l1", 0))
+    return shrink(model, SHAPE, steps, lambda layer: score(layer, "l1", 0))
 
 
 def searched(relay_model: RelayModel, trials: int, folder: Path) -> Path:
-    """Return the library of a model that was searched for from nothing, or from its own records so far."""
-    # Larger batches than usual: rounds of evolution would take longer than the programs.
+    """Return the library of a model that was tuned without donors. Resumes from earlier records in ``folder``."""
+    # Larger batches than the default: otherwise the evolutionary search takes longer than the measurements.
     tune = TuneConfig(trials=trials, early_stopping=trials, batch=16)
     config = PruneConfig(tune=tune, measure_repeats=60)
     with Compiler(config, SHAPE, folder, report=ConsoleReport()) as compiler:
@@ -56,7 +56,7 @@ def searched(relay_model: RelayModel, trials: int, folder: Path) -> Path:
 def row(
     compiler: Compiler, base: Candidate, sparsity: float, max_growth: float, fresh_trials: int
 ) -> tuple[str, dict[str, float]]:
-    """Return a line of the table, and how many times faster than unrounded the others are."""
+    """Return a line of the table, and the speedups over the unrounded model by name."""
     model = pruned(base.model, sparsity)
     before = compiler.import_model(model)
     rounding = RoundChannels(base.table, max_growth=max_growth)
@@ -66,21 +66,22 @@ def row(
         "after": compiler.compile(after, base.table, "after")[1],
     }
     data = sample_input(SHAPE)
-    found = [compiler.measurer.run_model(each, data) for each in libraries.values()]
-    error = float(np.abs(found[0] - found[1]).max() / np.abs(found[0]).max())
+    outputs = [compiler.measurer.run_model(library, data) for library in libraries.values()]
+    error = float(np.abs(outputs[0] - outputs[1]).max() / np.abs(outputs[0]).max())
     if fresh_trials:
         folder = compiler.run_dir / f"fresh-{fresh_trials}-{sparsity}"
         libraries["fresh"] = searched(before, fresh_trials, folder)
     times = compiler.time_libraries(libraries, ROUNDS)
-    changed = [each for each in rounding.roundings if each.changed]
-    added = sum(each.new_width - each.width for each in changed) / sum(e.width for e in rounding.roundings)
+    roundings = rounding.roundings
+    changed = [change for change in roundings if change.changed]
+    added = sum(change.new_width - change.width for change in changed) / sum(r.width for r in roundings)
     cells = [
         f"{times[name].median * 1e3:.3f} ± {times[name].spread * 1e3:.3f}" if name in times else "-"
         for name in ("before", "after", "fresh")
     ]
-    ratios = {name: times["before"].median / each.median for name, each in times.items() if name != "before"}
+    ratios = {name: times["before"].median / time.median for name, time in times.items() if name != "before"}
     line = (
-        f"{sparsity:8.1f} {len(changed):4}/{len(rounding.roundings):<4} {added:8.0%} "
+        f"{sparsity:8.1f} {len(changed):4}/{len(roundings):<4} {added:8.0%} "
         f"{cells[0]:>15} {cells[1]:>15} {cells[2]:>15} {ratios['after']:12.2f} {error:8.1e}"
     )
     return line, ratios
@@ -90,15 +91,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--network", choices=("resnet18", "mobilenetv2"), help="one network alone")
+    parser.add_argument("--network", choices=("resnet18", "mobilenetv2"), help="run only this network")
     parser.add_argument(
-        "--sparsity", type=float, nargs="+", default=SPARSITIES, help="shares to drop (0.1 0.3 0.5)"
+        "--sparsity",
+        type=float,
+        nargs="+",
+        default=SPARSITIES,
+        help="fractions to prune (default: 0.1 0.3 0.5)",
     )
-    parser.add_argument("--fresh-trials", type=int, default=0, help="of a search for each row; 0: none")
-    parser.add_argument("--max-growth", type=float, default=0.5, help="of a layer (%(default)s)")
+    parser.add_argument(
+        "--fresh-trials",
+        type=int,
+        default=0,
+        help="trials per task of a new search for each row, 0 for none (default: 0)",
+    )
+    parser.add_argument(
+        "--max-growth",
+        type=float,
+        default=0.5,
+        help="maximum fraction of a layer's channels to add (default: %(default)s)",
+    )
     options = parser.parse_args()
     print_machine()
-    every: dict[str, list[float]] = {}
+    speedups: dict[str, list[float]] = {}
     for network in [options.network] if options.network else ["resnet18", "mobilenetv2"]:
         torch.manual_seed(0)
         model = make_model(network, 3, 10).eval()
@@ -106,17 +121,17 @@ def main() -> None:
         with Compiler(config, SHAPE, CACHE / network, report=ConsoleReport()) as compiler:
             base = compiler.tune(model)
             unpruned = compiler.time({"model": base})["model"]
-            print(f"# {network}, {TRIALS} trials a task: {unpruned.median * 1e3:.3f} ms unpruned")
+            print(f"# {network}, {TRIALS} trials per task: {unpruned.median * 1e3:.3f} ms unpruned")
             head = f"{'sparsity':>8} {'rounded':>9} {'channels':>8} {'before ms':>15} {'after ms':>15} "
             print(head + f"{'fresh ms':>15} {'before/after':>12} {'error':>8}")
             for sparsity in options.sparsity:
                 line, ratios = row(compiler, base, sparsity, options.max_growth, options.fresh_trials)
                 for name, ratio in ratios.items():
-                    every.setdefault(name, []).append(ratio)
+                    speedups.setdefault(name, []).append(ratio)
                 print(line, flush=True)
-    for name, all_ratios in every.items():
-        mean = math.exp(sum(math.log(ratio) for ratio in all_ratios) / len(all_ratios))
-        print(f"before over {name}: geometric mean {mean:.3f}, least {min(all_ratios):.3f}")
+    for name, ratios in speedups.items():
+        mean = math.exp(sum(math.log(ratio) for ratio in ratios) / len(ratios))
+        print(f"before over {name}: geometric mean {mean:.3f}, minimum {min(ratios):.3f}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The part of TVM's C API that CPrune uses (include/tvm/runtime/c_runtime_api.h, v0.13 to v0.19), declared
-// here so that the plug-in builds without TVM's headers and links to nothing.
+// The part of TVM's C API that CPrune uses (include/tvm/runtime/c_runtime_api.h, v0.13 to v0.19). Declaring
+// it here lets the plug-in build without TVM's headers and without linking to TVM.
 #ifndef CPRUNE_C_API_H_
 #define CPRUNE_C_API_H_
 
@@ -33,7 +33,7 @@ const char* TVMGetLastError(void);
 
 namespace cprune {
 
-// TVMArgTypeCode, the codes that can reach CPrune.
+// The values of TVMArgTypeCode that CPrune can receive.
 enum TypeCode : int {
   kInt = 0,
   kNull = 4,

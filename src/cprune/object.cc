@@ -11,7 +11,7 @@ void Check(int failed, const std::string& what) {
   if (failed) throw Error(what + ": " + TVMGetLastError());
 }
 
-// Runs `body` as the C API demands: 0, or -1 with the last error set.
+// Runs `body` and returns the status that the C API requires: 0, or -1 with TVM's last error set.
 template <typename F>
 int Guard(F body) {
   try {
@@ -77,7 +77,7 @@ Value Value::Take(TVMValue value, int code) {
 }
 
 Value Value::Borrow(TVMValue value, int code) {
-  if (code == kObjectRValueRef) {  // a pointer to the handle
+  if (code == kObjectRValueRef) {  // The value is a pointer to the handle.
     value.v_handle = *static_cast<void**>(value.v_handle);
     code = kObject;
   }
@@ -90,8 +90,8 @@ std::string Value::TypeKey() const {
     return code_ == kInt ? "int" : code_ == kStr ? "str" : "type code " + std::to_string(code_);
   unsigned index = 0;
   char* key = nullptr;
-  Check(TVMObjectGetTypeIndex(value_.v_handle, &index), "cannot tell an object's type");
-  Check(TVMObjectTypeIndex2Key(index, &key), "cannot tell an object's type");
+  Check(TVMObjectGetTypeIndex(value_.v_handle, &index), "cannot determine the type of an object");
+  Check(TVMObjectTypeIndex2Key(index, &key), "cannot determine the type of an object");
   return key;
 }
 
@@ -147,7 +147,7 @@ TVMValue Value::raw() const {
 
 Function::Function(const char* name) : name_(name) {
   Check(TVMFuncGetGlobal(name, &handle_), std::string("cannot look up ") + name);
-  if (handle_ == nullptr) throw Error(std::string("this TVM has no function ") + name);
+  if (handle_ == nullptr) throw Error(std::string("TVM has no function ") + name);
 }
 
 Value Function::Call(const Value* args, size_t count) const {
@@ -167,7 +167,7 @@ void WithCallback(const std::function<void(const Value&)>& visit,
                   const std::function<void(const Value&)>& call) {
   TVMHandle handle = nullptr;
   void* resource = const_cast<std::function<void(const Value&)>*>(&visit);
-  Check(TVMFuncCreateFromCFunc(CallVisitor, resource, nullptr, &handle), "cannot make a callback");
+  Check(TVMFuncCreateFromCFunc(CallVisitor, resource, nullptr, &handle), "cannot create a callback");
   struct Free {
     TVMHandle handle;
     ~Free() { TVMFuncFree(handle); }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Values that cross TVM's C API: counted references to objects, reflection on their fields, calls of global
+// Wrappers of TVM's C API: reference-counted values, reflection on the fields of objects, and calls of global
 // functions.
 #ifndef CPRUNE_OBJECT_H_
 #define CPRUNE_OBJECT_H_
@@ -15,43 +15,43 @@
 
 namespace cprune {
 
-// Anything that goes wrong. At the boundary it becomes TVM's last error, and so a Python exception with this
-// message.
+// An error of the plug-in. At the boundary to TVM it becomes TVM's last error, and thus a Python exception
+// with the same message.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-// A TVM value: null, integer, string or a counted reference to an object.
+// A TVM value: null, an integer, a string or a reference-counted object.
 class Value {
  public:
   Value() = default;
-  Value(int64_t integer);   // NOLINT(runtime/explicit): arguments are written in place
+  Value(int64_t integer);   // NOLINT(runtime/explicit): allows literals as arguments
   Value(const char* text);  // NOLINT(runtime/explicit)
   Value(const Value& other);
   Value(Value&& other) noexcept;
   Value& operator=(Value other) noexcept;
   ~Value();
 
-  // A return value of the C API, whose reference passes to the result.
+  // Wraps a return value of the C API and takes over its reference.
   static Value Take(TVMValue value, int code);
-  // An argument of a packed function, which stays the caller's.
+  // Wraps an argument of a packed function, whose reference remains the caller's.
   static Value Borrow(TVMValue value, int code);
 
   bool IsNull() const { return code_ == kNull; }
-  // Whether this is an object whose type key is `key`, such as "relay.Call".
+  // Returns whether this is an object with type key `key`, such as "relay.Call".
   bool Is(const char* key) const;
-  // The type key, or what kind of plain value this is.
+  // Returns the type key of an object, or the kind of a plain value.
   std::string TypeKey() const;
   int64_t AsInt() const;
-  // A string or runtime.String.
+  // Returns the value of a string or runtime.String.
   std::string AsString() const;
-  // The object's address: equal for two references to the same object.
+  // Returns the object's address, which is equal for references to the same object.
   const void* Address() const;
 
-  // A field of an object, by TVM's reflection.
+  // Returns a field of an object through TVM's reflection.
   Value Attr(const char* name) const;
-  // Elements of an Array.
+  // Access to the elements of an Array.
   int64_t Size() const;
   Value At(int64_t index) const;
   std::vector<Value> Elements() const;
@@ -65,7 +65,7 @@ class Value {
   std::string text_;
 };
 
-// A function from TVM's global registry; looked up once, when it is constructed.
+// A function of TVM's global registry. The constructor looks it up.
 class Function {
  public:
   explicit Function(const char* name);
@@ -78,23 +78,23 @@ class Function {
   TVMHandle handle_ = nullptr;
 };
 
-// Calls `visit(node)` for each argument tuple that `call(callback)` passes to its callback.
+// Runs `call(callback)` with a TVM function `callback` that forwards its first argument to `visit`.
 void WithCallback(const std::function<void(const Value&)>& visit,
                   const std::function<void(const Value&)>& call);
 
-// Makes Array, ShapeTuple and String values.
+// Create Array, ShapeTuple and String values.
 Value MakeArray(const std::vector<Value>& elements);
 Value MakeShapeTuple(const std::vector<int64_t>& elements);
 Value MakeString(const std::string& text);
 
-// Registers `body` as a global function of TVM when it is constructed.
+// The constructor registers `body` as a global function of TVM.
 class Registration {
  public:
   using Body = Value (*)(const std::vector<Value>& args);
   Registration(const char* name, Body body);
 };
 
-// Throws Error unless `args` has `count` elements; `usage` names the function and what it takes.
+// Throws Error unless `args` has `count` elements. `usage` is the function with its parameters.
 void CheckCount(const std::vector<Value>& args, size_t count, const char* usage);
 
 }  // namespace cprune

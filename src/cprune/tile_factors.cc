@@ -1,58 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Tile factors read from a loop nest, whoever scheduled it: which loops run over each dimension of what an
-// anchor stores and loads.
+// Tile factors of a loop nest, independent of what scheduled it: the loops along each dimension of the
+// buffers that an anchor accesses.
 //
-// An anchor is a store that adds to what it loads from its own buffer. Its indices are functions of the loops
-// around it. Each loop is taken alone, the others at zero: where the index then goes 0, s, 2s, ... (n - 1)s
-// the loop is n steps of stride s along that dimension, even if it was fused with loops over other
-// dimensions.
+// An anchor is a store that accumulates into its own buffer. Its indices are functions of the surrounding
+// loops. Each loop is evaluated with all others at zero. If an index takes the n values 0, s, 2s, and so on,
+// the loop has n steps of stride s along that dimension, even if it was fused with loops over others.
 #include <algorithm>
 #include <map>
-#include <memory>
 #include <set>
 #include <unordered_map>
 
+#include "index_expr.h"
 #include "object.h"
 
 namespace cprune {
 namespace {
-
-struct Expr;
-using ExprPtr = std::shared_ptr<const Expr>;
-
-// An integer expression of loops.
-struct Expr {
-  enum Op { kConstant, kLoop, kAdd, kSub, kMul, kFloorDiv, kFloorMod, kMin, kMax };
-  Op op;
-  int64_t value = 0;  // the constant, or the number of the loop
-  ExprPtr a, b;
-};
-
-int64_t FloorDiv(int64_t a, int64_t b) { return a / b - (a % b != 0 && (a % b < 0) != (b < 0) ? 1 : 0); }
-
-// The value of an expression where loop `loop` is at `at` and all others are at zero.
-int64_t Evaluate(const Expr& e, int64_t loop, int64_t at) {
-  if (e.op == Expr::kConstant) return e.value;
-  if (e.op == Expr::kLoop) return e.value == loop ? at : 0;
-  const int64_t a = Evaluate(*e.a, loop, at);
-  const int64_t b = Evaluate(*e.b, loop, at);
-  switch (e.op) {
-    case Expr::kAdd:
-      return a + b;
-    case Expr::kSub:
-      return a - b;
-    case Expr::kMul:
-      return a * b;
-    case Expr::kMin:
-      return std::min(a, b);
-    case Expr::kMax:
-      return std::max(a, b);
-    default:
-      if (b == 0) throw Error("cprune.TileFactors: an index divides by zero");
-      return e.op == Expr::kFloorDiv ? FloorDiv(a, b) : a - b * FloorDiv(a, b);
-  }
-}
 
 struct Loop {
   std::string name;
@@ -70,14 +33,14 @@ class Reader {
     } else if (type == "tir.AttrStmt") {
       VisitAttr(node);
     } else if (type == "tir.SeqStmt") {
-      for (const Value& each : node.Attr("seq").Elements()) Visit(each);
+      for (const Value& statement : node.Attr("seq").Elements()) Visit(statement);
     } else if (type == "tir.IfThenElse") {
       Visit(node.Attr("then_case"));
       Visit(node.Attr("else_case"));
     } else if (type == "tir.BlockRealize") {
       VisitBlock(node);
     } else if (type == "tir.LetStmt") {
-      names_[node.Attr("var").Address()] = Read(node.Attr("value"));
+      loop_of_var_[node.Attr("var").Address()] = Read(node.Attr("value"));
       Visit(node.Attr("body"));
     } else if (type == "tir.BufferRealize" || type == "tir.ProducerRealize" || type == "tir.Allocate" ||
                type == "tir.DeclBuffer" || type == "tir.AssertStmt") {
@@ -87,11 +50,11 @@ class Reader {
     }
   }
 
-  Value Result() const { return MakeArray(found_); }
+  Value Result() const { return MakeArray(anchors_); }
 
  private:
   void Within(const Value& var, const Loop& loop, const Value& body) {
-    names_[var.Address()] =
+    loop_of_var_[var.Address()] =
         std::make_shared<Expr>(Expr{Expr::kLoop, static_cast<int64_t>(loops_.size()), nullptr, nullptr});
     loops_.push_back(loop);
     live_.push_back(loops_.size() - 1);
@@ -118,7 +81,7 @@ class Reader {
     const Value axis = node.Attr("node");
     const Value var = axis.Attr("var");
     const std::string tag = key == "virtual_thread" ? "vthread" : axis.Attr("thread_tag").AsString();
-    if (names_.count(var.Address())) {  // the same thread, said again around another stage
+    if (loop_of_var_.count(var.Address())) {  // The thread was bound around an outer stage.
       Visit(node.Attr("body"));
       return;
     }
@@ -130,7 +93,7 @@ class Reader {
     const std::vector<Value> axes = block.Attr("iter_vars").Elements();
     const std::vector<Value> values = node.Attr("iter_values").Elements();
     for (size_t i = 0; i < axes.size(); ++i) {
-      names_[axes[i].Attr("var").Address()] = Read(values[i]);
+      loop_of_var_[axes[i].Attr("var").Address()] = Read(values[i]);
     }
     Visit(block.Attr("body"));
   }
@@ -138,25 +101,26 @@ class Reader {
   void VisitStore(const Value& node) {
     std::vector<Value> loads;
     const Value buffer = node.Attr("buffer");
-    bool adds = false;
+    bool accumulates = false;
     static const Function visit("tir.PostOrderVisit");
     WithCallback(
-        [&](const Value& each) {
-          if (!each.Is("tir.BufferLoad")) return;
-          if (each.Attr("buffer").Address() == buffer.Address()) {
-            adds = true;
+        [&](const Value& expr) {
+          if (!expr.Is("tir.BufferLoad")) return;
+          if (expr.Attr("buffer").Address() == buffer.Address()) {
+            accumulates = true;
           } else {
-            loads.push_back(each);
+            loads.push_back(expr);
           }
         },
         [&](const Value& callback) { visit({node.Attr("value"), callback}); });
-    if (!adds || loads.empty()) return;
+    if (!accumulates || loads.empty()) return;
     std::vector<Value> accesses = {Access(node)};
     for (const Value& load : loads) accesses.push_back(Access(load));
-    found_.push_back(MakeArray(accesses));
+    anchors_.push_back(MakeArray(accesses));
   }
 
-  // [buffer's name, [[loop, extent, stride, kind], ...] for each dimension], the largest strides first.
+  // Returns [buffer name, [[loop, (steps, stride, extent), kind], ...] for each dimension]. Loops with large
+  // strides come first.
   Value Access(const Value& node) {
     std::vector<Value> result = {node.Attr("buffer").Attr("name")};
     for (const Value& index : node.Attr("indices").Elements()) result.push_back(Dimension(Read(index)));
@@ -182,12 +146,12 @@ class Reader {
     std::stable_sort(factors.begin(), factors.end(),
                      [](const auto& a, const auto& b) { return a.first > b.first; });
     std::vector<Value> result;
-    for (const auto& each : factors) result.push_back(each.second);
+    for (const auto& [stride, factor] : factors) result.push_back(factor);
     return MakeArray(result);
   }
 
   static int64_t Constant(const Value& node) {
-    if (!node.Is("IntImm")) throw Error("cprune.TileFactors: a loop's extent is not a constant");
+    if (!node.Is("IntImm")) throw Error("cprune.TileFactors: expected constant loop extents");
     return node.Attr("value").AsInt();
   }
 
@@ -205,9 +169,9 @@ class Reader {
     if (op != ops.end()) {
       return std::make_shared<Expr>(Expr{op->second, 0, Read(node.Attr("a")), Read(node.Attr("b"))});
     }
-    const auto name = names_.find(node.Address());
-    // What depends on data, or on what is outside, is no loop of this nest.
-    if (name == names_.end()) {
+    const auto name = loop_of_var_.find(node.Address());
+    // Other variables and loads do not vary with the loops of this nest.
+    if (name == loop_of_var_.end()) {
       return std::make_shared<Expr>(Expr{Expr::kConstant, 0, nullptr, nullptr});
     }
     return name->second;
@@ -215,11 +179,11 @@ class Reader {
 
   std::vector<Loop> loops_;
   std::vector<size_t> live_;
-  std::unordered_map<const void*, ExprPtr> names_;
-  std::vector<Value> found_;
+  std::unordered_map<const void*, ExprPtr> loop_of_var_;
+  std::vector<Value> anchors_;
 };
 
-// (body of a PrimFunc) -> Array of anchors, each an Array of accesses, the store first.
+// (body of a PrimFunc) -> Array of anchors. An anchor is an Array of accesses, the store first.
 Value TileFactors(const std::vector<Value>& args) {
   CheckCount(args, 1, "cprune.TileFactors(statement)");
   Reader reader;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds CPrune's C++ functions: in libtvm (an in-tree build) or in the plug-in, which is then loaded once."""
+"""Access to CPrune's C++ functions, in libtvm (an in-tree build) or in the plug-in."""
 
 import ctypes
 import os
@@ -13,7 +13,7 @@ LIBRARY = "libtvm_cprune.so"
 
 
 def _load() -> str:
-    """Load the plug-in where it is needed; return where the functions come from."""
+    """Load the plug-in unless libtvm has the functions. Return where they are."""
     if tvm.get_global_func("cprune.FindSubgraphs", allow_missing=True) is not None:
         return "in libtvm"
     folders = [os.environ.get("CPRUNE_LIBRARY_PATH"), *tvm.contrib.cprune.__path__]
@@ -22,8 +22,8 @@ def _load() -> str:
             ctypes.CDLL(str(Path(folder, LIBRARY)))
             return f"in {Path(folder, LIBRARY)}"
     raise ImportError(
-        f"{LIBRARY} is in none of {[f for f in folders if f]}, and this libtvm was built without USE_CPRUNE: "
-        "install CPrune with `pip install .`, or name the folder of the library in CPRUNE_LIBRARY_PATH"
+        f"{LIBRARY} is not in {[folder for folder in folders if folder]}, and libtvm was built without "
+        "USE_CPRUNE: install CPrune with `pip install .`, or set CPRUNE_LIBRARY_PATH to the library's folder"
     )
 
 
@@ -37,24 +37,25 @@ _fitting_width = tvm.get_global_func("cprune.FittingWidth")
 
 
 def find_subgraphs(expr: Any, anchors: Sequence[str]) -> list[list[Any]]:
-    """Return ``[call, anchor calls...]`` of every primitive function's call below ``expr``, in post order."""
-    return [list(each) for each in _find_subgraphs(expr, *anchors)]
+    """Return ``[call, anchor calls...]`` of each primitive function that ``expr`` calls, in post order."""
+    return [list(calls) for calls in _find_subgraphs(expr, *anchors)]
 
 
 def collect_vars(expr: Any) -> list[Any]:
-    """Return the variables below a Relay expression, each once."""
+    """Return the distinct variables of a Relay expression."""
     return list(_collect_vars(expr))
 
 
 def axis_classes(operations: Sequence[Any]) -> list[int]:
-    """Return a class number for each axis of each TE operation in turn (see
-    ``src/cprune/program_structure.cc``)."""
-    return [int(each) for each in _axis_classes(list(operations))]
+    """Return the class of each axis of each TE operation in turn (see ``src/cprune/axis_classes.cc``)."""
+    return [int(number) for number in _axis_classes(list(operations))]
 
 
 def tile_factors(statement: Any) -> list[list[list[Any]]]:
-    """Return the accesses of every anchor in a TIR statement, the store first, each as
-    ``[buffer, [[loop, (steps, stride, extent), kind], ...] for each dimension]``."""
+    """Return the accesses of each anchor in a TIR statement, the store first.
+
+    An access is ``[buffer, [[loop, (steps, stride, extent), kind], ...] for each dimension]``.
+    """
     return [
         [
             [str(access[0]), *([[str(f[0]), tuple(f[1]), str(f[2])] for f in dim] for dim in access[1:])]
@@ -65,29 +66,30 @@ def tile_factors(statement: Any) -> list[list[list[Any]]]:
 
 
 def fit_lengths(extent: int, lengths: Sequence[int], limit: int, lanes: int) -> list[tuple[int, ...]]:
-    """Return at most ``limit`` lists of inner lengths that divide ``extent``, those closest to ``lengths``
-    first.
+    """Return up to ``limit`` lists of inner lengths whose product divides ``extent``.
 
-    Where ``lengths`` fit they are the only result. The innermost is a vector's: it divides the old one, or is
-    shorter and has room in one register of ``lanes`` numbers.
+    Lists closest to ``lengths`` come first. If ``lengths`` fit, they are the only result. The innermost length
+    is a vector: it divides the old one, or is shorter and fits one register of ``lanes`` numbers.
     """
-    return [tuple(int(n) for n in each) for each in _fit_lengths(extent, limit, lanes, *lengths)]
+    return [tuple(int(n) for n in fitted) for fitted in _fit_lengths(extent, limit, lanes, *lengths)]
 
 
 def fitting_width(
     width: int, first: int, last: int, round_to: int, constraints: Sequence[tuple[int, int, int]]
 ) -> int:
-    """Return the first width from ``first`` to ``last``, up or down, at which every constraint holds, or 0.
+    """Return the first width from ``first`` to ``last`` that meets all constraints, or 0.
 
     Parameters
     ----------
     width
-        The present width.
+        The current width.
+    first, last
+        Inclusive range, ascending or descending.
     round_to
-        What the result is a multiple of.
+        The result is a multiple of this.
     constraints
-        ``(extent, scale, product)``: with ``k`` channels more, ``extent + k * scale`` must be a positive
+        ``(extent, scale, product)``: for a width of ``width + k``, ``extent + k * scale`` must be a positive
         multiple of ``product``.
     """
-    numbers = (number for each in constraints for number in each)
+    numbers = (number for constraint in constraints for number in constraint)
     return int(_fitting_width(width, first, last, round_to, *numbers))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pruned network, tuned here, cross-compiled for AArch64 and run in an emulator."""
+"""A pruned network is tuned on this machine, cross-compiled for AArch64 and run in an emulator."""
 
 import shutil
 import subprocess
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Net(nn.Module):
-    """Convolutions of four kinds, a residual and a linear layer; no function that C lacks for vectors."""
+    """Four kinds of convolutions, a residual addition and a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,8 +56,8 @@ class Net(nn.Module):
         return self.fc(torch.relu(self.last(x)).mean((2, 3)))
 
 
-def moved_table(table: TaskTable, mod) -> TaskTable:  # type: ignore[no-untyped-def]
-    """Return a table of this machine's programs for AArch64, where nothing measures them."""
+def transplanted_table(table: TaskTable, mod) -> TaskTable:  # type: ignore[no-untyped-def]
+    """Return a table of this machine's programs transplanted to AArch64, without measuring them."""
     target = PRESETS["arm64-linux"].make_target()
     rows = []
     for task in extract_from_program(mod, None, target, algorithms_of(table)):
@@ -66,20 +66,20 @@ def moved_table(table: TaskTable, mod) -> TaskTable:  # type: ignore[no-untyped-
             for row in table.rows
             if row.task.layers == task.layers and row.task.subgraphs[0].op == task.subgraphs[0].op
         )
-        (found, *_) = transplant(donor.program.record, donor.task, task, 1)
+        (variant, *_) = transplant(donor.program.record, donor.task, task, 1)
         result = auto_scheduler.MeasureResult([1.0], 0, "", 0.0, 0.0)
-        rows.append(Row(task, to_program(task, dump(found, result))))
+        rows.append(Row(task, to_program(task, dump(variant, result))))
     return TaskTable(tuple(rows), str(rows[0].task.tvm_task.target), 4, True)
 
 
-def test_a_pruned_network_runs_on_aarch64(tmp_path):
+def test_a_pruned_network_has_equal_outputs_on_aarch64(tmp_path):
     torch.manual_seed(0)
     model = randomize_norms(Net())
     group = find_groups(model, SHAPE).groups[0]
-    model = shrink(model, SHAPE, [ChannelStep(group, 12, "")], lambda each: score(each, "l1", 0)).eval()
+    model = shrink(model, SHAPE, [ChannelStep(group, 12, "")], lambda layer: score(layer, "l1", 0)).eval()
     with Compiler(PruneConfig(tune=TUNE, measure_repeats=3), SHAPE, tmp_path / "run") as compiler:
         tuned = compiler.tune(model)
-    table = moved_table(tuned.table, tuned.relay.mod)
+    table = transplanted_table(tuned.table, tuned.relay.mod)
     assert any(
         split.lengths for row in table.rows for split in channel_splits(row.task, row.program.record)[0]
     )
@@ -95,6 +95,6 @@ def test_a_pruned_network_runs_on_aarch64(tmp_path):
     data.tofile(tmp_path / "input.bin")
     run = [QEMU, "-L", SYSROOT, str(program), str(tmp_path / "input.bin"), str(tmp_path / "output.bin")]
     subprocess.run(run, check=True)
-    found = np.fromfile(tmp_path / "output.bin", "float32")
+    output = np.fromfile(tmp_path / "output.bin", "float32")
     expected = model(torch.tensor(data)).detach().numpy().reshape(-1)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-5)

@@ -269,7 +269,7 @@ def test_the_command_tune(tmp_path):
     [
         (("tune", "--network", "nonet"), "unknown model 'nonet'"),
         (("tune", "--network", "missing.onnx"), "cannot read missing.onnx"),
-        (("tune", "--network", "mobilenet", "--target", "abacus"), "target 'abacus' is not one of TVM's"),
+        (("tune", "--network", "mobilenet", "--target", "abacus"), "target 'abacus' is not a TVM target"),
         (
             ("tune", "--network", "mobilenet", "--transfer", "x"),
             "--transfer is for the tuners xgb and xgb-rank",

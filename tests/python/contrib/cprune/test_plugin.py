@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C++ functions behind ``_plugin``."""
+"""The C++ functions behind ``_plugin`` agree with plain Python and check their arguments."""
 
+import gc
 import itertools
 import math
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,9 +33,9 @@ numbers = st.integers(1, 64)
     st.integers(1, 8),
     st.lists(st.tuples(st.integers(1, 256), st.integers(1, 4), numbers), max_size=4),
 )
-def test_fitting_width_is_the_first_one(width, first, last, round_to, constraints):
-    found = _plugin.fitting_width(width, first, last, round_to, constraints)
-    assert found == naive_fitting(width, first, last, round_to, constraints)
+def test_fitting_width_is_the_first_width_that_fits(width, first, last, round_to, constraints):
+    new = _plugin.fitting_width(width, first, last, round_to, constraints)
+    assert new == naive_fitting(width, first, last, round_to, constraints)
 
 
 @given(
@@ -42,19 +44,19 @@ def test_fitting_width_is_the_first_one(width, first, last, round_to, constraint
     st.integers(1, 6),
     st.sampled_from([1, 4, 8, 16]),
 )
-def test_fit_lengths_divide_and_come_closest_first(extent, lengths, limit, lanes):
-    found = _plugin.fit_lengths(extent, lengths, limit, lanes)
-    assert 1 <= len(found) <= limit
-    assert len(set(found)) == len(found)
-    assert all(extent % math.prod(each) == 0 and len(each) == len(lengths) for each in found)
+def test_fit_lengths_divide_the_extent_and_the_closest_come_first(extent, lengths, limit, lanes):
+    fitted = _plugin.fit_lengths(extent, lengths, limit, lanes)
+    assert 1 <= len(fitted) <= limit
+    assert len(set(fitted)) == len(fitted)
+    assert all(extent % math.prod(new) == 0 and len(new) == len(lengths) for new in fitted)
     if extent % math.prod(lengths) == 0:
-        assert found == [tuple(lengths)]
+        assert fitted == [tuple(lengths)]
     else:
         vectors = [n for n in range(1, lengths[-1] + 1) if lengths[-1] % n == 0 or n <= lanes]
-        every = itertools.product(*(range(1, 2 * n + 1) for n in lengths[:-1]), vectors)
-        legal = [each for each in every if extent % math.prod(each) == 0]
-        assert len(found) == min(limit, len(legal))
-        assert distance(lengths, found[0]) == pytest.approx(min(distance(lengths, each) for each in legal))
+        candidates = itertools.product(*(range(1, 2 * n + 1) for n in lengths[:-1]), vectors)
+        legal = [new for new in candidates if extent % math.prod(new) == 0]
+        assert len(fitted) == min(limit, len(legal))
+        assert distance(lengths, fitted[0]) == pytest.approx(min(distance(lengths, new) for new in legal))
 
 
 def distance(old, new):
@@ -62,7 +64,7 @@ def distance(old, new):
     return sum(steps[:-1]) + 4 * steps[-1] + abs(math.log2(math.prod(new) / math.prod(old)))
 
 
-def test_axis_classes_of_a_convolution():
+def test_axes_over_the_same_channels_of_a_convolution_share_a_class():
     data = te.placeholder((1, 10, 10, 16), name="data")
     weight = te.placeholder((3, 3, 16, 32), name="weight")
     ry, rx, rc = te.reduce_axis((0, 3)), te.reduce_axis((0, 3)), te.reduce_axis((0, 16))
@@ -73,25 +75,24 @@ def test_axis_classes_of_a_convolution():
     relu = te.compute(conv.shape, lambda *i: te.max(conv[i], 0.0))
     classes = _plugin.axis_classes([data.op, weight.op, conv.op, relu.op])
     d, w, c, r = classes[0:4], classes[4:8], classes[8:15], classes[15:19]
-    assert c[6] == d[3] == w[2]  # input channels: rc, data's and weight's
-    assert c[3] == w[3] == r[3]  # output channels
+    assert c[6] == d[3] == w[2]  # Input channels.
+    assert c[3] == w[3] == r[3]  # Output channels.
     assert c[0] == d[0] == r[0]
-    assert (
-        len({c[1], c[2], c[4], c[5], d[1], d[2], w[0], w[1]}) == 6
-    )  # rows and columns stay apart from y + ry
+    # An index such as y + ry does not link the rows of the data to y or ry.
+    assert len({c[1], c[2], c[4], c[5], d[1], d[2], w[0], w[1]}) == 6
 
 
-def test_find_subgraphs_in_post_order():
+def test_subgraphs_are_listed_in_post_order_with_their_anchors():
     x, w = relay.var("x", shape=(1, 4)), relay.var("w", shape=(4, 4))
     p, q = relay.var("p", shape=(1, 4)), relay.var("q", shape=(4, 4))
     dense = relay.Function([p, q], relay.nn.relu(relay.nn.dense(p, q)))
     y = relay.Call(dense, [x, w])
     r = relay.var("r", shape=(1, 4))
     z = relay.Call(relay.Function([r], relay.tanh(r)), [y])
-    found = _plugin.find_subgraphs(z, ["nn.dense"])
-    assert [each[0] for each in found] == [y, z]
-    assert [call.op.name for call in found[0][1:]] == ["nn.dense"]
-    assert found[1][1:] == []
+    first, second = _plugin.find_subgraphs(z, ["nn.dense"])
+    assert [first[0], second[0]] == [y, z]
+    assert [call.op.name for call in first[1:]] == ["nn.dense"]
+    assert second[1:] == []
     assert {v.name_hint for v in _plugin.collect_vars(relay.nn.dense(x, w))} == {"x", "w"}
 
 
@@ -105,23 +106,14 @@ def test_find_subgraphs_in_post_order():
         (lambda: _plugin._axis_classes(1), "runtime.ArraySize"),
     ],
 )
-def test_errors_become_exceptions_with_their_cause(call, message):
+def test_invalid_arguments_raise_an_exception_with_the_cause(call, message):
     with pytest.raises(tvm.TVMError, match="(?s)" + message):
         call()
 
 
-def test_references_are_counted():
-    """Objects that went through the plug-in die with their last reference in Python."""
-    import gc
-
-    before = _live_vars()
+def test_the_plug_in_releases_its_references():
+    before = psutil.Process().memory_info().rss
     for _ in range(200):
         _plugin.collect_vars(relay.add(relay.var("x", shape=(1,)), relay.var("y", shape=(1,))))
     gc.collect()
-    assert _live_vars() - before < 1 << 20
-
-
-def _live_vars():
-    import psutil
-
-    return psutil.Process().memory_info().rss
+    assert psutil.Process().memory_info().rss - before < 1 << 20

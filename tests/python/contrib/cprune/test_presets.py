@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What presets compile for, and programs for devices that are not here."""
+"""Presets, and programs for devices that this machine does not have."""
 
 import contextlib
 import math
@@ -28,12 +28,12 @@ from tvm.contrib.cprune.types import CPruneError
         (str(PRESETS["android-opencl-mali"].make_target()), 1),
     ],
 )
-def test_lanes_of_a_vector_register(target, lanes):
+def test_vector_lanes_follow_from_the_target(target, lanes):
     assert vector_lanes(target) == lanes
     assert vector_lanes(str(pinned_target(target))) == lanes
 
 
-def test_presets():
+def test_a_preset_is_found_by_name_or_by_target_string():
     assert find_preset("cpu") == find_preset(None)
     for name, preset in PRESETS.items():
         target = preset.make_target()
@@ -43,18 +43,18 @@ def test_presets():
     assert find_preset("llvm -mtriple=aarch64-linux-android").linker == "ndk"
     vulkan = find_preset('{"kind": "vulkan", "host": {"kind": "llvm", "mtriple": "aarch64-linux-android"}}')
     assert (vulkan.linker, vulkan.device) == ("ndk", "vulkan")
-    with pytest.raises(CPruneError, match="'hexagon' is of kind hexagon, expected llvm, opencl, vulkan"):
+    with pytest.raises(CPruneError, match="'hexagon' has kind hexagon, expected llvm, opencl, vulkan"):
         find_preset("hexagon")
-    with pytest.raises(CPruneError, match=r"is not one of TVM's.*; nor is it one of cpu, arm64-linux"):
+    with pytest.raises(CPruneError, match=r"is not a TVM target.*; the presets are cpu, arm64-linux"):
         find_preset("android-tpu")
 
 
 @pytest.mark.parametrize("name", ["android-opencl-mali", "android-opencl-adreno"])
-def test_programs_for_gpus_are_read_moved_and_compiled(name):
-    """No GPU runs them here; the channel step comes from blocks, threads and inner loops all the same."""
+def test_gpu_programs_are_transplanted_and_compiled(name):
+    """Their splits are read from blocks, threads and inner loops. No GPU is needed."""
     target = pinned_target(PRESETS[name].make_target())
     base, smaller = (task_of("direct 3x3", width, target) for width in (64, 32))
-    read = compiled = 0
+    inspected = compiled = 0
     for line in random_records(base)[:8]:
         out, _ = channel_splits(base, line)
         lengths = [split.lengths for split in out if len(split.lengths) >= 3]
@@ -64,23 +64,22 @@ def test_programs_for_gpus_are_read_moved_and_compiled(name):
         schedule, args = base.tvm_task.compute_dag.apply_steps_from_state(state)
         stores = [accesses[0] for accesses in read_tile_factors(schedule, args) if len(accesses) == 3]
         factors = stores[0].dims[-1]
-        borders = {64} | {math.prod(each[i:]) for each in lengths for i in range(len(each) + 1)}
-        assert {factor.stride for factor in factors} <= borders
-        read += 1
+        boundaries = {64} | {math.prod(inner[i:]) for inner in lengths for i in range(len(inner) + 1)}
+        assert {factor.stride for factor in factors} <= boundaries
+        inspected += 1
         with contextlib.suppress(TransplantError, tvm.error.TVMError):
-            (moved, *_) = transplant(line, base, smaller, 1)
-            schedule, args = smaller.tvm_task.compute_dag.apply_steps_from_state(moved.state)
+            (variant, *_) = transplant(line, base, smaller, 1)
+            schedule, args = smaller.tvm_task.compute_dag.apply_steps_from_state(variant.state)
             library = tvm.build(schedule, args, target=target)
             assert "__kernel" in library.imported_modules[0].get_source()
             compiled += 1
-    assert read >= 3 and compiled >= 1, (read, compiled)
+    assert inspected >= 3 and compiled >= 1, (inspected, compiled)
 
 
 @pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-g++"), reason="needs g++-aarch64-linux-gnu")
 @pytest.mark.parametrize("device", ["mali", "adreno"])
-def test_programs_for_gpus_are_linked_with_their_kernels(device, tmp_path):
-    """The reference program, and one of a task as a tuning process compiles it; with GNU's linker, for the
-    NDK's is not there."""
+def test_gpu_libraries_contain_their_kernels(device, tmp_path):
+    """The reference program and programs of a task, built as a worker does, with GNU's linker."""
     host = "llvm -mtriple=aarch64-linux-gnu"
     preset = Preset("board", f"opencl -device={device}", "aarch64", host, "opencl")
     specs = throttling.build_reference(preset, tmp_path / "reference.so")
@@ -97,11 +96,11 @@ def test_programs_for_gpus_are_linked_with_their_kernels(device, tmp_path):
     assert built
     for path in (tmp_path / "reference.so", *built):
         content = path.read_bytes()
-        assert content[:5] == b"\x7fELF\x02" and content[18] == 0xB7, "no library for AArch64"
+        assert content[:5] == b"\x7fELF\x02" and content[18] == 0xB7, "not a library for AArch64"
         assert b"__kernel" in content
 
 
-def test_a_missing_ndk_is_said(monkeypatch):
+def test_a_missing_ndk_is_reported_with_the_expected_compiler(monkeypatch):
     monkeypatch.delenv("TVM_NDK_CC", raising=False)
     with pytest.raises(CPruneError, match="TVM_NDK_CC is not set: expected the NDK's compiler"):
         PRESETS["android-cpu"].compiler()

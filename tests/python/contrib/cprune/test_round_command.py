@@ -129,7 +129,7 @@ def rename(table: dict) -> None:  # type: ignore[type-arg]
     [
         (rename, "the table belongs to another model: its layers are other.body, other.fc, other.stem.0"),
         (change(tvm="0.16.0"), "was made with TVM 0.16.0, this is 0.17"),
-        (change(target="abacus -model=1"), "target 'abacus -model=1' is not one of TVM's"),
+        (change(target="abacus -model=1"), "target 'abacus -model=1' is not a TVM target"),
         (
             change(target="llvm -mtriple=aarch64-linux-gnu"),
             "programs for llvm -mtriple=aarch64-linux-gnu do not run on this machine's CPU",

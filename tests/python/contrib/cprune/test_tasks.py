@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which layer runs in which task: every layer once, and an oracle that knows nothing of names agrees."""
+"""Each layer is in the task that an oracle finds by the values of weights, without names."""
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from tvm.contrib.cprune.models.torchvision_models import load_torchvision
 from tvm.contrib.cprune.tasks import LoweringCache, extract_from_program
 from tvm.contrib.cprune.transform.record_subgraphs import fuse
 from tvm.contrib.cprune.transform.relay_graph import calls_of
+from tvm.contrib.cprune.tuning.ansor.axes import axes_of
 
 NETWORKS = {
     "resnet18": 32,
@@ -35,7 +36,7 @@ def layers_of(model):
 
 
 def mark(model):
-    """Fill each layer's weight with its own number: what the oracle tells layers apart by."""
+    """Fill the weight of each layer with a number of its own, by which the oracle identifies the layer."""
     numbers = {}
     for number, name in enumerate(layers_of(model), 1):
         numbers[number] = name
@@ -48,33 +49,33 @@ def partition(pairs):
     groups = {}
     for key, layer in pairs:
         groups.setdefault(key, set()).add(layer)
-    return sorted(sorted(each) for each in groups.values())
+    return sorted(sorted(layers) for layers in groups.values())
 
 
-def alone(function, target, known):
-    """Return the workload key of a fused function that TVM's own extraction sees by itself."""
+def workload_key_of(function, target, cache):
+    """Return the workload key that TVM's own extraction finds for a fused function."""
     text = function.astext(show_meta_data=False)
-    if text not in known:
+    if text not in cache:
         fresh = [relay.var(f"p{i}", v.checked_type) for i, v in enumerate(function.params)]
         body = relay.bind(function.body, dict(zip(function.params, fresh, strict=True)))
         mod = tvm.IRModule.from_expr(relay.Function(fresh, body))
         with tvm.transform.PassContext(disabled_pass=["AlterOpLayout"]):
             tasks, _ = auto_scheduler.extract_tasks(mod, {}, target)
-        (known[text],) = [task.workload_key for task in tasks]
-    return known[text]
+        (cache[text],) = [task.workload_key for task in tasks]
+    return cache[text]
 
 
 def oracle(relay_model, numbers, target):
-    """Yield (workload key, layer) by looking at nothing but the weights' values."""
+    """Yield (workload key, layer), where only the values of weights identify layers."""
     with target, pass_context():
         fused = fuse(relay_model.mod)
-    known = {}
+    cache = {}
     for call in calls_of(fused["main"].body):
         for anchor in calls_of(call.op.body) if isinstance(call.op, relay.Function) else []:
             if anchor.op.name in ("nn.conv2d", "nn.dense"):
                 position = list(call.op.params).index(anchor.args[1])
                 value = float(np.median(call.args[position].data.numpy()))
-                yield alone(call.op, target, known), numbers[round(value)]
+                yield workload_key_of(call.op, target, cache), numbers[round(value)]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -89,8 +90,7 @@ def test_every_layer_is_in_exactly_one_subgraph(name, target):
     assert ours == partition(oracle(relay_model, numbers, target))
 
 
-def test_the_originals_signature_takes_a_frontends_module(target):
-    """``extract_from_program(mod, params, target)`` on what TVM's own importer returns."""
+def test_a_module_of_tvms_importer_is_extracted(target):
     model = randomize_norms(make_model("resnet8", 1, 10))
     traced = torch.jit.trace(model, torch.zeros(1, 1, 16, 16))
     mod, params = relay.frontend.from_pytorch(traced, [("x", (1, 1, 16, 16))], preserve_pytorch_scopes=True)
@@ -98,7 +98,7 @@ def test_the_originals_signature_takes_a_frontends_module(target):
     assert sorted(layer for task in tasks for layer in task.layers) == sorted(layers_of(model))
 
 
-def test_a_pruned_model_lowers_only_what_changed(target):
+def test_only_the_changed_functions_of_a_pruned_model_are_lowered(target):
     cache = LoweringCache()
     extract_from_program(
         from_torch(make_model("resnet18", 3, 10), (1, 3, 32, 32)).mod, None, target, cache=cache
@@ -114,13 +114,11 @@ def test_a_pruned_model_lowers_only_what_changed(target):
     assert cache.lowered == first + 2
 
 
-def test_axes_of_channels(target):
+def test_tasks_know_the_axes_over_channels(target):
     tasks = extract_from_program(from_torch(Branches(), (1, 3, 16, 16)).mod, None, target)
     by_layer = {layer: task for task in tasks for layer in task.layers}
 
     def extents(layer, axes):
-        from tvm.contrib.cprune.tuning.ansor.axes import axes_of
-
         numbered = axes_of(by_layer[layer].tvm_task.compute_dag)
         return {numbered[axis][2] for axis in axes}
 
@@ -138,7 +136,7 @@ def test_axes_of_channels(target):
     assert extents("depthwise", depthwise.out_axes) == {32}
 
 
-def test_winograd_is_another_task_of_the_same_layers(target):
+def test_winograd_is_another_task_of_the_same_layer(target):
     mod = from_torch(OneLayer(8, 16), (1, 8, 8, 8)).mod
     direct = extract_from_program(mod, None, target)
     winograd = extract_from_program(mod, None, target, {"conv": "winograd"})

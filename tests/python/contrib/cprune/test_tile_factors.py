@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tile factors read from the loop nest are those of the record, or of the configuration."""
+"""Tile factors that are read from a loop nest agree with the record or configuration."""
 
 import itertools
 import math
@@ -18,27 +18,27 @@ from tvm.contrib.cprune.tuning.ansor.steps import channel_splits
 
 def anchors_of(task, line):  # type: ignore[no-untyped-def]
     schedule, args = task.tvm_task.compute_dag.apply_steps_from_state(state_of(line))
-    return [each for each in read_tile_factors(schedule, args) if len(each) == 3]
+    return [accesses for accesses in read_tile_factors(schedule, args) if len(accesses) == 3]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("winograd 3x3", "grouped")])
-def test_loops_over_channels_are_the_records_splits(kind, target):
+def test_loops_over_channels_are_the_splits_of_the_record(kind, target):
     task, compared = task_of(kind, KINDS[kind][3], target), 0
     for line in random_records(task)[:12]:
         out, into = channel_splits(task, line)
         for store, *loads in anchors_of(task, line):
-            # NHWC and dense: the last dimension of the output; input channels are the last of the data.
+            # The channels are the last dimension of the output and of the data, in NHWC and in dense layers.
             data = max(loads, key=lambda access: len(access.dims))
             for splits, factors in ((out, store.dims[-1]), (into, data.dims[-1])):
                 own = [s for s in splits if s.stage.split(".")[0] in store.buffer or store.buffer in s.stage]
                 if not own or not factors:
                     continue
-                borders = {own[0].extent}
+                boundaries = {own[0].extent}
                 for split in own:
-                    borders |= {math.prod(split.lengths[i:]) for i in range(len(split.lengths) + 1)}
+                    boundaries |= {math.prod(split.lengths[i:]) for i in range(len(split.lengths) + 1)}
                 for factor in factors:
-                    assert {factor.stride, factor.stride * factor.steps} <= borders, (line, factors)
-                # Loops inside one another cover the axis without a gap.
+                    assert {factor.stride, factor.stride * factor.steps} <= boundaries, (line, factors)
+                # Nested loops cover the axis without gaps.
                 strides = sorted((f.stride, f.steps) for f in factors)
                 for (stride, steps), (following, _) in itertools.pairwise(strides):
                     assert stride * steps == following
@@ -47,7 +47,7 @@ def test_loops_over_channels_are_the_records_splits(kind, target):
 
 
 @pytest.mark.parametrize("kind", ["direct", "reduction", "1x1", "strided"])
-def test_packed_channels_are_the_configurations_tiles(kind):
+def test_packed_channels_are_the_tiles_of_the_configuration(kind):
     task = template_of(kind, 64)
     space, rng = task.tvm_task.config_space, np.random.default_rng(1)
     for index in rng.integers(0, len(space), 10):
@@ -58,7 +58,7 @@ def test_packed_channels_are_the_configurations_tiles(kind):
                 schedule, args = task.tvm_task.instantiate(config)
         finally:
             tvm.autotvm.GLOBAL_SCOPE.in_tuning = False
-        (accesses,) = [each for each in read_tile_factors(schedule, args) if len(each) == 3]
+        (accesses,) = [anchor for anchor in read_tile_factors(schedule, args) if len(anchor) == 3]
         store, weight = accesses[0], next(access for access in accesses[1:] if len(access.dims) == 6)
         out, into = config["tile_oc"].size[-1], config["tile_ic"].size[-1]
         assert math.prod(f.steps for f in store.dims[4]) == out
@@ -66,7 +66,7 @@ def test_packed_channels_are_the_configurations_tiles(kind):
         assert all(factor.kind == "vectorized" for factor in store.dims[4])
 
 
-def test_threads_of_a_gpu_schedule():
+def test_blocks_and_threads_of_a_gpu_schedule_are_tile_factors():
     data, weight = te.placeholder((64, 96), name="data"), te.placeholder((128, 96), name="weight")
     k = te.reduce_axis((0, 96), name="k")
     dense = te.compute((64, 128), lambda i, j: te.sum(data[i, k] * weight[j, k], k), name="dense")
@@ -93,7 +93,7 @@ def test_threads_of_a_gpu_schedule():
     assert reduced is not None
 
 
-def test_the_pass_has_a_name_and_reads_tensor_ir():
+def test_the_pass_reads_tensor_ir():
     @tvm.script.tir.prim_func
     def sums(a: tvm.script.tir.Buffer((16, 24), "float32"), c: tvm.script.tir.Buffer((16,), "float32")):  # type: ignore[no-untyped-def]
         for i in range(16):

@@ -33,7 +33,7 @@ def run(*arguments, **options):
         (["--model", "resnet9000"], "unknown model 'resnet9000'; expected one of resnet8"),
         (["--dataset", "mnist"], "invalid choice: 'mnist'"),
         (["--base-algo", "l3"], "invalid choice: 'l3'"),
-        (["--target", "quantum"], "target 'quantum' is not one of TVM's"),
+        (["--target", "quantum"], "target 'quantum' is not a TVM target"),
         (["--accuracy-requirement", "95"], "accuracy_requirement is 95.0, expected 0 to 1"),
         (["--dataset", "cifar10", "--data-dir", "/nowhere"], "cifar10 in /nowhere is missing or damaged"),
         (

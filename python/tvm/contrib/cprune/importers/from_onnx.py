@@ -91,7 +91,7 @@ def input_of(model: onnx.ModelProto) -> tuple[str, tuple[int, ...]]:
 
 
 def import_onnx(model: onnx.ModelProto) -> tuple[tvm.IRModule, dict[str, Any], tuple[int, ...]]:
-    """Return a model as an NCHW Relay module with labeled layers, its parameters by name, and its input shape.
+    """Return a model as an NCHW Relay module with labeled layers, its parameters by name and input shape.
 
     Raises
     ------

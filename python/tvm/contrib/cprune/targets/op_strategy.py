@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How operators compute on a pinned target (one with the key ``cprune``), where TVM's own choice does not
-serve.
+"""Operator strategies of pinned targets, those with the key ``cprune``.
 
-Registered with TVM's own mechanism, so that no file of TVM changes and other targets are as they were.
+They are registered through TVM's own mechanism. Targets without the key keep TVM's strategies.
 """
 
 from typing import Any
@@ -25,16 +24,16 @@ def _without_key(target: tvm.target.Target) -> tvm.target.Target:
 
 @generic.conv2d_strategy.register(KEY)
 def _direct_conv2d(attrs: Any, inputs: Any, out_type: Any, target: Any) -> OpStrategy:
-    """Plain NHWC convolutions, whatever the target.
+    """Select direct NHWC convolution on every target.
 
-    TVM's own choice goes to Winograd by the number of channels (which is pinned here, and then another
-    operator), and on Arm to a matrix product over pixels and channels in one, in which no loop runs over
-    channels alone. Other layouts are the target's own matter.
+    TVM would select Winograd by the number of channels; here ``pin_algorithms`` does so, with an operator of
+    its own. On Arm, TVM would select a matrix product whose loops fuse pixels and channels, so that no tile
+    factor belongs to channels alone. Other layouts use the target's own strategy.
     """
     if attrs.data_layout != "NHWC":
         with _without_key(target) as plain:
             return generic.conv2d_strategy(attrs, inputs, out_type, plain)
-    data, kernel = (list(each.shape) for each in inputs)
+    data, kernel = (list(tensor.shape) for tensor in inputs)
     if attrs.groups == 1:
         compute = generic.wrap_compute_conv2d(topi.nn.conv2d_nhwc, need_auto_scheduler_layout=True)
     elif is_depthwise_conv2d(data, "NHWC", kernel, attrs.kernel_layout, attrs.groups):
@@ -48,7 +47,7 @@ def _direct_conv2d(attrs: Any, inputs: Any, out_type: Any, target: Any) -> OpStr
 
 @generic.conv2d_winograd_without_weight_transform_strategy.register(KEY)
 def _winograd_conv2d(attrs: Any, inputs: Any, out_type: Any, target: Any) -> OpStrategy:
-    """Winograd in NHWC, whatever the target: TVM has it for x86 alone."""
+    """Select NHWC Winograd on every target. TVM has this strategy for x86 only."""
     strategy = OpStrategy()
     compute = topi.nn.conv2d_winograd_nhwc_without_weight_transform
     strategy.add_implementation(
@@ -60,9 +59,11 @@ def _winograd_conv2d(attrs: Any, inputs: Any, out_type: Any, target: Any) -> OpS
 
 
 def _dense(data: te.Tensor, weight: te.Tensor, _: Any, out_dtype: str, layout: str = "") -> te.Tensor:
-    """A dense layer with named axes. TOPI's are called i0 and i1, and auto_scheduler writes a weight's layout
-    as extents followed by names: "1000i1512k" cannot be read back, and every program of TVM 0.17's dense
-    fails to build."""
+    """Compute a dense layer whose axes are i, j and k.
+
+    TOPI names them i0, i1 and k. auto_scheduler writes a weight's layout as extents followed by names, and
+    cannot parse "1000i1512k", so that every program of TOPI's dense in TVM 0.17 fails to build.
+    """
     rows, depth = data.shape
     columns = weight.shape[0]
     if layout:

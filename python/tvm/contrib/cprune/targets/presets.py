@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to compile for, by name: target, host, the compiler that links, and how libraries are packed."""
+"""Presets: kinds of devices by name, with their target, linker and runtime device."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from tvm.contrib.cprune.types import CPruneError
 
 Linker = Literal["host", "aarch64", "ndk"]
 Device = Literal["cpu", "opencl", "vulkan"]
-# The device that runs the programs of a target's kind.
+# The runtime device of each target kind.
 DEVICES: dict[str, Device] = {"llvm": "cpu", "opencl": "opencl", "vulkan": "vulkan"}
 
 
@@ -24,13 +24,17 @@ class Preset:
 
     Attributes
     ----------
-    target, host
-        As TVM names them; ``host`` is None where the target is the host's.
+    name
+        What the command line calls it.
+    target
+        TVM target string of the programs.
     linker
-        Which compiler links a library: this machine's, Debian's ``aarch64-linux-gnu-g++``, or the Android
-        NDK's that ``TVM_NDK_CC`` names.
+        The compiler that links libraries: this machine's ("host"), ``aarch64-linux-gnu-g++`` ("aarch64") or
+        the Android NDK's in ``TVM_NDK_CC`` ("ndk").
+    host
+        TVM target string of the CPU that launches the programs, None if they run on that CPU.
     device
-        Which device runs programs.
+        The runtime device.
     """
 
     name: str
@@ -41,17 +45,16 @@ class Preset:
 
     @property
     def runs_here(self) -> bool:
-        """Whether programs for it run on this machine's CPU."""
+        """Whether its programs run on this machine's CPU."""
         return self.linker == "host" and self.device == "cpu"
 
     def make_target(self) -> tvm.target.Target:
-        """Return TVM's target, with its host."""
-        plain = parse_target(self.target)
-        return tvm.target.Target(plain, host=self.host) if self.host else plain
+        """Return the TVM target, with its host."""
+        target = parse_target(self.target)
+        return tvm.target.Target(target, host=self.host) if self.host else target
 
     def link(self, library: Any, path: Path) -> None:
-        """Write a compiled module as a shared library for the device, or as a tar of objects if ``path`` ends
-        so.
+        """Export a compiled module as a shared library, or as an object archive if ``path`` ends in .tar.
 
         Raises
         ------
@@ -68,31 +71,31 @@ class Preset:
             raise CPruneError(f"cannot link {path.name} for {self.name}: {reason}") from error
 
     def compiler(self) -> str:
-        """Return the path of the compiler that links.
+        """Return the path of the compiler that links libraries.
 
         Raises
         ------
         CPruneError
-            If it is not there; the message says how to get it.
+            If the compiler is not installed.
         """
         if self.linker == "host":
             return _find(os.environ.get("CXX", "g++"), "install it, such as `apt install g++`")
         if self.linker == "aarch64":
-            return _find("aarch64-linux-gnu-g++", "`apt install g++-aarch64-linux-gnu`")
-        given = os.environ.get("TVM_NDK_CC")
-        if not given:
+            return _find("aarch64-linux-gnu-g++", "install it, such as `apt install g++-aarch64-linux-gnu`")
+        command = os.environ.get("TVM_NDK_CC")
+        if not command:
             raise CPruneError(
                 "TVM_NDK_CC is not set: expected the NDK's compiler, such as "
                 "$ANDROID_NDK/toolchains/llvm/prebuilt/linux-x86_64/bin/aarch64-linux-android28-clang++"
             )
-        return _find(given, "set TVM_NDK_CC to the NDK's clang++ (docs/android.md)")
+        return _find(command, "set TVM_NDK_CC to the NDK's clang++ (docs/android.md)")
 
 
 def _find(command: str, advice: str) -> str:
-    found = shutil.which(command)
-    if found is None:
+    path = shutil.which(command)
+    if path is None:
         raise CPruneError(f"{command} is not installed: {advice}")
-    return found
+    return path
 
 
 _ANDROID = "llvm -mtriple=aarch64-linux-android -mattr=+neon"
@@ -109,12 +112,12 @@ NAMES = ("cpu", *PRESETS)
 
 
 def find_preset(text: str | None) -> Preset:
-    """Return the preset of a name, or one for a target string; None is this machine.
+    """Return the preset of a name, or a preset for a target string. None is this machine.
 
     Raises
     ------
     CPruneError
-        If it is neither a preset's name nor a target of a kind in ``DEVICES``.
+        If ``text`` is neither a preset nor a target of a kind in ``DEVICES``.
     """
     if text is None or text == "cpu":
         return Preset("cpu", host_target(), "host")
@@ -123,8 +126,8 @@ def find_preset(text: str | None) -> Preset:
     try:
         target = parse_target(text)
     except CPruneError as error:
-        raise CPruneError(f"{error}; nor is it one of {', '.join(NAMES)}") from error
-    triples = [str(each.attrs.get("mtriple", "")) for each in (target, target.host) if each]
+        raise CPruneError(f"{error}; the presets are {', '.join(NAMES)}") from error
+    triples = [str(part.attrs.get("mtriple", "")) for part in (target, target.host) if part]
     triple = next(filter(None, triples), "")
     linker: Linker = "host"
     if "android" in triple:
@@ -133,6 +136,6 @@ def find_preset(text: str | None) -> Preset:
         linker = "aarch64"
     kind = str(target.kind.name)
     if kind not in DEVICES:
-        raise CPruneError(f"target {text!r} is of kind {kind}, expected {', '.join(DEVICES)}")
+        raise CPruneError(f"target {text!r} has kind {kind}, expected {', '.join(DEVICES)}")
     host = str(target.host) if target.host else None
     return Preset(text, text, linker, host, DEVICES[kind])

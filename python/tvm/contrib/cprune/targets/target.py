@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Targets: this machine's, and the key that pins the algorithms of operators."""
+"""Targets: parsing, this machine's, and the key that pins the algorithms of operators."""
 
 import functools
 import os
@@ -11,46 +11,45 @@ from tvm.contrib.cprune.types import CPruneError
 
 
 def parse_target(target: tvm.target.Target | str) -> tvm.target.Target:
-    """Return a target by what TVM calls it.
+    """Parse a target.
 
     Raises
     ------
     CPruneError
-        If ``target`` is not one that TVM understands.
+        If ``target`` is not a TVM target.
     """
     try:
         return tvm.target.Target(target)
     except (tvm.error.TVMError, ValueError, TypeError) as error:
         reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
-        raise CPruneError(f"target {str(target)!r} is not one of TVM's: {reason}") from error
+        raise CPruneError(f"target {str(target)!r} is not a TVM target: {reason}") from error
 
 
 def pinned_target(target: tvm.target.Target | str) -> tvm.target.Target:
-    """Return ``target`` with the key under which CPrune, not TOPI, chooses between direct and Winograd
-    convolution.
+    """Return ``target`` with the key that selects CPrune's operator strategies (see ``op_strategy``).
 
     Raises
     ------
     CPruneError
-        If ``target`` is not one that TVM understands.
+        If ``target`` is not a TVM target.
     """
-    plain = parse_target(target)
-    if KEY in plain.keys:
-        return plain
-    config = dict(plain.export())
-    config["keys"] = [KEY, *plain.keys]
+    parsed = parse_target(target)
+    if KEY in parsed.keys:
+        return parsed
+    config = dict(parsed.export())
+    config["keys"] = [KEY, *parsed.keys]
     return tvm.target.Target(config)
 
 
 @functools.cache
 def vector_lanes(target: str) -> int:
-    """Return how many float32 numbers a target's vector register holds; 1 for what is no CPU."""
+    """Return the number of float32 lanes in a vector register of a CPU target, 1 for other targets."""
     with parse_target(target) as parsed:
-        known = tvm.get_global_func("tvm.topi.x86.utils.get_simd_32bit_lanes")
-        return int(known()) if parsed.kind.name == "llvm" else 1
+        lanes = tvm.get_global_func("tvm.topi.x86.utils.get_simd_32bit_lanes")
+        return int(lanes()) if parsed.kind.name == "llvm" else 1
 
 
-# The widest instruction sets first: LLVM 10, which TVM's wheel holds, does not know newer processors by name.
+# Widest instruction set first. LLVM 10 in TVM's wheel does not recognize the names of newer processors.
 _CPUS = (
     ({"avx512f", "avx512dq", "avx512bw", "avx512vl"}, "skylake-avx512"),
     ({"avx2", "fma"}, "core-avx2"),
@@ -68,5 +67,5 @@ def host_target() -> str:
 
 
 def host_threads() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs a model that export_c wrote: main input.bin output.bin, with sizes of both in float32s as INPUTS, OUTPUTS.
+// Runs a model exported by export_c. Usage: main input.bin output.bin. The macros INPUTS and OUTPUTS are the
+// numbers of float32 values in the two files.
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -23,7 +24,7 @@ int TVMBackendFreeWorkspace(int device_type, int device_id, void* pointer) {
   return 0;
 }
 
-// The objects call the runtime through these pointers, which they leave to whoever loads them.
+// The generated objects call the runtime through these pointers, which their loader must define.
 int (*__TVMBackendParallelLaunch)(FTVMParallelLambda, void*, int) = TVMBackendParallelLaunch;
 void* (*__TVMBackendAllocWorkspace)(int, int, uint64_t, int, int) = TVMBackendAllocWorkspace;
 int (*__TVMBackendFreeWorkspace)(int, int, void*) = TVMBackendFreeWorkspace;

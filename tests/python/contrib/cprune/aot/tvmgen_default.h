@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The interface of a model with one input called data and one output.
+// The C interface of a model with one input named data and one output.
 #ifndef CPRUNE_AOT_TVMGEN_DEFAULT_H_
 #define CPRUNE_AOT_TVMGEN_DEFAULT_H_
 #include <stdint.h>

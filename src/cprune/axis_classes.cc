@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Which axes of a task's compute DAG run over the same channels.
+// Classes of the axes of a compute DAG that run over the same channels.
 //
-// Two axes are of one class when one indexes a tensor along the other with nothing but its own variable: in
+// Two axes belong to one class if the variable of one is, on its own, an index along the other. In
 //   conv(n, y, x, f) = sum(ry, rx, c) pad(n, y + ry, x + rx, c) * weight(ry, rx, c, f)
-// the reduction axis c, the last axis of pad and the third of weight are one class, f and the last of weight
-// another. A class thus holds exactly the axes whose extents must change together when channels are pruned.
+// the reduction axis c, the last axis of pad and the third axis of weight form a class; f and the last axis
+// of weight form another. The axes of a class change their extents together when channels are pruned.
 #include <numeric>
 #include <unordered_map>
 
@@ -24,7 +24,7 @@ class UnionFind {
     while (parent_[item] != item) item = parent_[item] = parent_[parent_[item]];
     return item;
   }
-  // The smaller item stays the root, so that a class is named by its first axis.
+  // Keeps the smaller root, so that the number of a class is that of its first axis.
   void Unite(int a, int b) {
     a = Find(a);
     b = Find(b);
@@ -69,7 +69,7 @@ class AxisClasses {
       }
     } else {
       throw Error("cprune.AxisClasses: cannot read " + op.TypeKey() +
-                  "; expected te.compute and te.placeholder");
+                  "; expected te.compute or te.placeholder");
     }
   }
 
@@ -79,7 +79,7 @@ class AxisClasses {
         if (!node.Is("tir.ProducerLoad")) return;
         const auto producer = first_axis_.find(node.Attr("producer").Attr("op").Address());
         if (producer == first_axis_.end())
-          throw Error("cprune.AxisClasses: an operation reads one that is not listed");
+          throw Error("cprune.AxisClasses: an operation reads an operation that is not in the list");
         const std::vector<Value> indices = node.Attr("indices").Elements();
         for (size_t i = 0; i < indices.size(); ++i) {
           const auto axis = axis_of_var_.find(indices[i].Address());
@@ -94,9 +94,9 @@ class AxisClasses {
   std::unordered_map<const void*, int> axis_of_var_;
 };
 
-// (Array of te.Operation, producers or consumers first) -> ShapeTuple with a class number for each axis of
-// each operation in turn: a placeholder's dimensions, or a compute operation's spatial and then reduction
-// axes.
+// (Array of te.Operation in any order) -> ShapeTuple with the class of each axis of each operation in turn.
+// The axes of a placeholder are its dimensions, those of a compute operation its spatial and then its
+// reduction axes.
 Value GetAxisClasses(const std::vector<Value>& args) {
   CheckCount(args, 1, "cprune.AxisClasses(operations)");
   return MakeShapeTuple(AxisClasses(args[0].Elements()).Result());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Arithmetic on tile factors: does an extent fit a split, and how must the split change where it does not.
+// Arithmetic on tile factors: which widths fit given splits, and which splits fit a given extent.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -17,8 +17,8 @@ int64_t Product(const Lengths& lengths) {
   return std::accumulate(lengths.begin(), lengths.end(), int64_t{1}, std::multiplies<int64_t>());
 }
 
-// How far `changed` is from `lengths`: the innermost factor, which is mostly the vector, counts most; all of
-// them together are what is kept in registers.
+// Returns how far `changed` is from `lengths`. The innermost length, usually the vector, has the largest
+// weight. The product of all counts because it determines the use of registers.
 double Distance(const Lengths& lengths, const Lengths& changed) {
   const auto ratio = [](int64_t a, int64_t b) {
     return std::fabs(std::log2(static_cast<double>(a) / static_cast<double>(b)));
@@ -30,9 +30,9 @@ double Distance(const Lengths& lengths, const Lengths& changed) {
   return distance;
 }
 
-// Every list of factors whose product divides `extent`: none above twice the old one. The innermost divides
-// the old one, or is shorter than it and fits one register of `lanes`: a compiler leaves the other lanes of
-// that unused, and makes something slow of a longer vector of odd length.
+// Appends to `out` every list of lengths whose product divides `rest`. No length exceeds twice its old value.
+// The innermost divides its old value, or is shorter and fits one register of `lanes` numbers: LLVM leaves
+// the other lanes unused, but generates slow code for longer vectors of odd length.
 void Enumerate(const Lengths& lengths, int64_t rest, int64_t lanes, Lengths* prefix,
                std::vector<Lengths>* out) {
   const size_t depth = prefix->size();
@@ -51,9 +51,8 @@ void Enumerate(const Lengths& lengths, int64_t rest, int64_t lanes, Lengths* pre
   }
 }
 
-// (extent, limit, lanes, inner lengths...) -> Array of at most `limit` ShapeTuples, closest to the given
-// lengths first, whose products divide `extent`. The lengths themselves come first where they fit, and then
-// alone.
+// (extent, limit, lanes, inner lengths...) -> Array of up to `limit` ShapeTuples whose products divide
+// `extent`, closest to the given lengths first. If the given lengths fit, they are the only result.
 Value FitLengths(const std::vector<Value>& args) {
   if (args.size() < 4)
     throw Error("cprune.FitLengths(extent, limit, lanes, length, ...): got " + std::to_string(args.size()));
@@ -63,25 +62,25 @@ Value FitLengths(const std::vector<Value>& args) {
   Lengths lengths;
   for (size_t i = 3; i < args.size(); ++i) lengths.push_back(args[i].AsInt());
   if (extent < 1 || limit < 1 || lanes < 1 || *std::min_element(lengths.begin(), lengths.end()) < 1) {
-    throw Error("cprune.FitLengths: the extent, the limit, the lanes and every length must be at least 1");
+    throw Error("cprune.FitLengths: extent, limit, lanes and all lengths must be at least 1");
   }
   if (extent % Product(lengths) == 0) return MakeArray({MakeShapeTuple(lengths)});
 
-  std::vector<Lengths> found;
+  std::vector<Lengths> candidates;
   Lengths prefix;
-  Enumerate(lengths, extent, lanes, &prefix, &found);
-  std::stable_sort(found.begin(), found.end(), [&](const Lengths& a, const Lengths& b) {
+  Enumerate(lengths, extent, lanes, &prefix, &candidates);
+  std::stable_sort(candidates.begin(), candidates.end(), [&](const Lengths& a, const Lengths& b) {
     return Distance(lengths, a) < Distance(lengths, b);
   });
-  found.resize(std::min<size_t>(found.size(), limit));
+  candidates.resize(std::min<size_t>(candidates.size(), limit));
   std::vector<Value> result;
-  for (const Lengths& each : found) result.push_back(MakeShapeTuple(each));
+  for (const Lengths& candidate : candidates) result.push_back(MakeShapeTuple(candidate));
   return MakeArray(result);
 }
 
-// (width, first, last, round_to, [extent, scale, product]...) -> the first of the widths from `first` to `last`,
-// up or down, that is a multiple of `round_to` and at which every constraint holds, or 0. Each channel more or
-// less than `width` changes a constraint's `extent` by `scale`; it holds where that is a positive multiple of
+// (width, first, last, round_to, [extent, scale, product]...) -> the first width from `first` to `last`,
+// ascending or descending, that is a multiple of `round_to` and meets all constraints, or 0. Each channel
+// added to `width` adds `scale` to the `extent` of a constraint, which must be a positive multiple of
 // `product`.
 Value FittingWidth(const std::vector<Value>& args) {
   if (args.size() < 4 || args.size() % 3 != 1) {
@@ -96,10 +95,10 @@ Value FittingWidth(const std::vector<Value>& args) {
   const int64_t round_to = numbers[3];
   if (width < 1 || round_to < 1) throw Error("cprune.FittingWidth: width and round_to must be at least 1");
   for (size_t i = 6; i < numbers.size(); i += 3) {
-    if (numbers[i] < 1) throw Error("cprune.FittingWidth: every product must be at least 1");
+    if (numbers[i] < 1) throw Error("cprune.FittingWidth: all products must be at least 1");
   }
-  const int64_t way = first <= last ? 1 : -1;
-  for (int64_t next = first; (last - next) * way >= 0; next += way) {
+  const int64_t direction = first <= last ? 1 : -1;
+  for (int64_t next = first; (last - next) * direction >= 0; next += direction) {
     bool fits = next > 0 && next % round_to == 0;
     for (size_t i = 4; i < numbers.size() && fits; i += 3) {
       const int64_t extent = numbers[i] + (next - width) * numbers[i + 1];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The subgraphs of a fused Relay function and their anchors: what transform.RecordSubgraphs reads.
+// The subgraphs of a fused Relay function and their anchors (see transform.RecordSubgraphs).
 #include <unordered_set>
 
 #include "object.h"
@@ -18,9 +18,9 @@ std::string OpName(const Value& call) {
   return op.Is("Op") ? op.Attr("name").AsString() : "";
 }
 
-// (body of a function after FuseOps, names of anchor operators...) -> Array of subgraphs in post order; each
-// is an Array [call, anchor, anchor, ...] of the primitive function's call and the anchor operators' calls
-// inside it.
+// (body of a function after FuseOps, names of anchor operators...) -> Array of subgraphs in post order. A
+// subgraph is an Array of the call of a primitive function and the calls of anchor operators inside the
+// function.
 Value FindSubgraphs(const std::vector<Value>& args) {
   if (args.size() < 2)
     throw Error("cprune.FindSubgraphs(expr, anchor, ...): got " + std::to_string(args.size()));
@@ -32,16 +32,16 @@ Value FindSubgraphs(const std::vector<Value>& args) {
     if (!node.Is("relay.Call")) return;
     const Value function = node.Attr("op");
     if (!function.Is("relay.Function")) return;
-    std::vector<Value> found = {node};
+    std::vector<Value> subgraph = {node};
     PostOrderVisit(function.Attr("body"), [&](const Value& inner) {
-      if (inner.Is("relay.Call") && names.count(OpName(inner))) found.push_back(inner);
+      if (inner.Is("relay.Call") && names.count(OpName(inner))) subgraph.push_back(inner);
     });
-    subgraphs.push_back(MakeArray(found));
+    subgraphs.push_back(MakeArray(subgraph));
   });
   return MakeArray(subgraphs);
 }
 
-// (expr) -> Array of the free variables below it, each once, in post order.
+// (expr) -> Array of its distinct variables in post order.
 Value CollectVars(const std::vector<Value>& args) {
   CheckCount(args, 1, "cprune.CollectVars(expr)");
   std::vector<Value> vars;
