@@ -2,8 +2,8 @@
 """Latency of models that were pruned without their compiler, before and after RoundChannels.
 
     python benchmarks/rounding.py                      # both networks, without a new search
-    python benchmarks/rounding.py --fresh-trials 48    # with a search of 48 trials per task for each row: hours,
-                                                       # unless build/benchmarks has its records
+    python benchmarks/rounding.py --fresh-trials 48    # with a search of 48 trials per task for each row,
+                                                       # hours unless build/benchmarks has its records
 
 ResNet-18 and MobileNetV2 for 32x32 images are tuned once. Then 10, 30 and 50 % of the channels of every layer
 are pruned by l1 norm, whatever the resulting widths. "Before" runs the tuned programs transplanted to these
@@ -44,7 +44,7 @@ def pruned(model: torch.nn.Module, sparsity: float) -> torch.nn.Module:
 
 
 def searched(relay_model: RelayModel, trials: int, folder: Path) -> Path:
-    """Return the library of a model that was tuned without donors. Resumes from earlier records in ``folder``."""
+    """Return the library of a model tuned without donors, resuming from the records in ``folder``."""
     # Larger batches than the default: otherwise the evolutionary search takes longer than the measurements.
     tune = TuneConfig(trials=trials, early_stopping=trials, batch=16)
     config = PruneConfig(tune=tune, measure_repeats=60)
