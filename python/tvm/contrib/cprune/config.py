@@ -1,60 +1,104 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All settings with their defaults, in one place; the command line reads them from here."""
+"""Every setting with its default, its documentation and its valid range.
 
+The command-line options and their help are derived from these classes (see ``options.py``).
+"""
+
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from tvm.contrib.cprune.types import CPruneError
+from tvm.contrib.cprune.types import CPruneError, TunerName
 
-IMPORTANCES = ("l1", "l2", "fpgm", "taylor", "bn-scale", "random")
-STEP_RULES = ("joint", "paper")
-TUNERS = ("ansor", "autotvm")
-STRATEGIES = ("xgb", "xgb-rank", "ga", "random", "gridsearch")
+Importance = Literal["l1", "l2", "fpgm", "taylor", "bn-scale", "random"]
+StepRule = Literal["joint", "paper"]
+Strategy = Literal["xgb", "xgb-rank", "ga", "random", "gridsearch"]
+
+IMPORTANCES: tuple[Importance, ...] = get_args(Importance)
+STEP_RULES: tuple[StepRule, ...] = get_args(StepRule)
+TUNERS: tuple[TunerName, ...] = get_args(TunerName)
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
 
-def _check(condition: bool, name: str, value: Any, expected: str) -> None:
-    if not condition:
-        raise CPruneError(f"{name} is {value!r}, expected {expected}")
+class SettingError(CPruneError):
+    """A setting is outside its valid range.
+
+    Parameters
+    ----------
+    name
+        Name of the field.
+    value
+        The value given.
+    expected
+        The valid values, such as "at least 1".
+    """
+
+    def __init__(self, name: str, value: Any, expected: str) -> None:
+        super().__init__(f"{name} is {value!r}, expected {expected}")
+        self.name, self.value, self.expected = name, value, expected
+
+
+def check_fields(config: object, names: Iterable[str], valid: Callable[[Any], bool], expected: str) -> None:
+    """Check the values of some fields.
+
+    Raises
+    ------
+    SettingError
+        For the first field whose value is not valid.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not valid(value):
+            raise SettingError(name, value, expected)
+
+
+def _check_choice(config: object, name: str, choices: tuple[str, ...]) -> None:
+    check_fields(config, [name], lambda value: value in choices, f"one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """How programs are searched and timed.
+    """How to search for programs and measure them.
 
     Attributes
     ----------
     tuner
-        "ansor" (auto_scheduler) or "autotvm".
+        Search backend: "ansor" (TVM's auto_scheduler) or "autotvm".
     strategy
-        How AutoTVM chooses what to try: one of its tuners.
+        How AutoTVM selects the programs to measure: by a cost model (xgb, xgb-rank), by a genetic algorithm
+        (ga), at random, or in order (gridsearch). Ansor ignores it.
     transfer
-        A file of AutoTVM records, of any tasks, that the learning tuners start from.
+        File of AutoTVM records, of any tasks, to train the cost model on before the search. Requires the
+        strategy xgb or xgb-rank.
     trials
-        Programs to measure for each task, on average: tasks that cost more get more. A convolution that could
-        be direct or Winograd is two tasks; once one of them is far behind the other gets its trials.
+        Average number of programs to measure per task. Ansor gives more of them to the costlier tasks.
     early_stopping
-        Stop a task after this many trials without a better program.
+        Stop searching a task after this many trials without a faster program.
     max_seconds
-        Time budget of one tuning phase; 0 means none.
+        Time limit for each search, in seconds; 0 means no limit.
     batch
-        Programs that are built and measured together.
+        Number of programs to compile and measure together.
     population
-        Size of the evolutionary search's population; 0 means 64 for each core. (Ansor's own default is 2048,
-        which takes longer to rank than the programs to compile.)
+        Population of Ansor's evolutionary search; 0 means 64 per core. Ansor's own default of 2048 takes
+        longer to rank than the selected programs take to compile.
     threads
-        Threads that the model will run on; 0 means every core this process may use.
+        Number of threads that run the model; 0 means all cores available to this process.
     cold_weights
-        Flush weights from the cache before each run, as they are when a layer's turn comes in a large model.
+        Flush the weights from the CPU cache before each run, because a large model evicts them between
+        layers.
     repeats
-        Timed runs of each program, after one that is not counted.
+        Number of timed runs of each program, after one warm-up run.
     min_seconds
-        A program is timed more often, up to ten times as often, until its runs last so long together.
-    build_timeout, run_timeout
-        Seconds after which a program counts as failed.
+        Minimum total run time of each program, in seconds. Short programs run up to 10 times as often to
+        reach it.
+    build_timeout
+        Time limit for compiling one program, in seconds.
+    run_timeout
+        Time limit for measuring one program, in seconds.
     """
 
-    tuner: Literal["ansor", "autotvm"] = "ansor"
-    strategy: Literal["xgb", "xgb-rank", "ga", "random", "gridsearch"] = "xgb"
+    tuner: TunerName = "ansor"
+    strategy: Strategy = "xgb"
     transfer: str = ""
     trials: int = 16
     early_stopping: int = 64
@@ -69,58 +113,67 @@ class TuneConfig:
     run_timeout: float = 15
 
     def __post_init__(self) -> None:
-        _check(self.tuner in TUNERS, "tuner", self.tuner, f"one of {', '.join(TUNERS)}")
-        _check(self.strategy in STRATEGIES, "strategy", self.strategy, f"one of {', '.join(STRATEGIES)}")
-        for name in ("trials", "early_stopping", "batch", "repeats"):
-            _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("max_seconds", "min_seconds", "threads", "population"):
-            _check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        _check_choice(self, "tuner", TUNERS)
+        _check_choice(self, "strategy", STRATEGIES)
+        counts = ("trials", "early_stopping", "batch", "repeats")
+        check_fields(self, counts, lambda value: value >= 1, "at least 1")
+        optional = ("max_seconds", "population", "threads", "min_seconds")
+        check_fields(self, optional, lambda value: value >= 0, "0 or more")
+        check_fields(self, ("build_timeout", "run_timeout"), lambda value: value > 0, "more than 0")
 
 
 @dataclass(frozen=True)
 class PruneConfig:
-    """What Algorithm 1 is asked for. ``alpha``, ``beta``, the cap and the limits default to the paper's
-    values.
+    """Settings of Algorithm 1. ``alpha``, ``beta`` and the limits default to the paper's values.
 
     Attributes
     ----------
     accuracy_requirement
-        Validation accuracy in [0, 1] below which no candidate is accepted (``a_min``).
+        Minimum validation accuracy of the pruned model, from 0 to 1 (a_min in the paper).
     alpha
-        Least share of the last accepted accuracy that a candidate must keep.
+        Minimum ratio of a candidate's accuracy to that of the last accepted model (alpha in the paper).
     beta
-        Share of the last accepted latency that a candidate must reach.
+        Maximum ratio of a candidate's latency to that of the last accepted model (beta in the paper).
+    importance
+        Criterion that ranks the channels of a layer. The least important channels are pruned first.
     step_rule
-        ``joint`` or ``paper``: how far one step prunes (see ``step.py``).
+        How many channels to prune per step: "joint" selects a width that fits the programs of all affected
+        layers, "paper" follows section 3.3 of the paper.
+    max_iterations
+        Maximum number of candidates to evaluate.
     max_sparsity
-        Share of a layer's channels that may go.
+        Maximum fraction of a layer's channels to prune.
     layer_sparsity
-        The same for single layers, as pairs of name and share.
+        The same for individual layers, as pairs of layer name and fraction.
     min_width
-        Channels that every layer keeps.
+        Minimum number of channels to keep in each layer.
     latency_floor
-        Stop when the latency has fallen to this share of the first one.
+        Stop when the latency falls to this fraction of the unpruned model's latency.
     speedup_goal
-        Stop when the model is this many times as fast; 0 means never.
-    include, exclude
-        Names of layers to prune, empty for all, and of layers to leave alone.
+        Stop when the model runs this many times as fast as the unpruned one; 0 means no goal.
+    max_seconds
+        Time limit for pruning, in seconds; 0 means no limit.
+    include
+        Names of the layers to prune; empty means all.
+    exclude
+        Names of layers that must not be pruned.
     variants
-        Programs to try where a transplanted one must change its tile factors.
+        Maximum number of programs to measure when a transplant has to change tile factors.
     measure_repeats
-        Timed runs of a whole model for one decision.
+        Number of timed runs of the whole model per latency measurement.
     seed
-        Where every random choice comes from.
+        Seed of all random choices.
     tune
-        How programs are searched and timed.
+        How to search for programs and measure them.
     final_trials
-        Search trials for the final model, in all.
+        Total number of programs to measure in a last search for the pruned model.
     """
 
     accuracy_requirement: float = 0.0
     alpha: float = 0.995
     beta: float = 0.99
-    importance: Literal["l1", "l2", "fpgm", "taylor", "bn-scale", "random"] = "l1"
-    step_rule: Literal["joint", "paper"] = "joint"
+    importance: Importance = "l1"
+    step_rule: StepRule = "joint"
     max_iterations: int = 100
     max_sparsity: float = 0.8
     layer_sparsity: tuple[tuple[str, float], ...] = ()
@@ -137,24 +190,25 @@ class PruneConfig:
     final_trials: int = 0
 
     def __post_init__(self) -> None:
-        _check(
-            0 <= self.accuracy_requirement <= 1, "accuracy_requirement", self.accuracy_requirement, "0 to 1"
-        )
-        _check(0 < self.alpha <= 1, "alpha", self.alpha, "above 0, at most 1")
-        _check(0 < self.beta <= 1, "beta", self.beta, "above 0, at most 1")
-        _check(
-            self.importance in IMPORTANCES, "importance", self.importance, f"one of {', '.join(IMPORTANCES)}"
-        )
-        _check(self.step_rule in STEP_RULES, "step_rule", self.step_rule, f"one of {', '.join(STEP_RULES)}")
-        _check(0 < self.max_sparsity < 1, "max_sparsity", self.max_sparsity, "between 0 and 1")
-        for layer, share in self.layer_sparsity:
-            _check(0 < share < 1, f"layer_sparsity of {layer}", share, "between 0 and 1")
-        for name in ("max_iterations", "min_width", "variants", "measure_repeats"):
-            _check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _check_choice(self, "importance", IMPORTANCES)
+        _check_choice(self, "step_rule", STEP_RULES)
+        check_fields(self, ["accuracy_requirement"], lambda value: 0 <= value <= 1, "0 to 1")
+        check_fields(self, ("alpha", "beta"), lambda value: 0 < value <= 1, "more than 0 and at most 1")
+        check_fields(self, ["latency_floor"], lambda value: 0 <= value < 1, "at least 0 and less than 1")
+        check_fields(self, ["speedup_goal"], lambda value: value == 0 or value > 1, "0 or more than 1")
+        counts = ("max_iterations", "min_width", "variants", "measure_repeats")
+        check_fields(self, counts, lambda value: value >= 1, "at least 1")
+        check_fields(self, ("max_seconds", "seed", "final_trials"), lambda value: value >= 0, "0 or more")
+        sparsities = {"max_sparsity": self.max_sparsity}
+        sparsities.update((f"layer_sparsity of {layer}", share) for layer, share in self.layer_sparsity)
+        for name, value in sparsities.items():
+            if not 0 < value < 1:
+                raise SettingError(name, value, "more than 0 and less than 1")
 
     def sparsity_of(self, layer: str) -> float:
-        """Return the share of a layer's channels that may go."""
+        """Return the maximum fraction of a layer's channels to prune."""
         return dict(self.layer_sparsity).get(layer, self.max_sparsity)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the settings as nested dictionaries."""
         return asdict(self)
