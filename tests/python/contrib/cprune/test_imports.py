@@ -18,6 +18,7 @@ ORDER = [
     "numerics",
     "config",
     "stopwatch",
+    "options",
     "_plugin",
     "targets",
     "measuring",
