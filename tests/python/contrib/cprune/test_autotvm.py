@@ -242,8 +242,10 @@ def cprune(*arguments: str, cwd=ROOT) -> subprocess.CompletedProcess:  # type: i
 
 
 def test_the_command_tune(tmp_path):
-    arguments = ("tune", "--network", "squeezenet_v1.1", "--image-size", "32", "--tuner", "random")
+    arguments = ("tune", "--network", "squeezenet_v1.1", "--image-size", "32", "--tuner", "autotvm")
     options = (
+        "--strategy",
+        "random",
         "--trials",
         "1",
         "--repeats",
@@ -272,7 +274,7 @@ def test_the_command_tune(tmp_path):
         (("tune", "--network", "mobilenet", "--target", "abacus"), "target 'abacus' is not a TVM target"),
         (
             ("tune", "--network", "mobilenet", "--transfer", "x"),
-            "--transfer is for the tuners xgb and xgb-rank",
+            "--transfer requires --tuner autotvm",
         ),
         (("tune", "--network", "mobilenet", "--trials", "0"), "trials is 0, expected at least 1"),
         (("profile", "m.onnx", "--table", "no.json"), "cannot read no.json"),
