@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
         return
     settings = _settings(options.run)
     shape = tuple(settings["input_shape"])
-    tracker = Tracker.asked_for(options.tracker, options.device_key)
+    tracker = Tracker.from_options(options.tracker, options.device_key)
     table = TaskTable.load(options.run / "table.json")
     tune = TuneConfig(tuner=table.tuner, threads=table.threads, cold_weights=table.cold_weights)
     config = PruneConfig(tune=tune, measure_repeats=options.repeats)
