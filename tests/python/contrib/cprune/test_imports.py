@@ -48,6 +48,7 @@ WITH_TORCH = {
     "models.checkpoint",
     "models.groups",
     "models.importance",
+    "models.prunable",
     "models.reference",
     "models.surgery",
     "models.torchvision_models",

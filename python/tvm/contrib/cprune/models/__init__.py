@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch models: channel groups, importance, surgery and checkpoints."""
+"""PyTorch models: channel groups, importance, pruning and checkpoints."""

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Saved weights of pruned models, and a model of the same architecture resized to hold them."""
+"""Checkpoints: the weights of pruned models, loaded into an architecture that is resized to fit them."""
 
-import copy
 import hashlib
 from pathlib import Path
 from pickle import UnpicklingError
@@ -10,38 +9,38 @@ from typing import Any
 import torch
 
 from tvm.contrib.cprune.files import replaced
+from tvm.contrib.cprune.models.surgery import copy_model
 from tvm.contrib.cprune.types import CPruneError
 
 
 def save_checkpoint(run_dir: Path, name: str, model: torch.nn.Module) -> str:
-    """Save a model's weights as ``checkpoints/<name>.pt``, whole or not at all; return the name."""
+    """Save a model's weights atomically as ``<run_dir>/checkpoints/<name>.pt``, and return the name."""
     with replaced(run_dir / "checkpoints" / f"{name}.pt") as aside:
         torch.save(model.state_dict(), aside)
     return name
 
 
 def digest(model: torch.nn.Module) -> str:
-    """Return a SHA-256 of a model's weights: what a resumed run must share."""
-    found = hashlib.sha256()
+    """Return the SHA-256 of a model's weights and their names, by which a resumed run recognizes its model."""
+    sha256 = hashlib.sha256()
     for name, value in model.state_dict().items():
-        found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
+        sha256.update(name.encode())
+        sha256.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return sha256.hexdigest()
 
 
 def load_checkpoint(run_dir: Path, name: str, architecture: torch.nn.Module) -> torch.nn.Module:
-    """Return a copy of ``architecture`` with the widths and weights of a run's checkpoint (see
-    ``load_weights``)."""
+    """Load a checkpoint of a run into a copy of ``architecture`` (see ``load_weights``)."""
     return load_weights(run_dir / "checkpoints" / f"{name}.pt", architecture)
 
 
 def load_weights(path: Path, architecture: torch.nn.Module) -> torch.nn.Module:
-    """Return a copy of ``architecture`` with the widths and weights of a saved state dict.
+    """Load a saved state dict into a copy of ``architecture``, whose layers are resized to fit the weights.
 
     Raises
     ------
     CPruneError
-        If the file is missing, damaged, or of another architecture.
+        If the file is missing or damaged, or belongs to another architecture.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -49,35 +48,40 @@ def load_weights(path: Path, architecture: torch.nn.Module) -> torch.nn.Module:
         raise CPruneError(f"cannot read checkpoint {path}: {error.strerror}") from None
     except (RuntimeError, ValueError, EOFError, KeyError, UnpicklingError):
         raise CPruneError(
-            f"cannot read checkpoint {path}: it is no file of weights alone, or damaged"
+            f"cannot read checkpoint {path}: it is damaged, or not a state dict saved with torch.save"
         ) from None
     return with_weights(architecture, state)
 
 
 def with_weights(architecture: torch.nn.Module, state: dict[str, Any]) -> torch.nn.Module:
-    """Return a copy of ``architecture`` whose layers are as wide as the weights in ``state``, and hold
-    them."""
-    model = copy.deepcopy(architecture)
+    """Return a copy of ``architecture`` with the weights in ``state``, resized to fit them.
+
+    Raises
+    ------
+    CPruneError
+        If the names of the weights differ from the architecture's.
+    """
+    model = copy_model(architecture)
     if model.state_dict().keys() != state.keys():
-        odd = sorted(model.state_dict().keys() ^ state.keys())
-        raise CPruneError(f"the weights are of another architecture: {', '.join(odd[:3])} only on one side")
+        difference = sorted(model.state_dict().keys() ^ state.keys())
+        raise CPruneError(
+            f"the weights belong to another architecture: only one of the two has {', '.join(difference[:3])}"
+        )
     for name, module in model.named_modules():
         for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            new = state[f"{name}.{key}" if name else key]
-            if tensor.shape != new.shape:
-                empty = torch.empty_like(new)
-                setattr(
-                    module,
-                    key,
-                    torch.nn.Parameter(empty) if isinstance(tensor, torch.nn.Parameter) else empty,
-                )
+            weight = state[f"{name}.{key}" if name else key]
+            if tensor.shape != weight.shape:
+                resized: torch.Tensor = torch.empty_like(weight)
+                if isinstance(tensor, torch.nn.Parameter):
+                    resized = torch.nn.Parameter(resized)
+                setattr(module, key, resized)
         _set_widths(module)
     model.load_state_dict(state)
     return model
 
 
 def _set_widths(module: torch.nn.Module) -> None:
-    """Bring a layer's own numbers in line with the shapes of its parameters."""
+    """Set a layer's channel counts to the shapes of its parameters."""
     if isinstance(module, torch.nn.Conv2d):
         outputs, per_group = module.weight.shape[:2]
         if module.groups == module.in_channels > 1 and per_group == 1:

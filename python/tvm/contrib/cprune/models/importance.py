@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which channels of a group matter least: Torch-Pruning's scores under the names that papers use."""
+"""Importance of channels: Torch-Pruning's scores under their usual names."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -18,12 +18,20 @@ def _random(group: Any, seed: int) -> torch.Tensor:
 
 
 def score(group: Any, importance: str, seed: int) -> torch.Tensor:
-    """Return one score a channel of a Torch-Pruning group, low where the channel matters least.
+    """Return one score per channel of a full Torch-Pruning group; channels with low scores matter least.
+
+    Parameters
+    ----------
+    importance
+        One of ``IMPORTANCES``. A group without the layers that it reads (batch norms for "bn-scale") is
+        scored by "l1".
+    seed
+        Seed of the scores of "random".
 
     Raises
     ------
     CPruneError
-        If the name is unknown, or the group has nothing of what it looks at.
+        If the importance is unknown.
     """
     if importance == "random":
         return _random(group, seed)
@@ -35,7 +43,7 @@ def score(group: Any, importance: str, seed: int) -> torch.Tensor:
         "bn-scale": lambda: tp.importance.BNScaleImportance(),
     }
     if importance not in scorers:
-        raise CPruneError(f"importance {importance!r}, expected one of {', '.join(IMPORTANCES)}")
+        raise CPruneError(f"unknown importance {importance!r}; expected one of {', '.join(IMPORTANCES)}")
     scores = scorers[importance]()(group)
     if scores is None:
         scores = tp.importance.GroupMagnitudeImportance(p=1)(group)
@@ -45,7 +53,10 @@ def score(group: Any, importance: str, seed: int) -> torch.Tensor:
 def accumulate_gradients(
     model: torch.nn.Module, batches: Iterable[Batch], criterion: torch.nn.Module, limit: int = 8
 ) -> None:
-    """Leave the loss's gradient over a few batches in the parameters, as the Taylor score reads it."""
+    """Sum the gradients of the loss over the first ``limit`` batches in ``parameter.grad``.
+
+    The Taylor importance reads them there.
+    """
     model.zero_grad()
     model.eval()
     for _, (inputs, targets) in zip(range(limit), batches, strict=False):

@@ -1,125 +1,138 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A smaller copy of a model, its least important channels gone."""
+"""Remove channels from a copy of a model, and measure its widths, shapes and operations."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch_pruning as tp
 
-from tvm.contrib.cprune.models.groups import dependency_graph, pruning_group
+from tvm.contrib.cprune.models.groups import (
+    PRUNABLE_LAYERS,
+    dependency_graph,
+    pruning_group,
+)
 from tvm.contrib.cprune.types import ChannelStep, CPruneError
 
+# Returns one importance score per channel of a full Torch-Pruning group (see ``importance.score``).
+Scorer = Callable[[Any], torch.Tensor]
+# Returns the channels to remove, given a full Torch-Pruning group.
+Chooser = Callable[[Any], Sequence[int]]
 
-def channels_to_drop(scores: torch.Tensor, step: ChannelStep) -> list[int]:
-    """Return the channels that a step removes: those of the lowest score.
 
-    A grouped convolution loses the same positions in each of its groups, so that its groups stay alike.
-    """
-    round_to = step.group.round_to
-    per_block = (step.width - step.next_width) // round_to
-    by_position = scores.reshape(round_to, -1).sum(0)
-    positions = torch.argsort(by_position, stable=True)[:per_block].tolist()
-    block = step.width // round_to
-    return sorted(block * i + position for i in range(round_to) for position in positions)
+def copy_model(model: torch.nn.Module) -> torch.nn.Module:
+    """Return a deep copy of a model, on the same device and in the same mode, without gradients."""
+    duplicate = copy.deepcopy(model)
+    duplicate.zero_grad(set_to_none=True)
+    return duplicate
 
 
 def shrink(
-    model: torch.nn.Module,
-    input_shape: tuple[int, ...],
-    steps: Sequence[ChannelStep],
-    scorer: Callable[[Any], torch.Tensor],
+    model: torch.nn.Module, input_shape: tuple[int, ...], steps: Sequence[ChannelStep], scorer: Scorer
 ) -> torch.nn.Module:
-    """Return a copy of ``model`` pruned by ``steps``; the model itself stays as it is.
+    """Return a copy of ``model`` pruned by ``steps`` (see ``prune_copy``)."""
+    return prune_copy(model, input_shape, choosers(steps, scorer)).model
+
+
+def choosers(steps: Sequence[ChannelStep], scorer: Scorer) -> dict[str, Chooser]:
+    """Return, for the root of each step's group, a function that chooses the least important channels."""
+    return {
+        step.group.root: lambda full_group, step=step: channels_to_drop(scorer(full_group), step)
+        for step in steps
+    }
+
+
+def channels_to_drop(scores: torch.Tensor, step: ChannelStep) -> list[int]:
+    """Return the channels that a step removes: those with the lowest scores.
+
+    If the group contains a grouped convolution, every block of channels loses the same positions, so that
+    the convolution's groups keep equal sizes.
+    """
+    blocks = step.group.round_to
+    block_size = step.width // blocks
+    drop_per_block = (step.width - step.next_width) // blocks
+    by_position = scores.reshape(blocks, -1).sum(0)
+    positions = torch.argsort(by_position, stable=True)[:drop_per_block].tolist()
+    return sorted(block_size * block + position for block in range(blocks) for position in positions)
+
+
+def prune_copy(
+    model: torch.nn.Module, input_shape: tuple[int, ...], choosers: Mapping[str, Chooser]
+) -> tp.DependencyGraph:
+    """Copy a model, trace the copy, and prune it. The model itself does not change.
 
     Parameters
     ----------
-    scorer
-        Scores the channels of a Torch-Pruning group (see ``importance.score``).
+    choosers
+        For the root of each group to prune, a function that chooses the channels to remove. Groups are pruned
+        in this order. Choosers see the gradients of ``model``, which the Taylor importance reads.
+
+    Returns
+    -------
+    The dependency graph after pruning; its attribute ``model`` is the pruned copy, without gradients.
 
     Raises
     ------
     CPruneError
         If pruning would change the shape of the model's outputs.
     """
-    by_root = {step.group.root: step for step in steps}
-
-    def choose(root: str, whole: Any) -> list[int]:
-        return channels_to_drop(scorer(whole), by_root[root])
-
-    return _prune(model, input_shape, list(by_root), choose)
-
-
-def drop_channels(
-    model: torch.nn.Module, input_shape: tuple[int, ...], drops: Mapping[str, Sequence[int]]
-) -> torch.nn.Module:
-    """Return a copy of ``model`` without some channels of some groups, by the name of a group's root.
-
-    Raises
-    ------
-    CPruneError
-        If pruning would change the shape of the model's outputs.
-    """
-    return _prune(model, input_shape, list(drops), lambda root, _: list(drops[root]))
-
-
-def _prune(
-    model: torch.nn.Module,
-    input_shape: tuple[int, ...],
-    roots: Sequence[str],
-    choose: Callable[[str, Any], list[int]],
-) -> torch.nn.Module:
     small = copy.deepcopy(model)
-    for name, parameter in model.named_parameters():  # deepcopy leaves gradients behind
+    for name, parameter in model.named_parameters():  # deepcopy does not copy gradients
         small.get_parameter(name).grad = None if parameter.grad is None else parameter.grad.clone()
     graph = dependency_graph(small, input_shape)
-    modules = dict(small.named_modules())
-    for name in roots:
-        root = modules[name]
-        whole = pruning_group(graph, root, range(widths(small)[name]))
-        pruning_group(graph, root, choose(name, whole)).prune()
+    for root, choose in choosers.items():
+        module = small.get_submodule(root)
+        full_group = pruning_group(graph, module, range(widths(small)[root]))
+        pruning_group(graph, module, choose(full_group)).prune()
     small.zero_grad(set_to_none=True)
     if output_shapes(small, input_shape) != output_shapes(model, input_shape):
         raise CPruneError(
-            f"the channels of {', '.join(roots)} reach the model's outputs and cannot be pruned"
+            f"cannot prune {', '.join(choosers)}: it would change the shape of the model's outputs"
         )
-    return small
+    if any(node.type != tp.ops.module2type(module) for module, node in graph.module2node.items()):
+        # Torch-Pruning treats a grouped convolution with one output channel per group as depthwise, which is
+        # another type of node.
+        graph = dependency_graph(small, input_shape)
+    return graph
 
 
 def output_shapes(model: torch.nn.Module, input_shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Return the shapes of a model's outputs for an input of ``input_shape``."""
+    """Return the shapes of a model's outputs for an input of shape ``input_shape``."""
     device = next(model.parameters()).device
-    training = model.training
+    was_training = model.training
     with torch.no_grad():
         outputs = model.eval()(torch.zeros(input_shape, device=device))
-    model.train(training)
+    model.train(was_training)
     return [tuple(out.shape) for out in (outputs if isinstance(outputs, tuple | list) else [outputs])]
 
 
 def widths(model: torch.nn.Module) -> dict[str, int]:
-    """Return the output channels of each convolution and linear layer."""
+    """Return the number of output channels of each convolution and linear layer, by layer name."""
     return {
         name: module.out_channels if isinstance(module, torch.nn.Conv2d) else module.out_features
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear)
+        if isinstance(module, PRUNABLE_LAYERS)
     }
 
 
 def macs_and_params(model: torch.nn.Module, input_shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return the multiply-accumulates of one inference in convolutions and linear layers, and the
-    parameters."""
-    total = 0
+    """Return the number of multiply-accumulates of one inference, and of parameters.
+
+    Only convolutions and linear layers count as multiply-accumulates.
+    """
+    macs = 0
 
     def count(module: torch.nn.Module, _: Any, output: torch.Tensor) -> None:
-        nonlocal total
+        nonlocal macs
         weight = module.get_parameter("weight")
-        total += output.numel() * weight.numel() // weight.shape[0]
+        macs += output.numel() * weight.numel() // weight.shape[0]
 
-    layers = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+    layers = [module for module in model.modules() if isinstance(module, PRUNABLE_LAYERS)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
     try:
         output_shapes(model, input_shape)
     finally:
         for hook in hooks:
             hook.remove()
-    return total, sum(parameter.numel() for parameter in model.parameters())
+    return macs, sum(parameter.numel() for parameter in model.parameters())

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NNI's mask files and config lists."""
+"""NNI mask files and config lists."""

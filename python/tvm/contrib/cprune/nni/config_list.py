@@ -1,54 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to prune as NNI 2.x spells it: a list of entries, each for some layers."""
+"""NNI 2.x config lists: which layers to prune, and how far."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from tvm.contrib.cprune.models.groups import PRUNABLE_LAYERS
 from tvm.contrib.cprune.types import CPruneError
 
 KEYS = ("exclude", "op_names", "op_types", "sparsity")
-_LAYERS = (torch.nn.Conv2d, torch.nn.Linear)
 
 
 def read_config_list(model: torch.nn.Module, config_list: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the settings of ``PruneConfig`` that a ``config_list`` asks for.
+    """Translate an NNI ``config_list`` into settings of ``PruneConfig``.
 
-    Entries are read in order; a later one overrides what an earlier one said about a layer. One applies to
-    the convolutions and linear layers whose class is among its ``op_types`` ("default" is both) and whose
-    name is among its ``op_names``, where it has these. ``sparsity`` is the most that may go of such a layer,
-    ``exclude`` leaves it alone. An empty list means every layer.
+    Parameters
+    ----------
+    config_list
+        Entries in order; a later entry overrides earlier ones. An entry applies to the convolutions and
+        linear layers whose class is in ``op_types`` ("default" for both) and whose name is in ``op_names``;
+        a missing key matches every layer. ``sparsity`` is the maximum fraction of a layer's channels to
+        prune; ``exclude`` protects the layer. An empty list prunes every layer with the default settings.
+
+    Returns
+    -------
+    Keyword arguments of ``PruneConfig``: ``include`` and ``layer_sparsity``, or none for an empty list.
 
     Raises
     ------
     CPruneError
-        If an entry has another key, lacks a sparsity, or names no layer of the model.
+        If an entry has an unknown key, no valid sparsity, or a layer that the model does not have, or if
+        every layer is excluded.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, _LAYERS)}
-    chosen: dict[str, float] = {}
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, PRUNABLE_LAYERS)}
+    sparsities: dict[str, float] = {}
     for entry in config_list:
         unknown = sorted(set(entry) - set(KEYS))
         if unknown:
-            raise CPruneError(f"config_list has {unknown[0]!r}; expected {', '.join(KEYS)}")
-        found = _layers_of(entry, layers)
+            raise CPruneError(f"unknown key {unknown[0]!r} in config_list; expected {', '.join(KEYS)}")
+        matching = _matching_layers(entry, layers)
         if entry.get("exclude"):
-            chosen = {name: value for name, value in chosen.items() if name not in found}
+            sparsities = {name: value for name, value in sparsities.items() if name not in matching}
             continue
         sparsity = entry.get("sparsity")
         if not isinstance(sparsity, int | float) or not 0 < sparsity < 1:
-            raise CPruneError(f"config_list has sparsity {sparsity!r}, expected a number between 0 and 1")
-        chosen.update(dict.fromkeys(found, float(sparsity)))
-    if config_list and not chosen:
-        raise CPruneError("config_list leaves no layer to prune")
-    return {"include": tuple(chosen), "layer_sparsity": tuple(chosen.items())} if chosen else {}
+            raise CPruneError(f"sparsity is {sparsity!r} in config_list; expected a number between 0 and 1")
+        sparsities.update(dict.fromkeys(matching, float(sparsity)))
+    if config_list and not sparsities:
+        raise CPruneError("config_list leaves no layer to prune: remove an exclude or add an entry")
+    return {"include": tuple(sparsities), "layer_sparsity": tuple(sparsities.items())} if sparsities else {}
 
 
-def _layers_of(entry: Mapping[str, Any], layers: Mapping[str, torch.nn.Module]) -> list[str]:
+def _matching_layers(entry: Mapping[str, Any], layers: Mapping[str, torch.nn.Module]) -> list[str]:
+    """Return the layers that an entry applies to."""
     names = entry.get("op_names")
     unknown = sorted(set(names or ()) - set(layers))
     if unknown:
-        raise CPruneError(f"config_list names {unknown[0]!r}; the model's layers are {', '.join(layers)}")
+        raise CPruneError(
+            f"unknown layer {unknown[0]!r} in config_list; expected some of {', '.join(layers)}"
+        )
     types = entry.get("op_types", ("default",))
     return [
         name

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks of other pruners, in NNI's form, and the smaller model that they stand for.
+"""NNI masks: read them, write them, and remove the channels that they mask.
 
-NNI's pruners (v2) set weights to zero and say which: ``{layer: {"weight": mask, "bias": mask}}``, each mask a
-tensor of zeros and ones in its weight's shape, in a file that ``torch.save`` wrote.
+NNI 2.x pruners set weights to zero and save what they masked with ``torch.save``, as
+``{layer: {"weight": mask, "bias": mask}}``. A mask is a tensor of zeros (masked) and ones in the shape of its
+weight.
 """
 
 from collections.abc import Mapping
@@ -16,9 +17,15 @@ import torch_pruning as tp
 from tvm.contrib.cprune._plugin import fitting_width
 from tvm.contrib.cprune.constraints import constraints
 from tvm.contrib.cprune.files import replaced
-from tvm.contrib.cprune.models.groups import dependency_graph, find_groups, is_depthwise, pruning_group
+from tvm.contrib.cprune.models.groups import (
+    PRUNABLE_LAYERS,
+    dependency_graph,
+    groups_of_graph,
+    is_depthwise,
+    pruning_group,
+)
 from tvm.contrib.cprune.models.importance import score
-from tvm.contrib.cprune.models.surgery import drop_channels
+from tvm.contrib.cprune.models.prunable import PrunableModel
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.types import ChannelGroup, CPruneError
 
@@ -26,12 +33,12 @@ Masks = Mapping[str, Mapping[str, torch.Tensor]]
 
 
 def load_masks(path: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """Read a mask file, as NNI's ``export_model`` and ``save_masks`` write it.
+    """Read a mask file written by NNI's ``export_model`` or by ``save_masks``.
 
     Raises
     ------
     CPruneError
-        If it is missing, damaged, or holds something else.
+        If the file is missing, damaged, or not a mask file.
     """
     try:
         masks = torch.load(path, map_location="cpu", weights_only=True)
@@ -39,22 +46,23 @@ def load_masks(path: Path) -> dict[str, dict[str, torch.Tensor]]:
         raise CPruneError(f"cannot read {path}: {error.strerror}") from None
     except (RuntimeError, EOFError, UnpicklingError, KeyError, ValueError) as error:
         raise CPruneError(f"{path} is not a mask file: {str(error).splitlines()[0]}") from None
-    fine = isinstance(masks, dict) and all(
-        isinstance(each, dict) and all(m is None or isinstance(m, torch.Tensor) for m in each.values())
-        for each in masks.values()
+    valid = isinstance(masks, dict) and all(
+        isinstance(by_name, dict)
+        and all(mask is None or isinstance(mask, torch.Tensor) for mask in by_name.values())
+        for by_name in masks.values()
     )
-    if not fine:
+    if not valid:
         raise CPruneError(f"{path} is not a mask file: expected {{layer: {{'weight': tensor}}}}")
     return {
-        layer: {name: mask for name, mask in each.items() if mask is not None}
-        for layer, each in masks.items()
+        layer: {name: mask for name, mask in by_name.items() if mask is not None}
+        for layer, by_name in masks.items()
     }
 
 
 def save_masks(masks: Masks, path: Path) -> None:
-    """Write a mask file that NNI reads, whole or not at all."""
+    """Write a mask file that NNI can read. The file is replaced atomically."""
     with replaced(path) as aside:
-        torch.save({layer: dict(each) for layer, each in masks.items()}, aside)
+        torch.save({layer: dict(by_name) for layer, by_name in masks.items()}, aside)
 
 
 def apply_masks(model: torch.nn.Module, masks: Masks) -> None:
@@ -63,20 +71,20 @@ def apply_masks(model: torch.nn.Module, masks: Masks) -> None:
     Raises
     ------
     CPruneError
-        If a mask belongs to no layer of the model, or has another shape.
+        If a mask does not match the model.
     """
-    _check(model, masks)
+    _check_masks(model, masks)
     modules = dict(model.named_modules())
     with torch.no_grad():
-        for layer, each in masks.items():
-            for name, mask in each.items():
-                value = getattr(modules[layer], name)
-                if value is not None:
-                    value.mul_(mask.to(value))
+        for layer, by_name in masks.items():
+            for name, mask in by_name.items():
+                parameter = getattr(modules[layer], name)
+                if parameter is not None:
+                    parameter.mul_(mask.to(parameter))
 
 
 def masked_channels(masks: Masks, layer: str) -> set[int]:
-    """Return the output channels of a layer that are masked out as a whole."""
+    """Return the output channels of a layer whose weights are all masked."""
     mask = masks.get(layer, {}).get("weight")
     if mask is None:
         return set()
@@ -90,91 +98,96 @@ def speedup(
     round_to_structure: bool = False,
     table: TaskTable | None = None,
 ) -> torch.nn.Module:
-    """Return a smaller copy of ``model``, without the channels that are masked out.
+    """Return a smaller copy of ``model`` without the masked channels.
 
-    Channels that are coupled go together: those of a residual sum when every layer that adds to them has
-    masked them, those of a depthwise convolution with those that it filters.
+    A channel is removed if it is masked in every layer that produces it: the channels of a residual sum in
+    all layers that are added, those of a depthwise convolution in it or in the layer before it. A layer that
+    is masked completely keeps its channels.
 
     Parameters
     ----------
     example_input
-        An input of the model; its shape is what matters.
+        An input of the model; only its shape matters.
     round_to_structure
-        Keep the most important ones of the masked channels until the widths fit the programs of ``table``.
+        Keep the most important masked channels so that the widths fit the programs in ``table``.
 
     Raises
     ------
     CPruneError
-        If a mask does not belong to the model, or a table is missing.
+        If a mask does not match the model, or ``round_to_structure`` is set without a table.
     """
     if round_to_structure and table is None:
-        raise CPruneError("round_to_structure needs the task table of the tuned model")
-    _check(model, masks)
+        raise CPruneError("round_to_structure needs the task table of the tuned model: give table")
+    _check_masks(model, masks)
     shape = tuple(example_input.shape)
-    drops = {}
     graph = dependency_graph(model, shape)
-    modules = dict(model.named_modules())
-    names = {module: name for name, module in model.named_modules()}
-    for group in find_groups(model, shape).groups:
-        whole = pruning_group(graph, modules[group.root], range(group.width))
-        drop = _masked_of_group(whole, names, masks, graph)
+    groups = groups_of_graph(graph)
+    drops = {}
+    for group in groups.groups:
+        full_group = pruning_group(graph, model.get_submodule(group.root), range(group.width))
+        drop = _masked_in_group(full_group, masks, graph)
         if round_to_structure and table is not None:
-            drop = _fitting(group, whole, drop, table)
-        # A layer keeps at least a channel of each block.
-        drop = (
-            [each for each in drop if len(drop) < group.width] if group.round_to == 1 else _alike(group, drop)
-        )
+            drop = _round_to_fitting_width(group, full_group, drop, table)
+        drop = _equal_in_blocks(group, drop)
         if drop:
             drops[group.root] = drop
-    return drop_channels(model, shape, drops)
+    return PrunableModel(model, shape, groups).drop_channels(drops).model
 
 
-def _check(model: torch.nn.Module, masks: Masks) -> None:
+def _check_masks(model: torch.nn.Module, masks: Masks) -> None:
     modules = dict(model.named_modules())
-    for layer, each in masks.items():
+    for layer, by_name in masks.items():
         if layer not in modules:
-            raise CPruneError(f"a mask is for {layer!r}, and the model has no such layer")
-        for name, mask in each.items():
-            value = getattr(modules[layer], name, None)
-            if value is not None and value.shape != mask.shape:
+            raise CPruneError(f"the masks contain {layer!r}, which is not a layer of the model")
+        for name, mask in by_name.items():
+            parameter = getattr(modules[layer], name, None)
+            if parameter is not None and parameter.shape != mask.shape:
                 raise CPruneError(
-                    f"the mask of {layer}.{name} has shape {tuple(mask.shape)}, expected {tuple(value.shape)}"
+                    f"the mask of {layer}.{name} has shape {tuple(mask.shape)}, "
+                    f"expected {tuple(parameter.shape)}"
                 )
 
 
-def _masked_of_group(
-    whole: Any, names: Mapping[torch.nn.Module, str], masks: Masks, graph: tp.DependencyGraph
-) -> list[int]:
-    """Return the channels of a group that every layer which makes them has masked, or one that filters
-    them."""
-    makers: list[set[int]] = []
-    filters: list[set[int]] = []
-    for item in whole:
+def _masked_in_group(full_group: Any, masks: Masks, graph: tp.DependencyGraph) -> list[int]:
+    """Return the channels of a group that are masked in every layer that produces them."""
+    names = {module: name for name, module in graph.model.named_modules()}
+    in_producers: list[set[int]] = []
+    in_depthwise: list[set[int]] = []
+    for item in full_group:
         module = item.dep.target.module
-        if not isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
-            continue
-        if not graph.is_out_channel_pruning_fn(item.dep.handler):
+        if not isinstance(module, PRUNABLE_LAYERS) or not graph.is_out_channel_pruning_fn(item.dep.handler):
             continue
         masked = masked_channels(masks, names[module])
-        positions = {k for k, channel in enumerate(item.idxs) if channel in masked}
-        (filters if is_depthwise(module) else makers).append(positions)
-    found = set.intersection(*makers) if makers else set()
-    if len(makers) == 1:  # a chain: what a filter masks, nobody else sees
-        found = found.union(*filters)
-    return sorted(found)
+        positions = {position for position, channel in enumerate(item.idxs) if channel in masked}
+        (in_depthwise if is_depthwise(module) else in_producers).append(positions)
+    drop = set.intersection(*in_producers) if in_producers else set()
+    if len(in_producers) == 1:
+        # Without a residual sum, no other layer reads the channels that a depthwise convolution masks.
+        drop = drop.union(*in_depthwise)
+    return sorted(drop)
 
 
-def _fitting(group: ChannelGroup, whole: Any, drop: list[int], table: TaskTable) -> list[int]:
-    """Return the part of ``drop`` that leaves a fitting width; the most important channels stay."""
-    kept = group.width - len(drop)
+def _round_to_fitting_width(
+    group: ChannelGroup, full_group: Any, drop: list[int], table: TaskTable
+) -> list[int]:
+    """Return the least important channels of ``drop``, as many as a fitting width allows."""
+    kept = max(group.width - len(drop), 1)
     rules = constraints(group, table)
-    width = fitting_width(group.width, max(kept, 1), group.width, group.round_to, rules) or group.width
-    scores = score(whole, "l1", 0)
+    width = fitting_width(group.width, kept, group.width, group.round_to, rules) or group.width
+    scores = score(full_group, "l1", 0)
     return sorted(sorted(drop, key=lambda channel: float(scores[channel]))[: group.width - width])
 
 
-def _alike(group: ChannelGroup, drop: list[int]) -> list[int]:
-    """Return the part of ``drop`` that lies at the same positions in each of a group's blocks."""
-    block, gone = group.width // group.round_to, set(drop)
-    positions = [p for p in range(block) if all(p + i * block in gone for i in range(group.round_to))]
-    return [p + i * block for i in range(group.round_to) for p in positions if len(positions) < block]
+def _equal_in_blocks(group: ChannelGroup, drop: list[int]) -> list[int]:
+    """Return the channels of ``drop`` that can be removed with blocks of equal size, or none if no channel
+    would be left.
+
+    A group has ``round_to`` blocks, one per group of its grouped convolution. All blocks must lose the same
+    positions.
+    """
+    block_size, dropped = group.width // group.round_to, set(drop)
+    offsets = [block_size * block for block in range(group.round_to)]
+    positions = [p for p in range(block_size) if all(offset + p in dropped for offset in offsets)]
+    if len(positions) == block_size:
+        return []
+    return [offset + position for offset in offsets for position in positions]

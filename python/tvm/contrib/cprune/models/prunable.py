@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model together with its channel groups."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch_pruning as tp
+
+from tvm.contrib.cprune.models.groups import Groups, dependency_graph, groups_of_graph
+from tvm.contrib.cprune.models.surgery import Chooser, Scorer, choosers, prune_copy
+from tvm.contrib.cprune.types import ChannelStep
+
+
+@dataclass(frozen=True)
+class PrunableModel:
+    """A model, the shape of its input, and its channel groups.
+
+    Pruning returns a new ``PrunableModel``, whose groups come from the graph that pruned it: each model is
+    traced once. The groups stay valid while the model is trained. Dependency graphs are not kept, because
+    they hold the traced activations in memory.
+
+    Attributes
+    ----------
+    all_groups
+        Every group that can be pruned; ``groups`` selects those that the user wants to prune.
+    """
+
+    model: torch.nn.Module
+    input_shape: tuple[int, ...]
+    all_groups: Groups
+
+    @classmethod
+    def trace(cls, model: torch.nn.Module, input_shape: tuple[int, ...]) -> "PrunableModel":
+        """Trace a model, which is not copied.
+
+        Raises
+        ------
+        CPruneError
+            If Torch-Pruning cannot trace the model.
+        """
+        return cls._of_graph(dependency_graph(model, input_shape), input_shape)
+
+    @classmethod
+    def _of_graph(cls, graph: tp.DependencyGraph, input_shape: tuple[int, ...]) -> "PrunableModel":
+        return cls(graph.model, tuple(input_shape), groups_of_graph(graph))
+
+    def groups(self, include: Collection[str] = (), exclude: Collection[str] = ()) -> Groups:
+        """Return the channel groups to prune (see ``Groups.select``)."""
+        return self.all_groups.select(include, exclude)
+
+    def shrink(self, steps: Sequence[ChannelStep], scorer: Scorer) -> "PrunableModel":
+        """Return a copy from which each step has removed its least important channels.
+
+        Parameters
+        ----------
+        scorer
+            Returns one score per channel of a full Torch-Pruning group (see ``importance.score``).
+
+        Raises
+        ------
+        CPruneError
+            If pruning would change the shape of the model's outputs.
+        """
+        return self._prune(choosers(steps, scorer))
+
+    def drop_channels(self, drops: Mapping[str, Sequence[int]]) -> "PrunableModel":
+        """Return a copy without the given channels.
+
+        Parameters
+        ----------
+        drops
+            For the root of each group to prune, the channels to remove.
+
+        Raises
+        ------
+        CPruneError
+            If pruning would change the shape of the model's outputs.
+        """
+        return self._prune({root: lambda _, drop=drop: drop for root, drop in drops.items()})
+
+    def _prune(self, choosers: Mapping[str, Chooser]) -> "PrunableModel":
+        return self._of_graph(prune_copy(self.model, self.input_shape, choosers), self.input_shape)
