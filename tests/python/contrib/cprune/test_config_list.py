@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to prune, as NNI 2.x spells it."""
+"""NNI config lists translated into ``PruneConfig``."""
 
 import pytest
 from conftest import Branches
@@ -26,22 +26,28 @@ def test_later_entries_override_earlier_ones():
     assert PruneConfig(**settings).sparsity_of("left") == 0.25
 
 
-def test_no_entries_leave_everything_to_the_defaults():
+def test_an_empty_list_keeps_the_defaults_and_default_matches_every_layer():
     assert read_config_list(Branches(), []) == {}
-    both = read_config_list(Branches(), [{"sparsity": 0.5, "op_types": ["default"]}])
-    assert "fc" in both["include"] and "left" in both["include"]
+    settings = read_config_list(Branches(), [{"sparsity": 0.5, "op_types": ["default"]}])
+    assert "fc" in settings["include"] and "left" in settings["include"]
 
 
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"sparsities": 0.5}, "has 'sparsities'; expected exclude, op_names, op_types, sparsity"),
-        ({"op_types": ["Conv2d"]}, "has sparsity None, expected a number between 0 and 1"),
-        ({"sparsity": 1.5}, "has sparsity 1.5"),
-        ({"sparsity": 0.5, "op_names": ["no"]}, "names 'no'; the model's layers are stem.0, left"),
+        (
+            {"sparsities": 0.5},
+            "unknown key 'sparsities' in config_list; expected exclude, op_names, op_types, sparsity",
+        ),
+        ({"op_types": ["Conv2d"]}, "sparsity is None in config_list; expected a number between 0 and 1"),
+        ({"sparsity": 1.5}, "sparsity is 1.5"),
+        (
+            {"sparsity": 0.5, "op_names": ["no"]},
+            "unknown layer 'no' in config_list; expected some of stem.0, left",
+        ),
         ({"exclude": True, "op_names": ["left"]}, "leaves no layer to prune"),
     ],
 )
-def test_what_cannot_be_read_is_refused_by_name(entry, message):
+def test_invalid_entries_are_rejected(entry, message):
     with pytest.raises(CPruneError, match=message):
         read_config_list(Branches(), [entry])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks in NNI's form, and the models they stand for, beside NNI itself."""
+"""NNI masks and the smaller models made from them, compared with NNI's own ``ModelSpeedup``."""
 
 import copy
 import logging
@@ -19,6 +19,7 @@ X = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def channel_masks(model: nn.Module, drops: dict[str, list[int]]) -> dict[str, dict[str, torch.Tensor]]:
+    """Return masks for whole output channels of some layers."""
     masks = {}
     for layer, channels in drops.items():
         module = model.get_submodule(layer)
@@ -32,6 +33,7 @@ def channel_masks(model: nn.Module, drops: dict[str, list[int]]) -> dict[str, di
 
 @pytest.fixture
 def quiet():
+    """Suppress NNI's warnings and log messages."""
     logging.disable(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -48,7 +50,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("name", "pruner"), PAIRS)
-def test_the_smaller_model_equals_nnis(name, pruner, tmp_path, quiet):
+def test_speedup_returns_the_same_model_as_nni(name, pruner, tmp_path, quiet):
     from nni.compression.pytorch import pruning
     from nni.compression.pytorch.speedup import ModelSpeedup
 
@@ -63,19 +65,19 @@ def test_the_smaller_model_equals_nnis(name, pruner, tmp_path, quiet):
     masks = load_masks(mask_file)
     apply_masks(model, masks)
     small = speedup(model, masks, X)
-    save_masks(masks, tmp_path / "ours.pt")
-    theirs = copy.deepcopy(model)
-    ModelSpeedup(theirs, X, str(tmp_path / "ours.pt")).speedup_model()
-    assert widths(small) == widths(theirs)
-    torch.testing.assert_close(small(X), theirs(X), rtol=1e-5, atol=1e-5)
-    if pruner == "LevelPruner":  # masks single weights: no channel goes as a whole
+    save_masks(masks, tmp_path / "saved.pt")
+    nni_small = copy.deepcopy(model)
+    ModelSpeedup(nni_small, X, str(tmp_path / "saved.pt")).speedup_model()
+    assert widths(small) == widths(nni_small)
+    torch.testing.assert_close(small(X), nni_small(X), rtol=1e-5, atol=1e-5)
+    if pruner == "LevelPruner":  # masks single weights, so that no channel is masked completely
         assert widths(small) == widths(model)
     else:
         assert sum(widths(small).values()) < sum(widths(model).values())
 
 
 @pytest.mark.parametrize("pruner", ["TaylorFOWeightPruner", "ActivationAPoZRankPruner"])
-def test_masks_of_pruners_that_look_at_data(pruner, tmp_path, quiet):
+def test_masks_of_data_driven_nni_pruners_can_be_applied(pruner, tmp_path, quiet):
     import nni
     from nni.compression.pytorch import pruning
 
@@ -90,44 +92,44 @@ def test_masks_of_pruners_that_look_at_data(pruner, tmp_path, quiet):
             optimizer.step()
 
     traced = nni.trace(torch.optim.SGD)(model.parameters(), lr=0.01)
-    made = getattr(pruning, pruner)(
+    nni_pruner = getattr(pruning, pruner)(
         model, [{"op_types": ["Conv2d"], "sparsity": 0.5}], train, traced, nn.CrossEntropyLoss(), 3
     )
-    made.compress()
-    made.export_model(str(tmp_path / "model.pt"), str(tmp_path / "masks.pt"))
+    nni_pruner.compress()
+    nni_pruner.export_model(str(tmp_path / "model.pt"), str(tmp_path / "masks.pt"))
     masks = load_masks(tmp_path / "masks.pt")
     assert len(masked_channels(masks, "0")) == 8
     state = torch.load(tmp_path / "model.pt", weights_only=True)
     plain = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.ReLU(), nn.Flatten())
     plain.load_state_dict(state)
     small = speedup(plain, masks, data[0][0])
-    # The last layer's channels are the model's outputs, and stay.
+    # The channels of the last layer are the model's outputs and must be kept.
     assert widths(small) == {"0": 8, "2": 8}
 
 
-def test_coupled_channels_go_only_together():
+def test_coupled_channels_are_removed_only_if_all_producers_mask_them():
     model = Branches(16).eval()
     x = torch.zeros(1, 3, 16, 16)
-    # "left" is added to the stem: channel 3 is masked in both, 5 in one.
-    alone = speedup(model, channel_masks(model, {"stem.0": [3, 5], "left": [3]}), x)
-    assert widths(alone)["stem.0"] == widths(alone)["left"] == 15
-    # Behind a concatenation a depthwise convolution filters the channels of two groups.
-    assert widths(alone)["depthwise"] == 31
+    # "left" is added to the stem. Channel 3 is masked in both, channel 5 in one of them.
+    small = speedup(model, channel_masks(model, {"stem.0": [3, 5], "left": [3]}), x)
+    assert widths(small)["stem.0"] == widths(small)["left"] == 15
+    # After the concatenation, the depthwise convolution has the channels of two groups.
+    assert widths(small)["depthwise"] == 31
 
 
-def test_a_grouped_convolution_keeps_its_groups_alike():
+def test_the_groups_of_a_grouped_convolution_keep_equal_sizes():
     model = Branches(16).eval()
     x = torch.zeros(1, 3, 16, 16)
-    # Groups of four outputs each; the gate of squeeze-and-excitation has the same channels.
+    # Each group has four outputs. "excite" scales these channels, so that it produces them, too.
     layers = {"grouped": [0, 4, 8, 12, 1], "excite": [0, 4, 8, 12, 1]}
     small = speedup(model, channel_masks(model, layers), x)
     assert widths(small)["grouped"] == 12
 
 
-def test_masks_are_snapped_to_the_structure():
+def test_round_to_structure_keeps_the_most_important_masked_channels():
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3)).eval()
     with torch.no_grad():
-        model[0].weight[[2, 7]] *= 10  # of the masked ones, these matter most
+        model[0].weight[[2, 7]] *= 10  # the most important masked channels
     masks = channel_masks(model, {"0": [1, 2, 3, 7, 9]})
     x = torch.zeros(1, 3, 8, 8)
     assert widths(speedup(model, masks, x))["0"] == 11
@@ -139,20 +141,20 @@ def test_masks_are_snapped_to_the_structure():
         speedup(model, masks, x, round_to_structure=True)
 
 
-def test_a_layer_that_is_masked_as_a_whole_is_left():
+def test_a_completely_masked_layer_is_not_pruned():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)).eval()
     masks = channel_masks(model, {"0": [0, 1, 2, 3]})
     assert widths(speedup(model, masks, torch.zeros(1, 3, 4, 4)))["0"] == 4
 
 
-def test_files_and_masks_that_do_not_belong_are_refused(tmp_path):
+def test_invalid_mask_files_and_mismatched_masks_are_rejected(tmp_path):
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))
     (tmp_path / "damaged.pt").write_bytes(b"PK\x03\x04 no")
     torch.save([1, 2], tmp_path / "other.pt")
     for name, message in (("missing", "cannot read"), ("damaged", "not a mask"), ("other", "not a mask")):
         with pytest.raises(CPruneError, match=message):
             load_masks(tmp_path / f"{name}.pt")
-    with pytest.raises(CPruneError, match=r"a mask is for 'conv', and the model has no such layer"):
+    with pytest.raises(CPruneError, match="the masks contain 'conv', which is not a layer of the model"):
         apply_masks(model, {"conv": {"weight": torch.ones(1)}})
     with pytest.raises(CPruneError, match=r"the mask of 0.weight has shape \(2,\), expected \(4, 3, 1, 1\)"):
         speedup(model, {"0": {"weight": torch.ones(2)}}, torch.zeros(1, 3, 4, 4))

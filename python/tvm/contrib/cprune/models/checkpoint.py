@@ -21,7 +21,7 @@ def save_checkpoint(run_dir: Path, name: str, model: torch.nn.Module) -> str:
 
 
 def digest(model: torch.nn.Module) -> str:
-    """Return the SHA-256 of a model's weights and their names, by which a resumed run recognizes its model."""
+    """Return the SHA-256 of a model's weights; a resumed run must have the same."""
     sha256 = hashlib.sha256()
     for name, value in model.state_dict().items():
         sha256.update(name.encode())

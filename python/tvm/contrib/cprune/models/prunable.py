@@ -8,7 +8,7 @@ import torch
 import torch_pruning as tp
 
 from tvm.contrib.cprune.models.groups import Groups, dependency_graph, groups_of_graph
-from tvm.contrib.cprune.models.surgery import Chooser, Scorer, choosers, prune_copy
+from tvm.contrib.cprune.models.surgery import Chooser, Scorer, least_important, prune_copy
 from tvm.contrib.cprune.types import ChannelStep
 
 
@@ -62,7 +62,7 @@ class PrunableModel:
         CPruneError
             If pruning would change the shape of the model's outputs.
         """
-        return self._prune(choosers(steps, scorer))
+        return self._prune([step.group.root for step in steps], least_important(steps, scorer))
 
     def drop_channels(self, drops: Mapping[str, Sequence[int]]) -> "PrunableModel":
         """Return a copy without the given channels.
@@ -77,7 +77,7 @@ class PrunableModel:
         CPruneError
             If pruning would change the shape of the model's outputs.
         """
-        return self._prune({root: lambda _, drop=drop: drop for root, drop in drops.items()})
+        return self._prune(list(drops), lambda root, _: drops[root])
 
-    def _prune(self, choosers: Mapping[str, Chooser]) -> "PrunableModel":
-        return self._of_graph(prune_copy(self.model, self.input_shape, choosers), self.input_shape)
+    def _prune(self, roots: Sequence[str], choose: Chooser) -> "PrunableModel":
+        return self._of_graph(prune_copy(self.model, self.input_shape, roots, choose), self.input_shape)

@@ -2,23 +2,19 @@
 """Remove channels from a copy of a model, and measure its widths, shapes and operations."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch_pruning as tp
 
-from tvm.contrib.cprune.models.groups import (
-    PRUNABLE_LAYERS,
-    dependency_graph,
-    pruning_group,
-)
+from tvm.contrib.cprune.models.groups import PRUNABLE_LAYERS, dependency_graph, pruning_group
 from tvm.contrib.cprune.types import ChannelStep, CPruneError
 
 # Returns one importance score per channel of a full Torch-Pruning group (see ``importance.score``).
 Scorer = Callable[[Any], torch.Tensor]
-# Returns the channels to remove, given a full Torch-Pruning group.
-Chooser = Callable[[Any], Sequence[int]]
+# Returns the channels to remove, given the root of a group and the full Torch-Pruning group.
+Chooser = Callable[[str, Any], Sequence[int]]
 
 
 def copy_model(model: torch.nn.Module) -> torch.nn.Module:
@@ -32,15 +28,14 @@ def shrink(
     model: torch.nn.Module, input_shape: tuple[int, ...], steps: Sequence[ChannelStep], scorer: Scorer
 ) -> torch.nn.Module:
     """Return a copy of ``model`` pruned by ``steps`` (see ``prune_copy``)."""
-    return prune_copy(model, input_shape, choosers(steps, scorer)).model
+    roots = [step.group.root for step in steps]
+    return prune_copy(model, input_shape, roots, least_important(steps, scorer)).model
 
 
-def choosers(steps: Sequence[ChannelStep], scorer: Scorer) -> dict[str, Chooser]:
-    """Return, for the root of each step's group, a function that chooses the least important channels."""
-    return {
-        step.group.root: lambda full_group, step=step: channels_to_drop(scorer(full_group), step)
-        for step in steps
-    }
+def least_important(steps: Sequence[ChannelStep], scorer: Scorer) -> Chooser:
+    """Return a chooser of the channels that each step removes."""
+    by_root = {step.group.root: step for step in steps}
+    return lambda root, full_group: channels_to_drop(scorer(full_group), by_root[root])
 
 
 def channels_to_drop(scores: torch.Tensor, step: ChannelStep) -> list[int]:
@@ -58,15 +53,17 @@ def channels_to_drop(scores: torch.Tensor, step: ChannelStep) -> list[int]:
 
 
 def prune_copy(
-    model: torch.nn.Module, input_shape: tuple[int, ...], choosers: Mapping[str, Chooser]
+    model: torch.nn.Module, input_shape: tuple[int, ...], roots: Sequence[str], choose: Chooser
 ) -> tp.DependencyGraph:
     """Copy a model, trace the copy, and prune it. The model itself does not change.
 
     Parameters
     ----------
-    choosers
-        For the root of each group to prune, a function that chooses the channels to remove. Groups are pruned
-        in this order. Choosers see the gradients of ``model``, which the Taylor importance reads.
+    roots
+        Root layers of the groups to prune, in this order.
+    choose
+        Returns the channels of a group to remove. The group has the gradients of ``model``, which the Taylor
+        importance reads.
 
     Returns
     -------
@@ -81,14 +78,14 @@ def prune_copy(
     for name, parameter in model.named_parameters():  # deepcopy does not copy gradients
         small.get_parameter(name).grad = None if parameter.grad is None else parameter.grad.clone()
     graph = dependency_graph(small, input_shape)
-    for root, choose in choosers.items():
+    for root in roots:
         module = small.get_submodule(root)
         full_group = pruning_group(graph, module, range(widths(small)[root]))
-        pruning_group(graph, module, choose(full_group)).prune()
+        pruning_group(graph, module, choose(root, full_group)).prune()
     small.zero_grad(set_to_none=True)
     if output_shapes(small, input_shape) != output_shapes(model, input_shape):
         raise CPruneError(
-            f"cannot prune {', '.join(choosers)}: it would change the shape of the model's outputs"
+            f"cannot prune {', '.join(roots)}: it would change the shape of the model's outputs"
         )
     if any(node.type != tp.ops.module2type(module) for module, node in graph.module2node.items()):
         # Torch-Pruning treats a grouped convolution with one output channel per group as depthwise, which is
