@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A masked model against the model without the masked channels: latency in PyTorch by batch size.
+"""Compare the PyTorch latency of a masked model and of the model without the masked channels, by batch size.
 
     python benchmarks/mask_speedup.py
 
-Half of the channels of each convolution of VGG-16 (32x32) are masked, by the l1 norm. A mask alone saves
-nothing: the zeros are computed with.
+In VGG-16 (32x32), half of the channels of every convolution are masked, those with the smallest l1 norms. A
+mask alone saves no time, because the zeros are still computed.
 """
 
 import argparse
@@ -20,28 +20,28 @@ from tvm.contrib.cprune.targets.target import host_threads
 BATCHES, RUNS = (1, 2, 4, 8, 16, 32), 15
 
 
-def l1_masks(model: torch.nn.Module, share: float) -> dict[str, dict[str, torch.Tensor]]:
-    """Return masks for the channels of least l1 norm of each convolution."""
+def l1_masks(model: torch.nn.Module, sparsity: float) -> dict[str, dict[str, torch.Tensor]]:
+    """Mask the fraction ``sparsity`` of each convolution's channels, those with the smallest l1 norms."""
     masks = {}
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Conv2d):
             norms = module.weight.detach().abs().sum((1, 2, 3))
-            drop = norms.argsort()[: round(share * len(norms))]
+            drop = norms.argsort()[: round(sparsity * len(norms))]
             masks[name] = {"weight": torch.ones_like(module.weight)}
             masks[name]["weight"][drop] = 0
     return masks
 
 
-def timed(models: dict[str, torch.nn.Module], batch: int) -> dict[str, list[float]]:
-    """Time models in turn: seconds of each run."""
-    data, samples = torch.randn(batch, *SHAPE[1:]), {name: [] for name in models}
+def measure(models: dict[str, torch.nn.Module], batch: int) -> dict[str, list[float]]:
+    """Return the seconds of ``RUNS`` runs of each model. The models take turns; two runs warm up."""
+    inputs, seconds = torch.randn(batch, *SHAPE[1:]), {name: [] for name in models}
     with torch.no_grad():
         for _ in range(RUNS + 2):
             for name, model in models.items():
                 started = time.perf_counter()
-                model(data)
-                samples[name].append(time.perf_counter() - started)
-    return {name: times[2:] for name, times in samples.items()}
+                model(inputs)
+                seconds[name].append(time.perf_counter() - started)
+    return {name: times[2:] for name, times in seconds.items()}
 
 
 def main() -> None:
@@ -55,12 +55,12 @@ def main() -> None:
     masks = l1_masks(model, 0.5)
     apply_masks(model, masks)
     small = speedup(model, masks, torch.zeros(SHAPE)).eval()
-    print(f"{'batch':>5} {'masked ms':>16} {'shrunk ms':>16} {'times as fast':>14}")
+    print(f"{'batch':>5} {'masked [ms]':>16} {'pruned [ms]':>16} {'speedup':>8}")
     for batch in BATCHES:
-        found = timed({"masked": model, "shrunk": small}, batch)
-        cells = [f"{median(t) * 1e3:.2f} ± {spread(t) * 1e3:.2f}" for t in found.values()]
-        ratio = median(found["masked"]) / median(found["shrunk"])
-        print(f"{batch:5} {cells[0]:>16} {cells[1]:>16} {ratio:14.2f}", flush=True)
+        seconds = measure({"masked": model, "pruned": small}, batch)
+        cells = [f"{median(t) * 1e3:.2f} ± {spread(t) * 1e3:.2f}" for t in seconds.values()]
+        ratio = median(seconds["masked"]) / median(seconds["pruned"])
+        print(f"{batch:5} {cells[0]:>16} {cells[1]:>16} {ratio:8.2f}", flush=True)
 
 
 if __name__ == "__main__":

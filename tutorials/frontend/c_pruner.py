@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The original's class, with its arguments, on top of ``tvm.contrib.cprune``."""
+"""The ``CPruner`` class of the original implementation, on top of ``tvm.contrib.cprune``."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -18,41 +18,40 @@ from tvm.contrib.cprune.types import CPruneError
 
 
 class CPruner:
-    """Prunes ``model`` until the accuracy requirement would be missed.
+    """Prunes ``model`` as far as the accuracy requirement allows.
 
     Parameters
     ----------
     model
-        The trained network; it is not changed.
+        The trained model. It is not modified.
     config_list
-        Which layers to prune and how far, as NNI spells it (see ``tvm.contrib.cprune.nni.config_list``).
+        NNI config list: which layers to prune, and how far (see ``tvm.contrib.cprune.nni.config_list``).
     short_term_trainer
-        Trains a model in place, after each step.
+        Trains a model in place after each pruning step.
     evaluator
         Returns a model's accuracy in [0, 1] on the validation split.
     val_loader
-        Batches for the Taylor score.
+        Batches for the Taylor importance.
     dummy_input
-        An input of the model.
+        An example input of the model.
     criterion
-        The loss of the Taylor score.
+        Loss for the Taylor importance.
     base_algo
-        Importance of channels: l1, l2, fpgm, taylor, bn-scale or random.
+        Importance of channels: "l1", "l2", "fpgm", "taylor", "bn-scale" or "random".
     experiment_data_dir
-        Folder of the run.
+        Run folder.
     cpu_or_gpu
-        "cpu". For a GPU, give ``target`` and ``tracker``.
+        "cpu", or "gpu" together with ``target`` and ``tracker``.
     input_size
-        Shape of one inference, ``(N, C, H, W)``.
+        Input shape, ``(N, C, H, W)``; by default that of ``dummy_input``.
     dataset
-        What to call the data in the result.
+        Name of the data set in the result.
     acc_requirement
-        Least accuracy in [0, 1].
+        Minimum validation accuracy in [0, 1].
     target, tracker
-        What to compile for and where its devices are asked for, as ``tvm.contrib.cprune.CPruner`` takes them;
-        by default this machine.
+        Target and RPC tracker, as for ``tvm.contrib.cprune.CPruner``; by default the CPU of this machine.
     settings
-        Any other field of ``PruneConfig``.
+        Other fields of ``PruneConfig``.
     """
 
     def __init__(
@@ -76,11 +75,11 @@ class CPruner:
     ) -> None:
         if cpu_or_gpu != "cpu" and target is None:
             raise CPruneError(
-                f"cpu_or_gpu is {cpu_or_gpu!r}, expected 'cpu'; for a GPU give a target such as "
-                "'android-opencl-mali' and a tracker"
+                f"cpu_or_gpu is {cpu_or_gpu!r}; without a target, only 'cpu' is supported. For a GPU, give a "
+                "target such as 'android-opencl-mali' and a tracker"
             )
-        asked = {**read_config_list(model, config_list), **settings}
-        config = PruneConfig(accuracy_requirement=acc_requirement, importance=base_algo, **asked)  # type: ignore[arg-type]
+        overrides = {**read_config_list(model, config_list), **settings}
+        config = PruneConfig(accuracy_requirement=acc_requirement, importance=base_algo, **overrides)  # type: ignore[arg-type]
         training = Training(
             short_term=short_term_trainer, evaluate=evaluator, batches=lambda: val_loader, criterion=criterion
         )
@@ -91,7 +90,7 @@ class CPruner:
         self._dataset = dataset
 
     def compress(self) -> torch.nn.Module:
-        """Prune, and return the pruned model; the run folder holds everything else. A killed run goes on."""
+        """Prune and return the pruned model. An interrupted run in the same run folder is resumed."""
         with ConsoleReport() as report:
             labels = {"dataset": self._dataset}
             run = pruner.CPruner(*self._arguments, labels=labels, report=report, tracker=self._tracker)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tutorial's data sets, each in three splits: training, validation (decides), test (read once, at the
-end)."""
+"""Data sets of the tutorial.
+
+Each has three splits: training, validation (for decisions while pruning) and test (read once, at the end).
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +17,21 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from tvm.contrib.cprune.models.torchvision_models import import_torchvision
 from tvm.contrib.cprune.types import CPruneError
 
-# Share of the training images that is kept for validation, and at most how many.
-VALIDATION_SHARE, VALIDATION_MOST = 0.1, 10_000
+# Fraction of the training images held out for validation, and the maximum number of images.
+VALIDATION_FRACTION, MAX_VALIDATION_IMAGES = 0.1, 10_000
 
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set, ready to train on; ``shape`` is that of one image, (C, H, W), ``classes`` are their
-    names."""
+    """Data loaders of a data set.
+
+    Attributes
+    ----------
+    shape
+        Shape of one image, ``(C, H, W)``.
+    classes
+        Names of the classes.
+    """
 
     train: DataLoader
     validation: DataLoader
@@ -41,8 +50,10 @@ def _loaders(
 
 
 def _digits(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
-    """scikit-learn's 1,797 handwritten digits (UCI), 8x8 pixels made 16x16; three fifths train, a fifth each
-    decides and tests."""
+    """Load scikit-learn's 1,797 handwritten digits (UCI), resized from 8x8 to 16x16 pixels.
+
+    The splits hold 60 % (training), 20 % (validation) and 20 % (test) of the images.
+    """
     from sklearn.datasets import load_digits
 
     raw = load_digits()
@@ -58,11 +69,14 @@ def _digits(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
 
 
 def _hold_out(augmented: Dataset, plain: Dataset, seed: int) -> tuple[Subset, Subset]:
-    """Split one set of images in two: ``augmented`` for training, ``plain`` for validation."""
+    """Hold out random images for validation.
+
+    ``augmented`` and ``plain`` are the same images with the transforms for training and for validation.
+    """
     count = len(augmented)  # type: ignore[arg-type]
-    held = min(VALIDATION_MOST, max(1, int(count * VALIDATION_SHARE)))
+    held_out = min(MAX_VALIDATION_IMAGES, max(1, int(count * VALIDATION_FRACTION)))
     order = np.random.default_rng(seed).permutation(count).tolist()
-    return Subset(augmented, order[held:]), Subset(plain, order[:held])
+    return Subset(augmented, order[held_out:]), Subset(plain, order[:held_out])
 
 
 def _cifar10(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
@@ -82,8 +96,8 @@ def _cifar10(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
             return torchvision.datasets.CIFAR10(str(data_dir), train=train, transform=transform)
         except (RuntimeError, OSError, ValueError, KeyError, EOFError) as error:
             raise CPruneError(
-                f"cifar10 in {data_dir} is missing or damaged ({error}); unpack cifar-10-python.tar.gz "
-                f"there, so that {data_dir / 'cifar-10-batches-py'} exists"
+                f"cifar10 in {data_dir} is missing or damaged ({error}); extract cifar-10-python.tar.gz "
+                f"there to get {data_dir / 'cifar-10-batches-py'}"
             ) from None
 
     train, validation = _hold_out(load(True, augment), load(True, plain), seed)
@@ -112,7 +126,7 @@ def _imagenet(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
 
     augmented, test = load("train", augment), load("val", plain)
     if augmented.classes != test.classes:
-        raise CPruneError(f"{data_dir / 'train'} and {data_dir / 'val'} hold different classes")
+        raise CPruneError(f"{data_dir / 'train'} and {data_dir / 'val'} must have the same class folders")
     train, validation = _hold_out(augmented, load("train", plain), seed)
     loaders = _loaders((train, validation, test), batch, test_batch, seed, workers=2)
     return Splits(*loaders, (3, 224, 224), tuple(augmented.classes))
@@ -128,10 +142,21 @@ DATASETS: dict[str, Callable[[Path, int, int, int], Splits]] = {
 def load_data(name: str, data_dir: Path, batch_size: int, test_batch_size: int, seed: int) -> Splits:
     """Load a data set.
 
+    Parameters
+    ----------
+    name
+        A key of ``DATASETS``.
+    data_dir
+        Folder of the files of CIFAR-10 or ImageNet.
+    batch_size, test_batch_size
+        Images per batch for training, and for validation and test.
+    seed
+        Seed of the splits and of the order of training images.
+
     Raises
     ------
     CPruneError
-        If the name is unknown, or its files are missing or damaged.
+        If the name is unknown, or the files are missing or damaged.
     """
     if name not in DATASETS:
         raise CPruneError(f"unknown data set {name!r}; expected one of {', '.join(DATASETS)}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training and judging a classifier."""
+"""Train and evaluate a classifier."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from tvm.contrib.cprune.types import CPruneError
 
-# The paper's (section 4.1), for the training after each step.
+# Short-term training after each pruning step (paper, section 4.1).
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-4, 0.9, 5e-4
 
 
@@ -22,19 +22,22 @@ def train(
     log_interval: int = 0,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Train in place with SGD.
+    """Train a model in place with SGD and cross-entropy loss.
 
     Parameters
     ----------
     anneal
-        Whether the learning rate rises and falls over the epochs (one cycle), for training from the start.
+        Use a one-cycle schedule with ``learning_rate`` as its maximum, for training from random weights. By
+        default, the learning rate is constant.
     log_interval
-        Batches between two lines about the loss; 0 for none.
+        Number of batches between two reports of the loss; 0 for no reports.
+    say
+        Receives the reports, one line each.
 
     Raises
     ------
     CPruneError
-        If the loss is not finite, or an image cannot be read.
+        If the loss becomes infinite or NaN, or an image cannot be read.
     """
     optimizer = torch.optim.SGD(
         model.parameters(), learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
@@ -65,7 +68,7 @@ def train(
 
 
 def accuracy(model: torch.nn.Module, loader: DataLoader) -> float:
-    """Return the share of a split that a model classifies correctly."""
+    """Return the fraction of images, in [0, 1], that a model classifies correctly."""
     model.eval()
     correct = count = 0
     with torch.no_grad():
@@ -76,6 +79,7 @@ def accuracy(model: torch.nn.Module, loader: DataLoader) -> float:
 
 
 def _readable(loader: DataLoader):  # type: ignore[no-untyped-def]
+    """Yield the batches of a loader; raise ``CPruneError`` if an image cannot be read."""
     try:
         yield from loader
     except OSError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tutorial's networks, by name: small ones from here, all others from torchvision."""
+"""Networks of the tutorial by name: small ones defined here, all others from torchvision."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from models.vgg import vgg16
 from tvm.contrib.cprune.models.torchvision_models import load_torchvision, torchvision_names
 from tvm.contrib.cprune.types import CPruneError
 
-# Each takes the number of input channels and of classes, and any input from 8x8 up (LeNet: from 16x16).
+# Constructors take the numbers of input channels and classes. Inputs are at least 8x8 pixels (LeNet: 16x16).
 MODELS: dict[str, Callable[[int, int], torch.nn.Module]] = {
     "resnet8": resnet8,
     "resnet18": resnet18,
@@ -24,18 +24,26 @@ MODELS: dict[str, Callable[[int, int], torch.nn.Module]] = {
 
 
 def make_model(name: str, channels: int, classes: int) -> torch.nn.Module:
-    """Return a new network.
+    """Return a network with random weights.
+
+    Parameters
+    ----------
+    name
+        A key of ``MODELS``, or the name of a torchvision classification model.
+    channels
+        Number of input channels; torchvision models require 3.
 
     Raises
     ------
     CPruneError
-        If the name is neither in ``MODELS`` nor one of torchvision's, or the network cannot take the input.
+        If the name is unknown, or the model does not support this number of channels.
     """
     if name in MODELS:
         return MODELS[name](channels, classes)
     if name not in torchvision_names():
-        known = ", ".join(MODELS)
-        raise CPruneError(f"unknown model {name!r}; expected one of {known}, or a model of torchvision")
+        raise CPruneError(
+            f"unknown model {name!r}; expected one of {', '.join(MODELS)}, or a torchvision model"
+        )
     if channels != 3:
-        raise CPruneError(f"{name} takes images of 3 channels, this data set has {channels}")
+        raise CPruneError(f"{name} requires images with 3 channels, but this data set has {channels}")
     return load_torchvision(name, classes)

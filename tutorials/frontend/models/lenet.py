@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LeNet-5 (LeCun et al., 1998) with rectifiers."""
+"""LeNet-5 (LeCun et al., 1998) with ReLU activations."""
 
 import torch
 from torch import nn
 
 
 class LeNet(nn.Module):
-    """Two 5x5 convolutions, each pooled, and three linear layers."""
+    """Two 5x5 convolutions, each followed by max pooling, and three linear layers."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()

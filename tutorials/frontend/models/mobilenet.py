@@ -8,12 +8,13 @@ from torch import nn
 def _conv(
     inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1, relu: bool = True
 ) -> list[nn.Module]:
+    """Return a convolution, its batch norm and, if ``relu``, a ReLU6."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     return [conv, nn.BatchNorm2d(outputs), *([nn.ReLU6(True)] if relu else [])]
 
 
 class _Classifier(nn.Module):
-    """Features, their mean over all pixels, a linear layer."""
+    """A feature extractor, global average pooling, and a linear layer."""
 
     def __init__(self, features: list[nn.Module], width: int, classes: int) -> None:
         super().__init__()
@@ -26,9 +27,9 @@ class _Classifier(nn.Module):
 
 
 class MobileNetV1(_Classifier):
-    """Depthwise 3x3 and pointwise convolutions in turn."""
+    """A 3x3 stem and alternating depthwise 3x3 and pointwise convolutions."""
 
-    # Output channels and stride of each pair; the strides are for 32x32 images.
+    # (output channels, stride) of each pair, with strides for 32x32 images.
     _PAIRS = (
         (64, 1),
         (128, 2),
@@ -50,7 +51,7 @@ class MobileNetV1(_Classifier):
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter depthwise, project; with a shortcut where the shape stays."""
+    """Expansion, depthwise convolution and projection, with a shortcut if the shape does not change."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -68,9 +69,9 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(_Classifier):
-    """Inverted residual blocks."""
+    """A 3x3 stem, stages of inverted residual blocks, and a pointwise convolution."""
 
-    # Expansion, output channels, blocks and stride of each stage; the strides are for 32x32 images.
+    # (expansion, output channels, blocks, stride) of each stage, with strides for 32x32 images.
     _STAGES = (
         (1, 16, 1, 1),
         (6, 24, 2, 1),

@@ -6,7 +6,7 @@ from torch import nn
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution where the shape changes."""
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution if the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -26,7 +26,10 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A 3x3 stem, stages of basic blocks, each but the first at half the resolution, and a linear layer."""
+    """A 3x3 stem, stages of basic blocks, and a linear layer.
+
+    Every stage but the first halves the resolution.
+    """
 
     def __init__(self, blocks: tuple[int, ...], widths: tuple[int, ...], channels: int, classes: int) -> None:
         super().__init__()
@@ -50,10 +53,10 @@ class ResNet(nn.Module):
 
 
 def resnet8(channels: int, classes: int) -> ResNet:
-    """Three stages of one block, 64, 128 and 256 channels wide."""
+    """Return a ResNet with three stages of one block, 64, 128 and 256 channels wide."""
     return ResNet((1, 1, 1), (64, 128, 256), channels, classes)
 
 
 def resnet18(channels: int, classes: int) -> ResNet:
-    """Four stages of two blocks, 64 to 512 channels wide."""
+    """Return a ResNet with four stages of two blocks, 64 to 512 channels wide."""
     return ResNet((2, 2, 2, 2), (64, 128, 256, 512), channels, classes)

@@ -8,7 +8,7 @@ _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 51
 
 
 class VGG(nn.Module):
-    """Stages of 3x3 convolutions, pooled while there are pixels to pool, and a linear layer."""
+    """Stages of 3x3 convolutions, each followed by 2x2 max pooling (sizes rounded up), and a linear layer."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -32,4 +32,5 @@ class VGG(nn.Module):
 
 
 def vgg16(channels: int, classes: int) -> VGG:
+    """Return VGG-16 with a single linear layer."""
     return VGG(channels, classes)

@@ -166,7 +166,7 @@ def test_models_accept_the_images_of_their_data_set(name):
 
 def test_torchvision_models_are_loaded_by_name():
     assert make_model("squeezenet1_1", 3, 5).eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
-    with pytest.raises(CPruneError, match="takes images of 3 channels"):
+    with pytest.raises(CPruneError, match="requires images with 3 channels"):
         make_model("squeezenet1_1", 1, 5)
 
 
