@@ -66,7 +66,7 @@ def row(
         "after": compiler.compile(after, base.table, "after")[1],
     }
     data = sample_input(SHAPE)
-    outputs = [compiler.measurer.run_model(library, data) for library in libraries.values()]
+    outputs = [compiler.measurer.run_model(library, data)[0] for library in libraries.values()]
     error = float(np.abs(outputs[0] - outputs[1]).max() / np.abs(outputs[0]).max())
     if fresh_trials:
         folder = compiler.run_dir / f"fresh-{fresh_trials}-{sparsity}"

@@ -80,7 +80,7 @@ def row(compiler: Compiler, base: Candidate, factor: float, rounded: bool, folde
     trials = now["transplant"] - before["transplant"]
 
     data = np.random.default_rng(1).standard_normal(SHAPE).astype("float32")
-    found = compiler.measurer.run_model(candidate.library, data)
+    found = compiler.measurer.run_model(candidate.library, data)[0]
     expected = candidate.model(torch.tensor(data)).detach().numpy()
     error = float(np.abs(found - expected).max() / np.abs(expected).max())
 
@@ -106,8 +106,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         # What that search found, and nothing that was moved since: here that is done for the first time.
         folder = Path(name)
-        (folder / "records").mkdir()
-        shutil.copy(CACHE / "resnet18" / "records" / "search.json", folder / "records")
+        for log in (CACHE / "resnet18" / "records").glob("*/search.json"):
+            target = folder / "records" / log.parent.name
+            target.mkdir(parents=True)
+            shutil.copy(log, target)
         with resnet18_compiler(folder) as compiler:
             base, first = compiler.tune(resnet18()), 0.0
             head = f"{'width':>15} {'GMACs':>6} {'tasks':>6} {'trials':>6} {'seconds':>8} {'ours ms':>14} "

@@ -21,7 +21,7 @@ from tvm.contrib.cprune.loop.run import AcceptedModel, Report, Run
 from tvm.contrib.cprune.loop.training import Training
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.models.checkpoint import digest
-from tvm.contrib.cprune.models.groups import Groups, find_groups
+from tvm.contrib.cprune.models.prunable import PrunableModel
 from tvm.contrib.cprune.models.surgery import widths
 from tvm.contrib.cprune.targets.presets import find_preset
 from tvm.contrib.cprune.types import CPruneError
@@ -145,15 +145,15 @@ class CPruner:
             If the model's accuracy is below the requirement, nothing can be pruned, the run folder belongs to
             another configuration or is in use by another process, or the model cannot be tuned.
         """
-        accuracy, groups = self._accuracy(), self._groups()
+        accuracy, prunable = self._accuracy(), self._prunable()
         with locked(self.run_dir):
             journal = open_run(self.run_dir, self._settings(), resume)
             if journal.last("result") is not None:
                 result: dict[str, Any] = json.loads((self.run_dir / "result.json").read_text())
                 return result
-            return self._run(journal, accuracy, groups)
+            return self._run(journal, accuracy, prunable)
 
-    def _run(self, journal: Journal, accuracy: float, groups: Groups) -> dict[str, Any]:
+    def _run(self, journal: Journal, accuracy: float, prunable: PrunableModel) -> dict[str, Any]:
         where = (self.input_shape, self.run_dir, self.preset.name, self.report)
         with Compiler(self.config, *where, profile=self.profile, tracker=self.tracker) as compiler:
             run = Run(
@@ -167,7 +167,7 @@ class CPruner:
                 labels=self.labels,
                 report=self.report,
             )
-            baseline = tune_baseline(run, accuracy, groups)
+            baseline = tune_baseline(run, accuracy, prunable)
             pruned, stop = prune(run, baseline)
             return finish(run, pruned, baseline.candidate, stop)
 
@@ -181,15 +181,16 @@ class CPruner:
             )
         return accuracy
 
-    def _groups(self) -> Groups:
-        """Return the model's channel groups, of which there must be one."""
-        groups = find_groups(self.model, self.input_shape, self.config.include, self.config.exclude)
+    def _prunable(self) -> PrunableModel:
+        """Return the model with its channel groups, of which there must be one."""
+        prunable = PrunableModel.trace(self.model, self.input_shape)
+        groups = prunable.groups(self.config.include, self.config.exclude)
         if not groups.groups:
             reasons = "; ".join(f"{layer}: {reason}" for layer, reason in groups.unprunable.items())
             raise CPruneError(
                 f"the model has nothing to prune ({reasons or 'no convolution or linear layer'})"
             )
-        return groups
+        return prunable
 
     def _settings(self) -> dict[str, Any]:
         """Return what a resumed run must share with the run that it continues."""

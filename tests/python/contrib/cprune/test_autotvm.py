@@ -227,7 +227,7 @@ def test_a_model_is_tuned_built_and_moved(tmp_path):
         assert compiler.programs.trials()["search"] == before["search"]
         assert compiler.programs.trials()["transplant"] > before["transplant"]
         for candidate in (base, moved):
-            found = compiler.measurer.run_model(candidate.library, data)
+            found = compiler.measurer.run_model(candidate.library, data)[0]
             expected = candidate.model(torch.tensor(data)).detach().numpy()
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
         base.table.save(tmp_path / "table.json")

@@ -44,7 +44,7 @@ def builder(tmp_path):
 def check_outputs(library, model, measurer):
     data = np.random.default_rng(0).standard_normal(SHAPE).astype("float32")
     expected = model(torch.tensor(data)).detach().numpy()
-    np.testing.assert_allclose(measurer.run_model(library, data), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(measurer.run_model(library, data)[0], expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("algorithm", ["direct", "winograd"])

@@ -64,6 +64,7 @@ WITH_TORCH = {
     "loop.training",
     "pruner",
     "commands.deploy",
+    "commands.round",
 }
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts)

@@ -15,6 +15,7 @@ import json
 import shutil
 import statistics
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.importers.model_file import ModelFile
 from tvm.contrib.cprune.loop.console import ConsoleReport
 from tvm.contrib.cprune.measuring.tracker import Tracker
+from tvm.contrib.cprune.models.reference import check_batches, torch_outputs
+from tvm.contrib.cprune.numerics import OutputError, compare_outputs
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.targets.presets import NAMES
 from tvm.contrib.cprune.types import CPruneError, Latency
@@ -90,8 +93,8 @@ def _deploy(
     library, path = build(relay_model, device_table), compiler.run_dir / "pruned.so"
     compiler.preset.link(library, path)
     _, unpruned_path = compiler.compile(unpruned.relay(unpruned_table.tuner), unpruned_table, "unpruned")
-    error = _check_outputs(compiler, path, pruned.source, _samples(options.run, shape))
-    report.say(f"outputs differ from PyTorch's by at most {error:.1e} of the largest output")
+    error = _check_outputs(compiler, path, pruned.source, _samples(options.run))
+    report.say(f"outputs differ from PyTorch's by at most {error.max_rel:.1e} of the largest output")
     times = compiler.time_libraries({"pruned": path, "unpruned": unpruned_path})
     for model, latency in times.items():
         report.say(_line(model, latency, shape[0]))
@@ -123,36 +126,30 @@ def _load(run_dir: Path, name: str, shape: tuple[int, ...]) -> ModelFile:
     return ModelFile.load(run_dir / name, shape)
 
 
-def _samples(run_dir: Path, shape: tuple[int, ...]) -> Samples:
-    """Return the inputs that the run kept, random ones if it kept none."""
+def _samples(run_dir: Path) -> Samples | None:
+    """Return the inputs that the run kept, None if it kept none."""
     path = run_dir / "samples.npy"
-    if path.exists():
-        samples: Samples = np.load(path, allow_pickle=False)
-        return samples
-    return np.random.default_rng(0).standard_normal((4, *shape[1:])).astype("float32")
+    if not path.exists():
+        return None
+    samples: Samples = np.load(path, allow_pickle=False)
+    return samples
 
 
-def _check_outputs(compiler: Compiler, library: Path, model: torch.nn.Module, samples: Samples) -> float:
-    """Return the largest difference between the outputs of the device and PyTorch, relative to the largest.
+def _check_outputs(
+    compiler: Compiler, library: Path, model: torch.nn.Module, samples: Samples | None
+) -> OutputError:
+    """Compare the device's outputs with PyTorch's, on the run's samples and on random inputs.
 
     Raises
     ------
     CPruneError
-        If it exceeds ``TOLERANCE``.
+        If they differ by more than ``TOLERANCE``, or are not finite.
     """
-    batch, worst = compiler.input_shape[0], 0.0
-    for start in range(0, len(samples) - batch + 1, batch):
-        data = np.ascontiguousarray(samples[start : start + batch])
+    error = OutputError()
+    for data in check_batches(compiler.input_shape, samples):
         actual = compiler.measurer.run_model(library, data)
-        with torch.no_grad():
-            expected = model(torch.from_numpy(data)).numpy()
-        worst = max(worst, float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30)))
-    if worst > TOLERANCE:
-        raise CPruneError(
-            f"the device's outputs differ from PyTorch's by {worst:.1e} of the largest output, "
-            f"expected at most {TOLERANCE}"
-        )
-    return worst
+        error = error.joined(compare_outputs(actual, torch_outputs(model, data), TOLERANCE, "the device"))
+    return error
 
 
 def _line(model: str, latency: Latency, batch: int) -> str:
@@ -169,11 +166,11 @@ def _line(model: str, latency: Latency, batch: int) -> str:
     )
 
 
-def _facts(settings: dict[str, Any], times: dict[str, Latency], error: float) -> dict[str, Any]:
+def _facts(settings: dict[str, Any], times: dict[str, Latency], error: OutputError) -> dict[str, Any]:
     """Return what the manifest records about the models."""
     return {
         "model": settings.get("model"),
         "dataset": settings.get("dataset"),
         "latency_ms": {model: latency.median * 1e3 for model, latency in times.items()},
-        "largest_difference_from_pytorch": error,
+        "output_error": asdict(error),
     }

@@ -9,11 +9,13 @@ compiled, compared and timed side by side before the file is written.
 """
 
 import argparse
+import math
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -22,6 +24,8 @@ from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.files import replaced
 from tvm.contrib.cprune.importers.model_file import ModelFile, add_model_arguments, parse_shape
 from tvm.contrib.cprune.measuring.timing import sample_input
+from tvm.contrib.cprune.models.reference import torch_outputs
+from tvm.contrib.cprune.numerics import Array, compare_outputs
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.transform.rounding.round_channels import Rounding, round_function
 from tvm.contrib.cprune.transform.rounding.widths import MODES, RoundingOptions
@@ -69,6 +73,7 @@ def run(options: argparse.Namespace) -> None:
     with replaced(options.out) as temporary:
         file.save(rounded.parameters, temporary)
         saved, timing = ModelFile.load(temporary, shape), ""
+        check_file(saved, file, options.mode)
         if not options.no_timing:
             before, after = measure(file.relay(table.tuner), saved.relay(table.tuner), table, options)
             timing = (
@@ -77,6 +82,46 @@ def run(options: argparse.Namespace) -> None:
                 f"{before.median / after.median:.2f} times as fast; "
             )
     console.print(f"{timing}wrote {options.out}")
+
+
+def tolerance(mode: str) -> float:
+    """Return the largest relative error of the outputs. Only rounding up preserves them."""
+    return TOLERANCE if mode == "up" else math.inf
+
+
+def check_file(saved: ModelFile, original: ModelFile, mode: str) -> None:
+    """Compare the outputs of two model files, in PyTorch or, where it is installed, in ONNX Runtime.
+
+    Raises
+    ------
+    CPruneError
+        If an output is not finite, has another shape, or differs by more than the mode allows.
+    """
+    data = sample_input(original.shape)
+    actual, expected = (_outputs(file.source, data) for file in (saved, original))
+    if actual is not None and expected is not None:
+        compare_outputs(actual, expected, tolerance(mode), "the rounded file")
+
+
+def _outputs(source: Any, data: Array) -> list[Array] | None:
+    """Return a model's outputs; None for an ONNX model without ONNX Runtime.
+
+    Raises
+    ------
+    CPruneError
+        If ONNX Runtime rejects the model.
+    """
+    if isinstance(source, torch.nn.Module):
+        return torch_outputs(source, data)
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    try:
+        session = onnxruntime.InferenceSession(source.SerializeToString(), providers=["CPUExecutionProvider"])
+        return list(session.run(None, {session.get_inputs()[0].name: data}))
+    except Exception as error:  # the classes of ONNX Runtime's errors have no common base
+        raise CPruneError(f"ONNX Runtime rejects the rounded model: {str(error).splitlines()[0]}") from error
 
 
 def summary(roundings: tuple[Rounding, ...]) -> Table:
@@ -111,11 +156,7 @@ def measure(
                 "after": compiler.compile(new, table, "after")[1],
             }
             data = sample_input(old.input_shape)
-            outputs = [compiler.measurer.run_model(library, data) for library in libraries.values()]
-            error = float(np.abs(outputs[0] - outputs[1]).max() / np.abs(outputs[0]).max())
-            if options.mode == "up" and error > TOLERANCE:
-                raise CPruneError(
-                    f"the outputs of the rounded model differ by {error:.1e}: no file was written"
-                )
+            before, after = (compiler.measurer.run_model(library, data) for library in libraries.values())
+            compare_outputs(after, before, tolerance(options.mode), "the rounded model")
             times = compiler.time_libraries(libraries)
     return times["before"], times["after"]

@@ -177,9 +177,12 @@ def with_parameters(model: onnx.ModelProto, values: dict[str, Any]) -> onnx.Mode
         If the new shapes do not suit the graph.
     """
     model = copy.deepcopy(model)
+    depthwise = _depthwise_convolutions(model)
     for tensor in model.graph.initializer:
         if tensor.name in values:
             tensor.CopyFrom(numpy_helper.from_array(values[tensor.name], tensor.name))
+    for attribute, name in depthwise:
+        attribute.i = values[name].shape[0] if name in values else attribute.i
     del model.graph.value_info[:]
     try:
         onnx.checker.check_model(model)
@@ -189,3 +192,15 @@ def with_parameters(model: onnx.ModelProto, values: dict[str, Any]) -> onnx.Mode
             f"the model's graph requires the original shapes: {str(error).strip().splitlines()[-1]}"
         ) from error
     return model
+
+
+def _depthwise_convolutions(model: onnx.ModelProto) -> list[tuple[onnx.AttributeProto, str]]:
+    """Return the group attribute and the weight's name of each depthwise convolution without multiplier."""
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    return [
+        (attribute, node.input[1])
+        for node in model.graph.node
+        if node.op_type == "Conv" and node.input[1] in shapes
+        for attribute in node.attribute
+        if attribute.name == "group" and shapes[node.input[1]][:2] == [attribute.i, 1]
+    ]

@@ -14,9 +14,8 @@ from tvm.contrib.cprune.loop.proposal import Proposal
 from tvm.contrib.cprune.loop.run import AcceptedModel, Run
 from tvm.contrib.cprune.loop.state import Event, LoopState
 from tvm.contrib.cprune.models.checkpoint import save_checkpoint
-from tvm.contrib.cprune.models.groups import find_groups
 from tvm.contrib.cprune.models.importance import accumulate_gradients, score
-from tvm.contrib.cprune.models.surgery import shrink
+from tvm.contrib.cprune.models.prunable import PrunableModel
 from tvm.contrib.cprune.types import CPruneError, Decision
 
 
@@ -48,8 +47,8 @@ def attempt(
         return {**event, **facts, **outcome, "seconds": seconds, "trials": run.compiler.programs.trials()}
 
     try:
-        model = _shrink(run, current.candidate.model, proposal, number)
-        candidate = run.compiler.move(current.candidate, model)
+        prunable = _shrink(run, current.prunable, proposal, number)
+        candidate = run.compiler.move(current.candidate, prunable.model)
     except CPruneError as error:
         return None, close("impossible", Decision(False, str(error)))
 
@@ -69,18 +68,17 @@ def attempt(
 
     facts["speedup"] = measured_speedup(run.compiler, baseline, candidate)
     facts["checkpoint"] = save_checkpoint(run.folder, f"iteration-{number:03}", candidate.model)
-    groups = find_groups(candidate.model, run.input_shape, run.config.include, run.config.exclude)
-    return AcceptedModel(candidate, groups), close(
+    return AcceptedModel(candidate, prunable), close(
         "accepted", Decision(True, f"{fast.reason}, {good.reason}"), **facts
     )
 
 
-def _shrink(run: Run, model: torch.nn.Module, proposal: Proposal, number: int) -> torch.nn.Module:
-    """Return a smaller copy of ``model``, without the least important channels."""
+def _shrink(run: Run, current: PrunableModel, proposal: Proposal, number: int) -> PrunableModel:
+    """Return a smaller copy of a model, without the least important channels."""
     importance, training = run.config.importance, run.training
     if importance == "taylor":
         if training.batches is None or training.criterion is None:
             raise CPruneError("importance 'taylor' needs training batches and a criterion")
-        accumulate_gradients(model, training.batches(), training.criterion)
+        accumulate_gradients(current.model, training.batches(), training.criterion)
     seed = run.config.seed + number
-    return shrink(model, run.input_shape, proposal.steps, lambda group: score(group, importance, seed))
+    return current.shrink(proposal.steps, lambda group: score(group, importance, seed))

@@ -4,14 +4,13 @@
 import time
 
 from tvm.contrib.cprune.building.build import algorithms_of
-from tvm.contrib.cprune.compiler import Candidate
 from tvm.contrib.cprune.loop.run import AcceptedModel, Run
 from tvm.contrib.cprune.loop.state import LoopState
 from tvm.contrib.cprune.models.checkpoint import load_checkpoint
-from tvm.contrib.cprune.models.groups import Groups, find_groups
+from tvm.contrib.cprune.models.prunable import PrunableModel
 
 
-def tune_baseline(run: Run, accuracy: float, groups: Groups) -> AcceptedModel:
+def tune_baseline(run: Run, accuracy: float, prunable: PrunableModel) -> AcceptedModel:
     """Tune the unpruned model and time it (lines 1 to 3).
 
     A resumed run reuses the recorded programs and latency.
@@ -28,14 +27,14 @@ def tune_baseline(run: Run, accuracy: float, groups: Groups) -> AcceptedModel:
                 "latency_s": latency.samples,
                 "predicted_s": baseline.table.predicted,
                 "algorithms": algorithms_of(baseline.table),
-                "unprunable": groups.unprunable,
+                "unprunable": prunable.groups(run.config.include, run.config.exclude).unprunable,
                 "trials": run.compiler.programs.trials(),
                 "seconds": round(time.monotonic() - started, 2),
             }
         )
     else:
         run.report(event)
-    return AcceptedModel(baseline, groups)
+    return AcceptedModel(baseline, prunable)
 
 
 def restore(run: Run, state: LoopState, baseline: AcceptedModel) -> AcceptedModel:
@@ -43,7 +42,5 @@ def restore(run: Run, state: LoopState, baseline: AcceptedModel) -> AcceptedMode
     if not state.checkpoint:
         return baseline
     model = load_checkpoint(run.folder, state.checkpoint, run.model)
-    candidate: Candidate = run.compiler.move(baseline.candidate, model)
-    return AcceptedModel(
-        candidate, find_groups(model, run.input_shape, run.config.include, run.config.exclude)
-    )
+    candidate = run.compiler.move(baseline.candidate, model)
+    return AcceptedModel(candidate, PrunableModel.trace(model, run.input_shape))

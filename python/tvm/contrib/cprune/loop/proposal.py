@@ -31,10 +31,11 @@ def propose(
         Output channels of each layer in the unpruned model.
     """
     table = current.candidate.table
+    groups = current.prunable.groups(config.include, config.exclude)
     for row in table.by_impact():
         steps: dict[str, ChannelStep] = {}
         for layer in row.task.layers:
-            group = current.groups.of_layer(layer)
+            group = groups.of_layer(layer)
             if group is None or group.root in state.dropped:
                 continue
             original, start = original_widths[group.root], state.reached.get(group.root)

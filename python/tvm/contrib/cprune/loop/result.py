@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The end of a run: final training and tuning, the comparison of both models, ``result.json``."""
 
-import copy
 import json
 import time
 from collections import defaultdict
@@ -19,7 +18,7 @@ from tvm.contrib.cprune.loop.report import write_html
 from tvm.contrib.cprune.loop.run import Run
 from tvm.contrib.cprune.loop.state import Event
 from tvm.contrib.cprune.models.checkpoint import load_checkpoint, save_checkpoint
-from tvm.contrib.cprune.models.surgery import macs_and_params, widths
+from tvm.contrib.cprune.models.surgery import copy_model, macs_and_params, widths
 from tvm.contrib.cprune.types import Latency
 
 # Rounds of timing both models in turn.
@@ -103,7 +102,7 @@ def _train(run: Run, last: Candidate) -> Event:
     """Train the last accepted model for a long time; keep the better one on the validation split."""
     started, training = time.monotonic(), run.training
     before = evaluate(training, last.model)
-    model = copy.deepcopy(last.model)
+    model = copy_model(last.model)
     if training.long_term is not None:
         torch.manual_seed(run.config.seed)
         training.long_term(model)

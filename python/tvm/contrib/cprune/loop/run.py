@@ -13,7 +13,7 @@ from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.loop.journal import Journal
 from tvm.contrib.cprune.loop.state import Event
 from tvm.contrib.cprune.loop.training import Training
-from tvm.contrib.cprune.models.groups import Groups
+from tvm.contrib.cprune.models.prunable import PrunableModel
 
 Report = Callable[[Event], None]
 
@@ -52,7 +52,7 @@ class Run:
 
 @dataclass(frozen=True)
 class AcceptedModel:
-    """The last accepted candidate, with the channel groups of its model."""
+    """The last accepted candidate, and its model with the channel groups."""
 
     candidate: Candidate
-    groups: Groups
+    prunable: PrunableModel

@@ -60,14 +60,16 @@ def time_alternately(
         model.run()
     timers = [model.module.time_evaluator("run", device, number=1, repeat=1) for model in models]
     costs: list[list[float]] = [[] for _ in models]
-    for _ in range(repeats):
-        for timer, model_costs in zip(timers, costs, strict=True):
+    pairs = list(zip(timers, costs, strict=True))
+    for number in range(repeats):
+        # Every other time in reverse order: a steady drift then cancels between two runs of each model.
+        for timer, model_costs in pairs if number % 2 == 0 else reversed(pairs):
             model_costs.append(float(timer().results[0]))
     return [tuple(model_costs) for model_costs in costs]
 
 
-def first_output(model: Any, device: Any, input_name: str, data: np.ndarray) -> np.ndarray:
-    """Run a graph executor once and return its first output."""
+def all_outputs(model: Any, device: Any, input_name: str, data: np.ndarray) -> list[np.ndarray]:
+    """Run a graph executor once and return its outputs."""
     model.set_input(input_name, tvm.nd.array(data, device))
     model.run()
-    return model.get_output(0).numpy()
+    return [model.get_output(number).numpy() for number in range(model.get_num_outputs())]

@@ -97,7 +97,7 @@ class LocalMeasurer(Measurer):
     def time_models(self, libraries: Sequence[Path], data: np.ndarray, repeats: int) -> list[Costs]:
         return self.call(local_worker.time_models, [str(path) for path in libraries], INPUT, data, repeats)
 
-    def run_model(self, library: Path, data: np.ndarray) -> np.ndarray:
+    def run_model(self, library: Path, data: np.ndarray) -> list[np.ndarray]:
         return self.call(local_worker.run_model, str(library), INPUT, data)
 
     def call(self, function: Callable[..., Any], *args: Any, timeout: float = MODEL_TIMEOUT) -> Any:

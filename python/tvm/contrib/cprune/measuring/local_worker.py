@@ -129,9 +129,9 @@ def time_models(libraries: list[str], input_name: str, data: np.ndarray, repeats
         return evaluator.time_alternately(models, tvm.cpu(), input_name, data, repeats)
 
 
-def run_model(library: str, input_name: str, data: np.ndarray) -> np.ndarray:
-    """Return a compiled model's first output."""
-    return evaluator.first_output(_load_model(library), tvm.cpu(), input_name, data)
+def run_model(library: str, input_name: str, data: np.ndarray) -> list[np.ndarray]:
+    """Return a compiled model's outputs."""
+    return evaluator.all_outputs(_load_model(library), tvm.cpu(), input_name, data)
 
 
 def _load_model(path: str) -> Any:

@@ -57,8 +57,8 @@ class Measurer(ABC):
         """
 
     @abstractmethod
-    def run_model(self, library: Path, data: np.ndarray) -> np.ndarray:
-        """Return a compiled model's first output."""
+    def run_model(self, library: Path, data: np.ndarray) -> list[np.ndarray]:
+        """Return a compiled model's outputs."""
 
     def measure(self, inputs: Sequence[Any]) -> list[auto_scheduler.MeasureResult]:
         """Build and time programs.

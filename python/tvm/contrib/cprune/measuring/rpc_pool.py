@@ -116,7 +116,7 @@ class RpcMeasurer(Measurer):
         paths = [str(path) for path in libraries]
         return self._dispatcher.call(rpc_worker.time_models, paths, self._settings, INPUT, data, repeats)
 
-    def run_model(self, library: Path, data: np.ndarray) -> np.ndarray:
+    def run_model(self, library: Path, data: np.ndarray) -> list[np.ndarray]:
         return self._dispatcher.call(rpc_worker.run_model, str(library), self._settings, INPUT, data)
 
 

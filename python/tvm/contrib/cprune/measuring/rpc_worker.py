@@ -145,11 +145,11 @@ def time_models(
 
 def run_model(
     library: str, settings: RunSettings, input_name: str, data: np.ndarray
-) -> np.ndarray | DeviceLost:
-    """Return a compiled model's first output on the device."""
+) -> list[np.ndarray] | DeviceLost:
+    """Return a compiled model's outputs on the device."""
     try:
         model = _load_model(library, settings)
-        return evaluator.first_output(model, _device(settings), input_name, data)
+        return evaluator.all_outputs(model, _device(settings), input_name, data)
     except tvm.error.TVMError as error:
         return DeviceLost(error_summary(error))
 
