@@ -34,7 +34,8 @@ def l1_masks(model: torch.nn.Module, sparsity: float) -> dict[str, dict[str, tor
 
 def measure(models: dict[str, torch.nn.Module], batch: int) -> dict[str, list[float]]:
     """Return the seconds of ``RUNS`` runs of each model. The models take turns; two runs warm up."""
-    inputs, seconds = torch.randn(batch, *SHAPE[1:]), {name: [] for name in models}
+    inputs = torch.randn(batch, *SHAPE[1:])
+    seconds: dict[str, list[float]] = {name: [] for name in models}
     with torch.no_grad():
         for _ in range(RUNS + 2):
             for name, model in models.items():
