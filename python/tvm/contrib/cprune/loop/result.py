@@ -122,6 +122,8 @@ def _tune(run: Run, name: str, candidate: Candidate) -> Candidate:
     if begun is None:
         begun = run.journal.append({"event": "final_tuning", "model": name, "search_trials": search})
     left = budget - (search - begun["search_trials"])
+    if name == "baseline" and not budget:
+        return candidate
     return run.compiler.search_more(candidate, left) if left > 0 else run.compiler.rebuild(candidate, name)
 
 
