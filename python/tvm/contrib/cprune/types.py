@@ -1,32 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The values that pass between CPrune's parts: frozen, and free of torch and tvm (``RelayModel`` only carries
-them)."""
+"""Frozen values passed between the stages of CPrune. This module imports neither torch nor tvm."""
 
+import math
+import statistics
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
 class CPruneError(Exception):
-    """Something that the user can mend; the message says what came, what was expected and what to do."""
+    """An error that the user can fix. The message names the value, what was expected and the remedy."""
 
 
-# "direct" or "winograd" for auto_scheduler, a template's name for AutoTVM.
+class TransplantError(CPruneError):
+    """A program cannot be transplanted to a task; the message gives the reason."""
+
+
+# "direct" or "winograd" for auto_scheduler, the name of a template for AutoTVM.
 Algorithm = str
 TunerName = Literal["ansor", "autotvm"]
-# Of a layer, whose channels are meant.
+# A layer's output channels or its input channels.
 Side = Literal["out", "in"]
-# Operation, name and extent of one axis of a compute DAG.
+# Operation, name and extent of one axis of a compute DAG, or template, knob and extent for AutoTVM.
 Axis = tuple[str, str, int]
-
-
-# What a compiled model calls its input.
+# Name of the input of every compiled model.
 INPUT = "data"
 
 
 @dataclass(frozen=True)
 class RelayModel:
-    """A model as Relay sees it: its layers are named in the spans of their calls, its parameters are
-    constants."""
+    """A model imported into Relay.
+
+    Attributes
+    ----------
+    mod : tvm.IRModule
+        The module. The spans of its calls name the model's layers; its parameters are constants.
+    input_shape : tuple of int
+        Shape of the input, including the batch.
+    layers : tuple of str
+        Names of the layers with an anchor operator.
+    """
 
     mod: Any
     input_shape: tuple[int, ...]
@@ -35,19 +47,18 @@ class RelayModel:
 
 @dataclass(frozen=True)
 class Latency:
-    """Repeated measurements of one program or model, in seconds."""
+    """Latency of a program or a model: ``samples`` holds the seconds of each timed run."""
 
     samples: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        ordered = sorted(self.samples)
-        middle = len(ordered) // 2
-        return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+        """Median in seconds."""
+        return statistics.median(self.samples)
 
     @property
     def spread(self) -> float:
-        """Half of the distance between the quartiles."""
+        """Half the interquartile range in seconds."""
         ordered = sorted(self.samples)
         last = len(ordered) - 1
         return (ordered[round(0.75 * last)] - ordered[round(0.25 * last)]) / 2
@@ -55,11 +66,18 @@ class Latency:
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a program: ``lengths`` are its inner lengths, outermost first, as the record's ``SP`` step
-    has them.
+    """A loop split of a program.
 
-    ``axes`` are the original axes of the compute DAG the split loop consists of (more than one where loops
-    were fused).
+    Attributes
+    ----------
+    step, stage
+        Index of the record's transform step and name of its stage; number and name of AutoTVM's knob.
+    axes : tuple of int
+        Numbers of the axes that the split loop runs over; more than one if loops were fused.
+    extent : int
+        Extent of the loop before the split.
+    lengths : tuple of int
+        Tile factors except the outermost, which follows from the extent; outermost first.
     """
 
     step: int
@@ -70,17 +88,21 @@ class Split:
 
     @property
     def product(self) -> int:
-        """The inner loops' total length: what an extent must be a multiple of to keep them."""
-        total = 1
-        for length in self.lengths:
-            total *= length
-        return total
+        """Product of the inner lengths. An extent keeps the inner loops if it is a multiple of this."""
+        return math.prod(self.lengths)
 
 
 @dataclass(frozen=True)
 class Program:
-    """The fastest measured schedule of a task: its record (a line of an auto_scheduler log), structure and
-    latency."""
+    """A measured schedule of a task, usually the fastest.
+
+    Attributes
+    ----------
+    record, latency
+        A line of an auto_scheduler or AutoTVM log, and the latency measured for it.
+    out_splits, in_splits : tuple of Split
+        Splits along the anchor's output and input channels.
+    """
 
     record: str
     latency: Latency
@@ -90,8 +112,17 @@ class Program:
 
 @dataclass(frozen=True)
 class Subgraph:
-    """One fused primitive function at one call site. ``layers`` are those of its anchors; a pooling has
-    none."""
+    """A fused primitive function at one call site.
+
+    Attributes
+    ----------
+    name, op : str
+        A name that is unique within the task, and the Relay operators joined by ``+``.
+    layers : tuple of str
+        Layers of the anchors; empty for a subgraph without an anchor, such as a pooling.
+    algorithm : str, optional
+        Algorithm of the anchor.
+    """
 
     name: str
     op: str
@@ -101,12 +132,22 @@ class Subgraph:
 
 @dataclass(frozen=True)
 class Task:
-    """A tuning task of auto_scheduler or AutoTVM: one workload key on one target, and the subgraphs that
-    share it.
+    """A tuning task: one workload key on one target, and the subgraphs that share it.
 
-    ``axes`` are those of its compute DAG (see ``axes.py``); ``out_axes`` and ``in_axes`` are the numbers of
-    those that run over the anchor's output and input channels; ``groups`` is the anchor's. Only measuring
-    needs ``tvm_task``, which TVM has for the tasks of a module that was lowered in this process.
+    Attributes
+    ----------
+    workload_key : str
+        TVM's key for the workload.
+    flops : float
+        Floating-point operations of one run.
+    out_axes, in_axes : tuple of int
+        Numbers of the axes that run over the anchor's output and input channels.
+    groups : int
+        Groups of the anchor, if it is a convolution.
+    axes : tuple of Axis
+        Axes of the compute DAG in the order of ``tuning.ansor.axes``, or the template's knobs for AutoTVM.
+    tvm_task : tvm.auto_scheduler.SearchTask or tvm.autotvm.task.Task, optional
+        Required for measuring. None if the task was read from a file.
     """
 
     workload_key: str
@@ -121,21 +162,33 @@ class Task:
 
     @property
     def weight(self) -> int:
+        """Number of times one inference runs the task."""
         return len(self.subgraphs)
 
     @property
     def layers(self) -> tuple[str, ...]:
+        """Layers of all subgraphs, in order."""
         return tuple(layer for subgraph in self.subgraphs for layer in subgraph.layers)
 
     @property
     def title(self) -> str:
-        """What to call the task in tables: its layers, or its operator where it has none."""
+        """Display name: the layers, or the operators if there are none."""
         return ", ".join(dict.fromkeys(self.layers)) or self.subgraphs[0].op
 
 
 @dataclass(frozen=True)
 class GroupMember:
-    """A layer's share in a channel group: ``scale`` of its channels go with each channel of the group."""
+    """The channels that one layer contributes to a channel group.
+
+    Attributes
+    ----------
+    layer, side : str
+        The layer, and which of its channels belong to the group.
+    width, scale : int
+        Number of those channels, and how many of them the layer loses per channel of the group.
+    groups : int
+        Groups of the layer, if it is a grouped convolution.
+    """
 
     layer: str
     side: Side
@@ -146,8 +199,17 @@ class GroupMember:
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that must be removed together; ``root`` is the layer that names it, ``round_to`` what a width
-    divides by."""
+    """Channels that must be removed together.
+
+    Attributes
+    ----------
+    root : str
+        The layer that names the group.
+    width, round_to : int
+        Number of channels, and the number that it must be a multiple of.
+    members : tuple of GroupMember
+        Layers that produce or consume the channels.
+    """
 
     root: str
     width: int
@@ -157,7 +219,15 @@ class ChannelGroup:
 
 @dataclass(frozen=True)
 class ChannelStep:
-    """The pruning of one channel group from ``width`` to ``next_width``."""
+    """One pruning step of a channel group.
+
+    Attributes
+    ----------
+    group : ChannelGroup
+        The group before the step.
+    next_width, reason
+        Number of channels after the step, and an explanation of it for reports.
+    """
 
     group: ChannelGroup
     next_width: int
@@ -165,12 +235,13 @@ class ChannelStep:
 
     @property
     def width(self) -> int:
+        """Number of channels before the step."""
         return self.group.width
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What became of a candidate, and why."""
+    """Whether a candidate was accepted, and the reason shown in reports."""
 
     accepted: bool
     reason: str
