@@ -1,16 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tuned programs require of a number of channels.
+"""Constraints that tuned programs impose on the number of channels.
 
-A program keeps its inner loops at a width that the product of a split's inner lengths divides; only the
-outermost loop gets shorter.
+A program keeps its inner loops at every width that is a multiple of the product of the split's inner lengths.
+Only the outermost loop becomes shorter.
 """
+
+from typing import NamedTuple
 
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.targets.target import vector_lanes
 from tvm.contrib.cprune.types import ChannelGroup, Side, Split
 
-# Present extent of an axis, extent per channel of the group, product that must divide the new extent.
-Constraint = tuple[int, int, int]
+
+class Constraint(NamedTuple):
+    """A constraint on the width of a channel group, in the form that ``_plugin.fitting_width`` takes.
+
+    With ``k`` channels added to the group, ``extent + k * scale`` must be a positive multiple of ``divisor``.
+
+    Attributes
+    ----------
+    extent : int
+        The layer's number of channels at the group's current width.
+    scale : int
+        Channels that the layer gains per channel of the group.
+    divisor : int
+        Product of a split's inner lengths, times the number of groups of a grouped convolution.
+    """
+
+    extent: int
+    scale: int
+    divisor: int
 
 
 def layer_splits(layer: str, side: Side, table: TaskTable) -> list[Split]:
@@ -19,37 +38,49 @@ def layer_splits(layer: str, side: Side, table: TaskTable) -> list[Split]:
     return [split for p in programs for split in (p.out_splits if side == "out" else p.in_splits)]
 
 
-def products_of(layer: str, side: Side, groups: int, table: TaskTable, relax: bool) -> set[int]:
-    """Return what a layer's channels must be multiples of to fit its programs, 1 left out.
+def required_multiples(layer: str, side: Side, groups: int, table: TaskTable, relax: bool) -> set[int]:
+    """Return the numbers that a layer's channel count must be a multiple of to fit its programs.
 
-    A grouped convolution's reduction axis runs over one of its groups, and its inner loops must not reach
-    over the border of two.
+    The inner loops of a grouped convolution must not cross the boundary between two groups, so the channels
+    of one group must be a multiple of the product, and all channels of ``groups`` times that. 1 is omitted.
+
+    Parameters
+    ----------
+    layer, side
+        The layer, and whether its output or input channels are counted.
+    groups
+        Groups of the layer, if it is a grouped convolution.
+    relax
+        Allow one inner length of each split to shrink; see ``relaxed_multiple``.
     """
     splits = layer_splits(layer, side, table)
     lanes = vector_lanes(table.target) if relax else 1
-    return {(relaxed_product(s, lanes) if relax else s.product) * groups for s in splits} - {1}
+    return {(relaxed_multiple(s, lanes) if relax else s.product) * groups for s in splits} - {1}
 
 
-def relaxed_product(split: Split, lanes: int) -> int:
-    """Return the split's product with one length free to shrink: the largest but for the innermost, or that
-    one where it is the only loop, down to a vector."""
+def relaxed_multiple(split: Split, lanes: int) -> int:
+    """Return the required multiple if one inner length of the split may shrink.
+
+    The largest length except the innermost may shrink to 1. If all of those are 1, the innermost may be
+    halved down to ``lanes``, the number of float32 values in a vector register.
+    """
     largest = max(split.lengths[:-1], default=1)
     if largest > 1:
         return split.product // largest
-    inner = split.product
-    while inner > lanes and inner % 2 == 0:
-        inner //= 2
-    return inner
+    innermost = split.product
+    while innermost > lanes and innermost % 2 == 0:
+        innermost //= 2
+    return innermost
 
 
-def constraints(group: ChannelGroup, table: TaskTable, relax: bool = False) -> tuple[Constraint, ...]:
-    """Return what a width must fulfil to fit every program that sees the group's channels.
+def width_constraints(group: ChannelGroup, table: TaskTable, relax: bool = False) -> tuple[Constraint, ...]:
+    """Return the constraints under which a width fits every program that uses the group's channels.
 
-    Producers see them along their output axes, consumers along their reduction axes.
+    Producers are constrained along their output axes, consumers along their reduction axes.
     """
     found = {
-        (member.width, member.scale, product)
+        Constraint(member.width, member.scale, multiple)
         for member in group.members
-        for product in products_of(member.layer, member.side, member.groups, table, relax)
+        for multiple in required_multiples(member.layer, member.side, member.groups, table, relax)
     }
     return tuple(sorted(found))

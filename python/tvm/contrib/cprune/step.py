@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far one step prunes a channel group: to the next width that keeps the structure of the programs it
-touches.
+"""Step rules: how many channels of a group one pruning step removes.
 
-A program keeps its inner loops at a width that the product of a split's inner lengths divides; only the
-outermost loop gets shorter.
+The paper (section 3.3) derives the number of filters to prune from the loop structure of the fastest program,
+so that the pruned layer keeps that structure. Two rules implement this idea:
+
+``paper``
+    The paper's rule. It considers only the programs of the layers being pruned, and removes a number of
+    channels computed from their tile factors. The remaining width may not fit the programs of the layers
+    that consume the channels.
+``joint``
+    The default. It chooses a width instead of a number to remove: the largest that fits the programs of all
+    producers and consumers of the group.
 """
 
 import math
@@ -11,58 +18,91 @@ from collections.abc import Iterable
 
 from tvm.contrib.cprune._plugin import fitting_width
 from tvm.contrib.cprune.config import PruneConfig
-from tvm.contrib.cprune.constraints import Constraint, constraints, layer_splits
+from tvm.contrib.cprune.constraints import Constraint, layer_splits, width_constraints
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.types import ChannelGroup, ChannelStep
 
 
-def floor_width(group: ChannelGroup, original_width: int, config: PruneConfig) -> int:
-    """Return the smallest width that a group that had ``original_width`` channels may be pruned to."""
-    makers = [member.layer for member in group.members if member.side == "out"]
-    sparsity = min((config.sparsity_of(layer) for layer in makers), default=config.max_sparsity)
+def minimum_width(group: ChannelGroup, original_width: int, config: PruneConfig) -> int:
+    """Return the smallest width that a group may be pruned to.
+
+    Parameters
+    ----------
+    original_width
+        Number of channels before the first step. ``max_sparsity`` is a fraction of this.
+    """
+    producers = [member.layer for member in group.members if member.side == "out"]
+    sparsity = min((config.sparsity_of(layer) for layer in producers), default=config.max_sparsity)
+    # Without the tolerance, 10 * (1 - 0.7) would round up to 4.
     kept = math.ceil(original_width * (1 - sparsity) - 1e-9)
     return math.ceil(max(kept, config.min_width) / group.round_to) * group.round_to
 
 
 def joint_step(group: ChannelGroup, table: TaskTable, start: int | None = None) -> ChannelStep | None:
-    """Return the step to the widest width below ``start`` that fits producers and consumers alike, or None.
+    """Step to the largest width below ``start`` that fits the programs of all producers and consumers.
 
-    Where that would take more than half of the layer, one inner length of each split may shrink: the
-    transplant then measures variants.
+    The paper only considers the layers being pruned (see ``paper_step``). If the largest fitting width would
+    remove more than half of the channels, one inner length of each split may shrink, and the transplant
+    measures variants.
+
+    Parameters
+    ----------
+    start
+        Width to step down from; the group's current width by default.
+
+    Returns
+    -------
+    The step, or None if no width fits.
     """
     width = start or group.width
-    exact = _next(group, width, constraints(group, table))
+    exact = _next_fitting_width(group, width, width_constraints(group, table))
     if exact >= width / 2:
         return ChannelStep(group, exact, "fits every program")
-    relaxed = _next(group, width, constraints(group, table, relax=True))
+    relaxed = _next_fitting_width(group, width, width_constraints(group, table, relax=True))
     best = max(exact, relaxed)
     if not best:
         return None
-    return ChannelStep(
-        group, best, "fits every program" if best == exact else "fits with one inner length changed"
-    )
+    reason = "fits every program" if best == exact else "fits with one inner length changed"
+    return ChannelStep(group, best, reason)
 
 
 def paper_step(
     group: ChannelGroup, table: TaskTable, layers: Iterable[str], start: int | None = None
 ) -> ChannelStep | None:
-    """Return the step of the paper's rule (section 3.3): for each stage over the output channels of
-    ``layers``, drop the largest split factor and multiply the others; the largest product is the number of
-    channels to prune."""
+    """Step down by the paper's rule (section 3.3).
+
+    For each stage over the output channels of ``layers``, multiply all tile factors except the largest. The
+    step is the largest product. Unlike the paper's, it is rounded up to a multiple of ``group.round_to``,
+    because other layers may share the channels.
+
+    Parameters
+    ----------
+    layers
+        Layers of the task being pruned.
+    start
+        Width to step down from; the group's current width by default.
+
+    Returns
+    -------
+    The step, or None if it would remove every channel.
+    """
     width = start or group.width
-    members = [m for m in group.members if m.side == "out" and m.layer in set(layers)]
-    sizes = [1]
-    for split in (s for member in members for s in layer_splits(member.layer, member.side, table)):
-        factors = sorted([max(1, split.extent // split.product), *split.lengths])
-        sizes.append(math.prod(factors[:-1]))
-    step = math.ceil(max(sizes) / group.round_to) * group.round_to
+    pruned = set(layers)
+    producers = [member for member in group.members if member.side == "out" and member.layer in pruned]
+    products = [1]
+    for split in (s for member in producers for s in layer_splits(member.layer, "out", table)):
+        outermost = max(1, split.extent // split.product)
+        factors = sorted([outermost, *split.lengths])
+        products.append(math.prod(factors[:-1]))
+    step = math.ceil(max(products) / group.round_to) * group.round_to
     return ChannelStep(group, width - step, f"the paper's step of {step}") if step < width else None
 
 
-def _next(group: ChannelGroup, width: int, every: tuple[Constraint, ...]) -> int:
-    gone = group.width - width
-    shifted = [(extent - gone * scale, scale, product) for extent, scale, product in every]
-    return fitting_width(width, width - 1, 1, group.round_to, shifted)
+def _next_fitting_width(group: ChannelGroup, width: int, constraints: tuple[Constraint, ...]) -> int:
+    """Return the largest width below ``width`` that meets the constraints, or 0."""
+    removed = group.width - width
+    at_width = [Constraint(c.extent - removed * c.scale, c.scale, c.divisor) for c in constraints]
+    return fitting_width(width, width - 1, 1, group.round_to, at_width)
 
 
 def plan_step(
@@ -73,17 +113,25 @@ def plan_step(
     config: PruneConfig,
     start: int | None = None,
 ) -> ChannelStep | None:
-    """Return the next step of a group by the configured rule, or None where no further step is allowed.
+    """Return the next step of a group by the configured rule.
 
     Parameters
     ----------
+    layers
+        Layers of the task being pruned; only the paper's rule uses them.
+    original_width
+        Number of channels before the first step, for the limit on sparsity.
     start
-        A width to step down from that the group was tried at already; by default its present one.
+        Width to step down from, if it was already tried; the group's current width by default.
+
+    Returns
+    -------
+    The step, or None if no further step is possible or it would exceed the limit on sparsity.
     """
     if config.step_rule == "paper":
         step = paper_step(group, table, layers, start)
     else:
         step = joint_step(group, table, start)
-    if step is None or step.next_width < floor_width(group, original_width, config):
+    if step is None or step.next_width < minimum_width(group, original_width, config):
         return None
     return step

@@ -15,7 +15,7 @@ import torch
 import torch_pruning as tp
 
 from tvm.contrib.cprune._plugin import fitting_width
-from tvm.contrib.cprune.constraints import constraints
+from tvm.contrib.cprune.constraints import width_constraints
 from tvm.contrib.cprune.files import replaced
 from tvm.contrib.cprune.models.groups import (
     PRUNABLE_LAYERS,
@@ -172,7 +172,7 @@ def _round_to_fitting_width(
 ) -> list[int]:
     """Return the least important channels of ``drop``, as many as a fitting width allows."""
     kept = max(group.width - len(drop), 1)
-    rules = constraints(group, table)
+    rules = width_constraints(group, table)
     width = fitting_width(group.width, kept, group.width, group.round_to, rules) or group.width
     scores = score(full_group, "l1", 0)
     return sorted(sorted(drop, key=lambda channel: float(scores[channel]))[: group.width - width])

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from tvm.contrib.cprune._plugin import fitting_width
-from tvm.contrib.cprune.constraints import Constraint, products_of
+from tvm.contrib.cprune.constraints import Constraint, required_multiples
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.transform.rounding.channel_layout import Reader
 from tvm.contrib.cprune.transform.rounding.channels import Channels
@@ -137,7 +137,7 @@ class WidthChooser:
             other = self._root_of(segment.variable)
             extent += segment.scale * (segment.channels if other is None else self._widths[other])
             scale += segment.scale if other == root else 0
-        products = products_of(reader.layer, reader.side, reader.groups, self._table, relax)
+        multiples = required_multiples(reader.layer, reader.side, reader.groups, self._table, relax)
         return [(extent, scale, product) for product in sorted(products)]
 
     def _root_of(self, variable: int | None) -> int | None:
