@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a transplanted program costs: latency at other widths over the share of the work, by kind of anchor.
+"""Latency of transplanted programs, relative to a latency proportional to the width, for each kind of anchor.
 
     python benchmarks/transplant.py
 
-A width fits where the fastest program keeps all its inner loops. Beside these stand widths that another one
-of the programs that the search measured fits ("another fits"), and widths off every program's grid, where
-tile factors had to change. What counts at a width is the best of its transplants, as in CPrune's loop. The
-medians are those of the first row, or of the second where the fastest program fits none of the widths.
+Widths are listed in three rows: those that fit the fastest program; those that fit another program of the
+search ("another fits"); and those that fit none, so that tile factors must change ("off the grid"). As in the
+pruning loop, the fastest transplant counts at each width. The medians are taken over the first row, or over
+the second if the first is empty.
 """
 
 import argparse
@@ -25,16 +25,16 @@ from tvm.contrib.cprune.targets.target import host_target, pinned_target
 from tvm.contrib.cprune.tasks import extract_from_program
 from tvm.contrib.cprune.tuning.ansor.search import search
 from tvm.contrib.cprune.tuning.ansor.steps import channel_splits
-from tvm.contrib.cprune.tuning.ansor.transplant import fits, transplant
+from tvm.contrib.cprune.tuning.ansor.transplant import keeps_inner_loops, transplant
 from tvm.contrib.cprune.types import Task
 
 TRIALS, ROUNDS, WIDTH = 32, 3, 256
-# Widths that usual tile factors divide, and some that they do not.
+# Multiples of common tile factors, and widths that are not.
 WIDTHS, ODD_WIDTHS = (64, 96, 128, 160, 192, 224), (228, 252)
 
 
 class Net(nn.Module):
-    """One convolution and a rectifier, or one linear layer."""
+    """A convolution or a linear layer, followed by a ReLU."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 
     return Net(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups))
 
 
-# Kind -> (network at a width, input shape at a width, algorithm, whether the width is the reduction's).
+# Anchor kind -> (network at a width, input shape at a width, algorithm, whether the input width varies).
 KINDS: dict[str, tuple[Callable[[int], nn.Module], Callable[[int], tuple[int, ...]], str, bool]] = {
     "direct 3x3": (lambda w: conv(128, w, 3), lambda w: (1, 128, 14, 14), "direct", False),
     "direct 3x3, reduction": (lambda w: conv(w, 128, 3), lambda w: (1, w, 14, 14), "direct", True),
@@ -63,44 +63,50 @@ KINDS: dict[str, tuple[Callable[[int], nn.Module], Callable[[int], tuple[int, ..
 
 
 def task_of(kind: str, width: int, target: object) -> Task:
+    """Return the task of a kind's layer at a width."""
     make, shape, algorithm, _ = KINDS[kind]
     relay_model = from_torch(make(width), shape(width))
     tasks = extract_from_program(relay_model.mod, None, target, {"layer": algorithm})
     return next(task for task in tasks if task.layers)
 
 
-def measure(kind: str, config: TuneConfig, pool: LocalMeasurer) -> list[float]:
-    """Print one kind's table, and return latency over proportional latency at every fitting width."""
+def measure(kind: str, config: TuneConfig, measurer: LocalMeasurer) -> list[float]:
+    """Print the latencies of one kind.
+
+    Returns
+    -------
+    Latency over proportional latency at each fitting width.
+    """
     target = pinned_target(host_target())
     base = task_of(kind, WIDTH, target)
     log = RecordLog(CACHE / "transplant" / f"{kind.replace(' ', '-').replace(',', '')}.json")
-    search([base], config, pool, log)
+    search([base], config, measurer, log)
     side = 1 if KINDS[kind][3] else 0
 
     best = log.best(base.workload_key)
     assert best is not None
     ranked = sorted(
-        (each for each in log.of(base.workload_key) if each.latency), key=lambda m: m.latency.median
+        (record for record in log.of(base.workload_key) if record.latency), key=lambda r: r.latency.median
     )
     inputs = {WIDTH: [to_input(best.line, base.tvm_task)]}
     rows: dict[str, list[int]] = {"fits": [], "another fits": [], "off the grid": []}
     for width in (*WIDTHS, *ODD_WIDTHS):
         task = task_of(kind, width, target)
-        others = [each.line for each in ranked[1:] if fits(each.line, base, task)][:ALTERNATIVES]
+        others = [r.line for r in ranked[1:] if keeps_inner_loops(r.line, base, task)][:ALTERNATIVES]
         inputs[width] = transplant(best.line, base, task, 3)
-        if fits(best.line, base, task):
+        if keeps_inner_loops(best.line, base, task):
             rows["fits"].append(width)
             continue
-        inputs[width] += [each for line in others for each in transplant(line, base, task, 1)]
+        inputs[width] += [variant for line in others for variant in transplant(line, base, task, 1)]
         rows["another fits" if others else "off the grid"].append(width)
     tiles = ", ".join(f"{s.stage} {list(s.lengths)}" for s in channel_splits(base, best.line)[side])
-    samples: dict[int, list[list[float]]] = {width: [[] for _ in each] for width, each in inputs.items()}
+    samples: dict[int, list[list[float]]] = {w: [[] for _ in variants] for w, variants in inputs.items()}
     for _ in range(ROUNDS):
-        for width, each in inputs.items():
-            for index, result in enumerate(pool.measure(each)):
+        for width, variants in inputs.items():
+            for index, result in enumerate(measurer.measure(variants)):
                 if not result.error_no:
                     samples[width][index] += [float(cost) for cost in result.costs]
-    latency = {width: min(median(each) for each in found if each) for width, found in samples.items()}
+    latency = {w: min(median(costs) for costs in variants if costs) for w, variants in samples.items()}
     base_latency = latency[WIDTH]
     print(f"{kind}: {base_latency * 1e6:.1f} us at {WIDTH}; {tiles or 'no split'}")
     ratios = {width: latency[width] / (base_latency * width / WIDTH) for width in latency}
@@ -114,23 +120,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kind", choices=KINDS, help="one kind alone")
+    parser.add_argument("--kind", choices=KINDS, help="measure only this kind of anchor")
     options = parser.parse_args()
     print_machine()
-    print("# latency at a width (and over the base latency times width / base width)")
+    print("# latency at each width (and its ratio to the base latency times width / base width)")
     config = TuneConfig(trials=TRIALS)
     medians = {}
-    with LocalMeasurer(config) as pool:
+    with LocalMeasurer(config) as measurer:
         for kind in [options.kind] if options.kind else KINDS:
-            found = measure(kind, config, pool)
-            if found:
-                medians[kind] = median(found)
+            ratios = measure(kind, config, measurer)
+            if ratios:
+                medians[kind] = median(ratios)
             else:
-                print(f"{kind}: its program fits none of these widths")
+                print(f"{kind}: none of these widths fits a program")
     for kind, value in medians.items():
         print(f"{kind:22} median at fitting widths {value:.3f}")
     if medians:
-        print(f"{'all kinds':22} median of those {median(list(medians.values())):.3f} (asked: at most 1.10)")
+        overall = median(list(medians.values()))
+        print(f"{'all kinds':22} median of the medians {overall:.3f} (goal: at most 1.10)")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The latency staircase of a layer: its program moved to every width, and measured.
+"""Latency of a layer at many widths, measured by transplanting its program to each of them.
 
-Between two steps the program keeps its inner loops and only its outermost loop gets shorter; a step is where
-its structure breaks.
+The latency is a staircase. At widths that fit the program, only the outermost loop becomes shorter. At other
+widths, tile factors must change, and the layer may run slower than a wider one.
 """
 
 import json
@@ -10,21 +10,34 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tvm.contrib.cprune.measuring.measurer import Measurer
+from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import RecordLog
 from tvm.contrib.cprune.table import Row, TaskTable
-from tvm.contrib.cprune.tuning.ansor.transplant import TransplantError
 from tvm.contrib.cprune.tuning.backends import backend_of
 from tvm.contrib.cprune.tuning.rescale import at_width, width_of
-from tvm.contrib.cprune.types import CPruneError, Latency, Side, Task
+from tvm.contrib.cprune.types import CPruneError, Latency, Side, Task, TransplantError
 
-# Widths that are built and measured together.
-BATCH = 8
+# Widths whose programs are built and measured together.
+WIDTHS_PER_BATCH = 8
 
 
 @dataclass(frozen=True)
 class WidthLatency:
-    """What a layer takes at one width: ``latency`` is None where no moved program is valid."""
+    """Latency of a layer at one width.
+
+    Attributes
+    ----------
+    width : int
+        Number of channels.
+    latency : Latency, optional
+        Latency of the fastest transplant; None if no transplant is valid.
+    fits : bool
+        Whether the width fits the program, so that all inner lengths stay the same.
+    trials : int
+        Number of transplants for this width.
+    error : str
+        Reason why no transplant is valid.
+    """
 
     width: int
     latency: Latency | None
@@ -36,30 +49,38 @@ class WidthLatency:
 def profile_widths(
     table: TaskTable,
     layer: str,
-    pool: Measurer,
+    measurer: LocalMeasurer,
     log: RecordLog,
     side: Side = "out",
     widths: Iterable[int] | None = None,
     variants: int = 3,
     report: Callable[[WidthLatency], None] = lambda _: None,
 ) -> list[WidthLatency]:
-    """Measure the program of a layer at other widths, by transplants alone.
+    """Measure a layer's program at other widths by transplants, without a search.
 
     Parameters
     ----------
     table
-        Its tasks come from ``extract_from_program``, not from a file.
+        A task table whose tasks come from ``extract_from_program``, not from a file.
+    layer
+        Name of the layer. If it has several tasks, the first is profiled.
+    measurer
+        Builds and times the programs.
     log
-        Takes the records; programs that it holds are not measured again. Give it to ``CPruner`` as its
-        profile to prune by these measurements.
+        Receives the records. Programs that it already holds are not measured again. Pass its file to
+        ``CPruner`` as ``profile`` to reuse the measurements for pruning.
     side
-        Whether the layer's output or input channels change.
+        Whether the number of output or input channels varies.
     widths
-        By default all from 1 to the present width.
+        Widths to measure; by default, all from 1 to the current width.
     variants
-        Programs to try at a width where tile factors must change: 1 to 3.
+        Maximum number of programs per width if tile factors must change.
     report
-        Is told each width when it was measured.
+        Called with each result.
+
+    Returns
+    -------
+    One result per width, in ascending order.
 
     Raises
     ------
@@ -68,20 +89,22 @@ def profile_widths(
     """
     rows = table.of_layer(layer)
     if not rows:
-        known = sorted({name for row in table.rows for name in row.task.layers})
-        raise CPruneError(f"the table has no layer {layer!r}; it has {', '.join(known)}")
-    row, found = rows[0], []
-    every = sorted(set(range(1, width_of(row.task, side) + 1) if widths is None else widths))
-    at_width(row.task, every[0], side)
-    for start in range(0, len(every), BATCH):
-        for each in _measure(row, side, every[start : start + BATCH], variants, pool, log):
-            found.append(each)
-            report(each)
-    return found
+        layers = sorted({name for row in table.rows for name in row.task.layers})
+        raise CPruneError(f"the table has no layer {layer!r}; it has {', '.join(layers)}")
+    row = rows[0]
+    ordered = sorted(set(range(1, width_of(row.task, side) + 1) if widths is None else widths))
+    at_width(row.task, ordered[0], side)  # raises an error before anything is measured
+    profile = []
+    for start in range(0, len(ordered), WIDTHS_PER_BATCH):
+        batch = ordered[start : start + WIDTHS_PER_BATCH]
+        for result in _measure(row, side, batch, variants, measurer, log):
+            profile.append(result)
+            report(result)
+    return profile
 
 
 def _measure(
-    row: Row, side: Side, widths: list[int], variants: int, pool: Measurer, log: RecordLog
+    row: Row, side: Side, widths: list[int], variants: int, measurer: LocalMeasurer, log: RecordLog
 ) -> list[WidthLatency]:
     tasks = {width: at_width(row.task, width, side) for width in widths}
     inputs: dict[int, list[Any]] = {}
@@ -91,32 +114,29 @@ def _measure(
             inputs[width] = backend_of(row.task).transplant(row.program.record, row.task, task, variants)
         except TransplantError as error:
             inputs[width], errors[width] = [], str(error)
-    pool.measure_new([each for found in inputs.values() for each in found], log)
-    return [_result(row, tasks[w], w, len(inputs[w]), errors.get(w, ""), log) for w in widths]
+    measurer.measure_new([measure_input for batch in inputs.values() for measure_input in batch], log)
+    return [
+        _result(row, tasks[width], width, len(inputs[width]), errors.get(width, ""), log) for width in widths
+    ]
 
 
 def _result(row: Row, task: Task, width: int, trials: int, error: str, log: RecordLog) -> WidthLatency:
     best = log.best(task.workload_key)
     latency = best.latency if best else None
     if error or latency is None:
-        failed = next((each.error for each in log.of(task.workload_key)), "")
-        return WidthLatency(width, latency, False, trials, error or failed)
-    return WidthLatency(width, latency, backend_of(row.task).fits(row.program.record, row.task, task), trials)
+        first_failure = next((record.error for record in log.of(task.workload_key)), "")
+        return WidthLatency(width, latency, False, trials, error or first_failure)
+    fits = backend_of(row.task).keeps_inner_loops(row.program.record, row.task, task)
+    return WidthLatency(width, latency, fits, trials)
 
 
 def to_csv(profile: Iterable[WidthLatency]) -> str:
-    """Return a profile as comma-separated lines, latencies in microseconds."""
+    """Return a profile as comma-separated values with a header, latencies in microseconds."""
     lines = ["width,latency_us,spread_us,fits,trials,error"]
-    for each in profile:
-        numbers = ("", "")
-        if each.latency:
-            numbers = (f"{each.latency.median * 1e6:.2f}", f"{each.latency.spread * 1e6:.2f}")
-        cells = [
-            each.width,
-            *numbers,
-            int(each.fits),
-            each.trials,
-            json.dumps(each.error) if each.error else "",
-        ]
-        lines.append(",".join(str(cell) for cell in cells))
+    for result in profile:
+        latency = spread = ""
+        if result.latency:
+            latency, spread = f"{result.latency.median * 1e6:.2f}", f"{result.latency.spread * 1e6:.2f}"
+        error = json.dumps(result.error) if result.error else ""
+        lines.append(f"{result.width},{latency},{spread},{int(result.fits)},{result.trials},{error}")
     return "\n".join(lines) + "\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The search and its measuring processes, on real programs."""
+"""Ansor's search and the local measurer, on real programs."""
 
 import os
 import signal
@@ -9,37 +9,39 @@ import pytest
 from conftest import FAST, KINDS, task_of
 from tvm.auto_scheduler.measure import MeasureErrorNo
 
+import tvm
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.measuring import local_worker, process
+from tvm.contrib.cprune.measuring import local_pool, local_worker
 from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import RecordLog, to_input
-from tvm.contrib.cprune.tuning.ansor.search import Progress, search
+from tvm.contrib.cprune.tuning.ansor.search import search
+from tvm.contrib.cprune.tuning.progress import Progress
 from tvm.contrib.cprune.types import CPruneError
 
-# Evaluated in a measuring process: a function of this file would import torch there.
+# Evaluated in a worker process. A function of this file would import torch there.
 ENVIRONMENT = (
     "(lambda os, sys: (os.environ['TVM_NUM_THREADS'], 'torch' in sys.modules, os.getpid()))"
     "(*map(__import__, ('os', 'sys')))"
 )
 
 
-def test_a_search_measures_its_budget_and_resumes_without_repeating(pool, target, tmp_path):
+def test_search_uses_its_budget_and_resumes_without_repeating_programs(pool, target, tmp_path):
     task = task_of("1x1", 16, target)
-    path, seen = tmp_path / "log.json", []
-    assert search([task], FAST, pool, RecordLog(path), report=seen.append) == FAST.trials
-    assert isinstance(seen[-1], Progress)
-    assert seen[-1].total_trials == FAST.trials
+    path, reports = tmp_path / "log.json", []
+    assert search([task], FAST, pool, RecordLog(path), report=reports.append) == FAST.trials
+    assert isinstance(reports[-1], Progress)
+    assert reports[-1].total_trials == FAST.trials
     lines = path.read_text().splitlines()
     assert search([task], FAST, pool, RecordLog(path)) == 0
     more = TuneConfig(trials=6, batch=2, population=32, repeats=3)
     assert search([task], more, pool, RecordLog(path)) == 2
     after = path.read_text().splitlines()
     assert after[: len(lines)] == lines
-    states = [each.split('"r":')[0] for each in after]
+    states = [line.split('"r":')[0] for line in after]
     assert len(set(states)) == len(states)
 
 
-def test_measuring_processes_live_on_without_torch(tuned):
+def test_workers_are_reused_and_do_not_import_torch(tuned):
     task, best = tuned("1x1")
     with LocalMeasurer(FAST) as pool:
         first = pool.call(eval, ENVIRONMENT)
@@ -49,39 +51,39 @@ def test_measuring_processes_live_on_without_torch(tuned):
         assert first[1] is False
 
 
-def test_a_process_that_compiled_much_is_replaced_between_batches(tuned, monkeypatch):
-    monkeypatch.setattr(process, "MAX_PROGRAMS_PER_PROCESS", 1)
+def test_worker_is_restarted_between_batches_after_compiling_many_programs(tuned, monkeypatch):
+    monkeypatch.setattr(local_pool, "MOST_PROGRAMS", 1)
     task, best = tuned("1x1")
     data = to_input(best.line, task.tvm_task).serialize()
     with LocalMeasurer(FAST) as pool:
-        worker, used = pool._pool.processes[0], []
+        process, pids = pool._processes[0], []
         for batch in ((0, 1), (2, 3)):
-            assert [pool._build(worker, number, data) for number in batch] == [None, None]
-            # Within a batch, what it holds keeps it.
-            assert worker.programs == set(batch)
-            used.append(pool.call(os.getpid))
+            assert [pool._build(process, number, data) for number in batch] == [None, None]
+            # It must not be restarted while it holds programs of the batch.
+            assert process.held == set(batch)
+            pids.append(pool.call(os.getpid))
             outcomes = [pool.run(number, data) for number in batch]
-            assert not [each for each in outcomes if isinstance(each, local_worker.Failure)]
-        assert used[0] != used[1]
+            assert not any(isinstance(outcome, local_worker.Failure) for outcome in outcomes)
+        assert pids[0] != pids[1]
 
 
-def test_programs_of_a_killed_process_are_built_again(tuned):
+def test_programs_of_a_killed_worker_are_built_again(tuned):
     task, best = tuned("1x1")
     with LocalMeasurer(FAST) as pool:
         inputs = [to_input(best.line, task.tvm_task)] * 3
         built = pool.build([each.serialize() for each in inputs])
-        for worker in pool._pool.processes:
-            os.kill(worker.popen._proc.pid, signal.SIGKILL)
-            worker.popen._proc.wait()
+        for process in pool._processes:
+            os.kill(process.popen._proc.pid, signal.SIGKILL)
+            process.popen._proc.wait()
         outcomes = [
             pool.run(number, inputs[0].serialize()) for number, failure, _ in built if failure is None
         ]
         assert len(outcomes) == 3
-        assert not [each for each in outcomes if isinstance(each, local_worker.Failure)]
+        assert not any(isinstance(outcome, local_worker.Failure) for outcome in outcomes)
         assert [r.error_no for r in pool.measure(inputs)] == [0, 0, 0]
 
 
-def test_a_hanging_build_is_a_result(tuned):
+def test_build_timeout_is_returned_as_a_result(tuned):
     task, best = tuned("direct 3x3")
     with LocalMeasurer(TuneConfig(build_timeout=0.001, repeats=3)) as pool:
         (result,) = pool.measure([to_input(best.line, task.tvm_task)])
@@ -89,7 +91,7 @@ def test_a_hanging_build_is_a_result(tuned):
         assert "longer than" in str(result.error_msg)
 
 
-def test_a_task_without_any_valid_program_is_named(target):
+def test_error_names_the_task_without_a_valid_program(target):
     task = task_of("1x1", 24, target)
     config = TuneConfig(trials=32, batch=16, population=32, build_timeout=0.0001)
     with (
@@ -99,27 +101,33 @@ def test_a_task_without_any_valid_program_is_named(target):
         search([task], config, pool, RecordLog(None))
 
 
-def test_rivals_that_are_far_behind_get_no_more(target):
-    # One thread: two of them wait for each other where other tests use the cores, and that for milliseconds.
+def test_much_slower_alternative_gets_no_further_trials(target):
+    # With two threads, other tests on the same cores would delay programs by milliseconds.
     config = TuneConfig(trials=6, batch=4, population=32, repeats=3, threads=1)
-    slow, quick = task_of("direct 3x3", 1024, target), task_of("1x1", 8, target)
+    slow, fast = task_of("direct 3x3", 1024, target), task_of("1x1", 8, target)
     log = RecordLog(None)
-    pairs = {slow.workload_key: quick.workload_key, quick.workload_key: slow.workload_key}
+    alternatives = {slow.workload_key: fast.workload_key, fast.workload_key: slow.workload_key}
     with LocalMeasurer(config) as pool:
-        search([slow, quick], config, pool, log, rivals=pairs)
+        search([slow, fast], config, pool, log, alternatives=alternatives)
     assert len(log.of(slow.workload_key)) == 2
-    assert len(log.of(quick.workload_key)) == 10
+    assert len(log.of(fast.workload_key)) == 10
 
 
-def test_stock_functions_come_back_after_a_search(pool):
-    import tvm
-
+def registered_functions():
+    """Return the addresses of the functions that auto_scheduler builds and runs programs with."""
     names = ("auto_scheduler.local_builder.build", "auto_scheduler.local_runner.run")
+    return [tvm.get_global_func(name).handle.value for name in names]
+
+
+def test_tvms_own_functions_are_restored_after_a_search(pool):
+    stock = registered_functions()
+    assert registered_functions() == stock
     with pool.serve_auto_scheduler():
-        pass
-    stock = [tvm.get_global_func(name) for name in names]
-    with pytest.raises(Exception, match="argument"):
-        stock[1]()
+        assert not set(registered_functions()) & set(stock)
+    assert registered_functions() == stock
+    with pytest.raises(RuntimeError, match="interrupted"), pool.serve_auto_scheduler():
+        raise RuntimeError("interrupted")
+    assert registered_functions() == stock
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

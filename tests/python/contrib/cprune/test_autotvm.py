@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AutoTVM as the tuner: tasks, the structure of configurations, moving them, and the whole way."""
+"""AutoTVM as the tuning backend: tasks, configurations, transplants, search and commands."""
 
 import json
 import subprocess
@@ -13,7 +13,6 @@ from conftest import ROOT, Branches, OneLayer
 import tvm
 from tvm import autotvm
 from tvm.contrib.cprune import extract_from_program, from_torch
-from tvm.contrib.cprune.building.build import algorithms_of
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.measuring.records import RecordLog, dump
@@ -23,12 +22,17 @@ from tvm.contrib.cprune.models.surgery import shrink
 from tvm.contrib.cprune.profile import profile_widths
 from tvm.contrib.cprune.table import Row, TaskTable, to_program
 from tvm.contrib.cprune.targets.target import host_target
-from tvm.contrib.cprune.tuning.ansor.search import Progress
-from tvm.contrib.cprune.tuning.ansor.transplant import TransplantError
-from tvm.contrib.cprune.tuning.autotvm import search as autotvm_search
-from tvm.contrib.cprune.tuning.autotvm import task as tasks_of
+from tvm.contrib.cprune.tuning.autotvm.configuration import (
+    channel_splits,
+    fallback_config,
+    keeps_inner_loops,
+    knobs_of,
+    transplant,
+)
+from tvm.contrib.cprune.tuning.autotvm.search import StridedGridTuner, search
+from tvm.contrib.cprune.tuning.progress import Progress
 from tvm.contrib.cprune.tuning.rescale import at_width, width_of
-from tvm.contrib.cprune.types import ChannelStep, Task
+from tvm.contrib.cprune.types import ChannelStep, Task, TransplantError
 
 TUNE = TuneConfig(tuner="autotvm", trials=4, batch=4, repeats=3)
 ARM = "llvm -device=arm_cpu -mtriple=aarch64-linux-gnu -mattr=+neon"
@@ -40,7 +44,7 @@ def extract(model, shape, target=None):  # type: ignore[no-untyped-def]
     return extract_from_program(relay_model.mod, None, target or host_target(), tuner="autotvm")
 
 
-# Layer -> (network at a width, input shape at a width, layer, side that changes).
+# Anchor kind -> (network at a width, input shape at a width, layer, side whose width changes).
 KINDS = {
     "direct": (lambda w: OneLayer(8, w), lambda w: (1, 8, 8, 8), "conv", "out"),
     "reduction": (lambda w: OneLayer(w, 32), lambda w: (1, w, 8, 8), "conv", "in"),
@@ -52,11 +56,13 @@ KINDS = {
 
 
 def task_of(kind: str, width: int, target=None) -> Task:  # type: ignore[no-untyped-def]
+    """Return the task of a kind's layer at a width."""
     make, shape, layer, _ = KINDS[kind]
     return next(task for task in extract(make(width), shape(width), target) if layer in task.layers)
 
 
 def random_records(task: Task, count: int) -> list[str]:
+    """Return records of random configurations, as if they had been measured."""
     space = task.tvm_task.config_space
     rng, lines = np.random.default_rng(0), []
     for index in rng.integers(0, len(space), count):
@@ -66,7 +72,7 @@ def random_records(task: Task, count: int) -> list[str]:
     return lines
 
 
-def test_every_layer_is_in_a_task_of_each_of_its_templates():
+def test_every_layer_has_a_task_for_each_of_its_templates():
     tasks = extract(Branches(16).eval(), (1, 3, 16, 16))
     templates = {}
     for task in tasks:
@@ -78,14 +84,14 @@ def test_every_layer_is_in_a_task_of_each_of_its_templates():
         "grouped": ["group_conv2d_nchw.x86"],
         "fc": ["dense_nopack.x86", "dense_pack.x86"],
     }
-    pinned = from_torch(Branches(16).eval(), (1, 3, 16, 16), "NCHW").mod
+    mod = from_torch(Branches(16).eval(), (1, 3, 16, 16), "NCHW").mod
     chosen = {"fc": "dense_pack.x86"}
-    found = extract_from_program(pinned, None, host_target(), chosen, tuner="autotvm")
-    assert [task.subgraphs[0].algorithm for task in found if "fc" in task.layers] == ["dense_pack.x86"]
+    pinned = extract_from_program(mod, None, host_target(), chosen, tuner="autotvm")
+    assert [task.subgraphs[0].algorithm for task in pinned if "fc" in task.layers] == ["dense_pack.x86"]
 
 
 @pytest.mark.parametrize("target", [ARM, MALI], ids=["arm_cpu", "mali"])
-def test_templates_of_other_targets_are_read_and_compiled(target):
+def test_templates_of_other_targets_are_understood_and_compiled(target):
     task = next(t for t in extract(OneLayer(8, 32).eval(), (1, 8, 8, 8), target) if "conv" in t.layers)
     assert task.subgraphs[0].algorithm.startswith("conv2d_nchw_")
     names = [name for _, name, _ in task.axes]
@@ -102,43 +108,41 @@ def test_templates_of_other_targets_are_read_and_compiled(target):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_configurations_that_fit_keep_every_inner_length(kind):
+def test_transplants_to_fitting_widths_keep_every_inner_length(kind):
     base, side = task_of(kind, 64), KINDS[kind][3]
     for line in random_records(base, 6):
-        out, into = tasks_of.channel_splits(base, line)
-        splits = out if side == "out" else into
+        out_splits, in_splits = channel_splits(base, line)
+        splits = out_splits if side == "out" else in_splits
         assert splits and all(split.extent == 64 for split in splits)
         for width in (16, 32, 48, 50):
             new = task_of(kind, width)
             try:
-                moved = tasks_of.transplant(line, base, new)
+                moved = transplant(line, base, new)
             except TransplantError:
                 continue
-            expected = all(width % split.product == 0 for split in splits)
-            assert tasks_of.fits(line, base, new) == expected
-            if expected:
-                assert len(moved) == 1
-            old = {name: value for name, _, value in tasks_of.knobs_of(line)}
-            for each in moved:
-                for name, kind_of_knob, value in each.config.to_json_dict()["entity"]:
-                    if kind_of_knob != "sp" or not expected:
-                        continue
-                    assert list(value)[1:] == list(old[name])[1:]
+            fits = all(width % split.product == 0 for split in splits)
+            assert keeps_inner_loops(line, base, new) == fits
+            if not fits:
+                continue
+            (measure_input,) = moved
+            old = {name: value for name, _, value in knobs_of(line)}
+            for name, knob_kind, value in measure_input.config.to_json_dict()["entity"]:
+                assert knob_kind != "sp" or list(value)[1:] == list(old[name])[1:]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_moved_configurations_compute_the_right_numbers(kind):
+def test_transplanted_configurations_compute_the_right_numbers(kind):
     base = task_of(kind, 64)
     (line,) = random_records(base, 1)
     new = task_of(kind, 48)
-    for measure_input in tasks_of.transplant(line, base, new):
+    for measure_input in transplant(line, base, new):
         with new.tvm_task.target:
             schedule, args = new.tvm_task.instantiate(measure_input.config)
             moved = tvm.build(schedule, args)
             plain, plain_args = new.tvm_task.instantiate(new.tvm_task.config_space.get(0))
             reference = tvm.build(plain, plain_args)
         rng = np.random.default_rng(0)
-        # A template's first argument is its output.
+        # The first argument of a template is its output.
         values = [rng.standard_normal([int(n) for n in arg.shape]).astype("float32") for arg in args[1:]]
         results = []
         for module, output in ((moved, args[0]), (reference, plain_args[0])):
@@ -146,7 +150,7 @@ def test_moved_configurations_compute_the_right_numbers(kind):
             arrays = [tvm.nd.array(value) for value in (empty, *values)]
             module(*arrays)
             result = arrays[0].numpy()
-            if result.ndim == 5:  # NCHWc, by the configuration's own c
+            if result.ndim == 5:  # NCHWc, where c depends on the configuration
                 result = result.transpose(0, 1, 4, 2, 3).reshape(1, -1, *result.shape[2:4])
             results.append(result)
         np.testing.assert_allclose(results[0], results[1], rtol=1e-4, atol=1e-4)
@@ -154,82 +158,79 @@ def test_moved_configurations_compute_the_right_numbers(kind):
 
 @pytest.mark.parametrize("target", [None, ARM, MALI], ids=["x86", "arm_cpu", "mali"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_task_at_another_width_is_what_extraction_finds_there(kind, target):
+def test_task_at_another_width_equals_the_extracted_task(kind, target):
     side, base = KINDS[kind][3], task_of(kind, 64, target)
     assert width_of(base, side) == 64
     for width in (48, 20):
-        expected, found = task_of(kind, width, target), at_width(base, width, side)
-        assert found.workload_key == expected.workload_key
-        assert (found.axes, found.flops) == (expected.axes, expected.flops)
+        expected, actual = task_of(kind, width, target), at_width(base, width, side)
+        assert actual.workload_key == expected.workload_key
+        assert (actual.axes, actual.flops) == (expected.axes, expected.flops)
 
 
-def test_a_profile_comes_of_configurations_too(pool):
+def test_profile_measures_configurations_at_other_widths(pool):
     task, log = task_of("1x1", 32), RecordLog(None)
-    autotvm_search.search([task], TUNE, pool, log)
+    search([task], TUNE, pool, log)
     row = Row(task, to_program(task, log.best(task.workload_key)))
     table = TaskTable((row,), host_target(), 2, True)
-    found = profile_widths(table, "conv", pool, RecordLog(None), widths=[8, 16, 32], variants=1)
-    assert [each.width for each in found if each.latency] == [8, 16, 32]
-    assert found[-1].fits
+    profile = profile_widths(table, "conv", pool, RecordLog(None), widths=[8, 16, 32], variants=1)
+    assert [result.width for result in profile if result.latency] == [8, 16, 32]
+    assert profile[-1].fits
 
 
-def test_a_configuration_cannot_move_to_another_template():
+def test_transplant_to_another_template_is_rejected():
     base = task_of("direct", 64)
     (line,) = random_records(base, 1)
     with pytest.raises(TransplantError, match=r"the templates differ: conv2d_NCHWc.x86 and depthwise"):
-        tasks_of.transplant(line, base, task_of("depthwise", 64))
+        transplant(line, base, task_of("depthwise", 64))
 
 
 @pytest.mark.parametrize("strategy", ["xgb", "xgb-rank", "ga", "random", "gridsearch"])
-def test_every_strategy_finds_programs_and_goes_on_from_its_records(strategy, pool, tmp_path):
+def test_every_strategy_finds_programs_and_resumes_from_its_records(strategy, pool, tmp_path):
     task = task_of("1x1", 32)
     config = TuneConfig(tuner="autotvm", strategy=strategy, trials=4, batch=2, repeats=3)
-    log, seen = RecordLog(tmp_path / "log.json"), []
-    assert autotvm_search.search([task], config, pool, log, report=seen.append) == 4
-    assert isinstance(seen[-1], Progress) and seen[-1].trials == 4
-    # The first is what TVM takes without tuning, so no strategy ends with less.
+    log, reports = RecordLog(tmp_path / "log.json"), []
+    assert search([task], config, pool, log, report=reports.append) == 4
+    assert isinstance(reports[-1], Progress) and reports[-1].trials == 4
+    # TVM's fallback configuration is measured first, so that no strategy ends with a slower one.
     (untuned, *_) = log.measured
-    assert json.loads(untuned.line)["config"]["index"] == tasks_of.fallback_of(task.tvm_task).index
+    assert json.loads(untuned.line)["config"]["index"] == fallback_config(task.tvm_task).index
     assert 0 < log.best(task.workload_key).latency.median <= untuned.latency.median
-    indices = [json.loads(each.line)["config"]["index"] for each in log.measured]
+    indices = [json.loads(record.line)["config"]["index"] for record in log.measured]
     assert len(set(indices)) == 4
-    # TVM itself reads the log.
+    # TVM can read the log.
     assert len(list(autotvm.record.load_from_file(str(tmp_path / "log.json")))) == 4
-    again = RecordLog(tmp_path / "log.json")
-    assert autotvm_search.search([task], config, pool, again) == 0
+    assert search([task], config, pool, RecordLog(tmp_path / "log.json")) == 0
 
 
-def test_the_grid_is_walked_evenly_and_each_configuration_once():
+def test_grid_tuner_takes_even_strides_and_visits_each_configuration_once():
     space = task_of("1x1", 32).tvm_task.config_space
-    tuner = autotvm_search._EvenGrid(task_of("1x1", 32).tvm_task)
-    first = [each.index for each in tuner.next_batch(4)]
+    tuner = StridedGridTuner(task_of("1x1", 32).tvm_task)
+    first = [config.index for config in tuner.next_batch(4)]
     assert max(first) - min(first) > len(space) / 2
-    rest = [each.index for each in tuner.next_batch(len(space))]
+    rest = [config.index for config in tuner.next_batch(len(space))]
     assert sorted(first + rest) == list(range(len(space)))
     assert not tuner.has_next()
 
 
-def test_a_model_is_tuned_built_and_moved(tmp_path):
+def test_model_is_tuned_built_and_transplanted(tmp_path):
     torch.manual_seed(0)
     model, shape = OneLayer(8, 32).eval(), (1, 8, 8, 8)
     data = np.random.default_rng(0).standard_normal(shape).astype("float32")
     config = PruneConfig(tune=TUNE, measure_repeats=3)
     with Compiler(config, shape, tmp_path) as compiler:
         base = compiler.tune(model)
-        assert set(algorithms_of(base.table)) == {
-            layer for row in base.table.rows for layer in row.task.layers
-        }
+        assert set(compiler.algorithms) == {layer for row in base.table.rows for layer in row.task.layers}
         group = next(g for g in find_groups(model, shape).groups if g.root == "conv")
-        step = ChannelStep(group, 16, "half of it")
-        small = shrink(model, shape, [step], lambda each: score(each, "l1", 0))
-        before = compiler.programs.trials()
+        step = ChannelStep(group, 16, "half of the channels")
+        small = shrink(model, shape, [step], lambda group: score(group, "l1", 0))
+        before = compiler.trials()
         moved = compiler.move(base, small)
-        assert compiler.programs.trials()["search"] == before["search"]
-        assert compiler.programs.trials()["transplant"] > before["transplant"]
+        assert compiler.trials()["search"] == before["search"]
+        assert compiler.trials()["transplant"] > before["transplant"]
         for candidate in (base, moved):
-            found = compiler.measurer.run_model(candidate.library, data)[0]
+            actual = compiler.pool.run_model(candidate.library, data)
             expected = candidate.model(torch.tensor(data)).detach().numpy()
-            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
         base.table.save(tmp_path / "table.json")
     loaded = TaskTable.load(tmp_path / "table.json")
     assert loaded.tuner == "autotvm"
@@ -241,11 +242,9 @@ def cprune(*arguments: str, cwd=ROOT) -> subprocess.CompletedProcess:  # type: i
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
-def test_the_command_tune(tmp_path):
-    arguments = ("tune", "--network", "squeezenet_v1.1", "--image-size", "32", "--tuner", "autotvm")
+def test_tune_command_writes_library_table_and_records(tmp_path):
+    arguments = ("tune", "--network", "squeezenet_v1.1", "--image-size", "32", "--tuner", "random")
     options = (
-        "--strategy",
-        "random",
         "--trials",
         "1",
         "--repeats",
@@ -271,20 +270,20 @@ def test_the_command_tune(tmp_path):
     [
         (("tune", "--network", "nonet"), "unknown model 'nonet'"),
         (("tune", "--network", "missing.onnx"), "cannot read missing.onnx"),
-        (("tune", "--network", "mobilenet", "--target", "abacus"), "target 'abacus' is not a TVM target"),
+        (("tune", "--network", "mobilenet", "--target", "abacus"), "target 'abacus' is not one of TVM's"),
         (
             ("tune", "--network", "mobilenet", "--transfer", "x"),
-            "--transfer requires --tuner autotvm",
+            "--transfer is for the tuners xgb and xgb-rank",
         ),
         (("tune", "--network", "mobilenet", "--trials", "0"), "trials is 0, expected at least 1"),
         (("profile", "m.onnx", "--table", "no.json"), "cannot read no.json"),
         (("round", "m.onnx", "--table", "no.json", "--out", "o.pt"), "--out is o.pt, expected a .onnx file"),
     ],
 )
-def test_bad_input_to_commands_gets_one_line(arguments, message, tmp_path):
+def test_invalid_input_to_commands_is_reported_in_one_line(arguments, message, tmp_path):
     done = cprune(*arguments, cwd=tmp_path)
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if "Warning" not in line]
     assert len(lines) == 1 and message in lines[0], done.stderr
-    # TVM makes an empty .pkl_memoize_py3 wherever it is imported.
-    assert [each.name for each in tmp_path.iterdir() if not each.name.startswith(".pkl")] == []
+    # TVM creates an empty .pkl_memoize_py3 in the working directory when it is imported.
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".pkl")] == []

@@ -15,8 +15,8 @@ from tvm.contrib.cprune.targets.presets import PRESETS, Preset, find_preset
 from tvm.contrib.cprune.targets.target import pinned_target, vector_lanes
 from tvm.contrib.cprune.transform.tile_factors import read_tile_factors
 from tvm.contrib.cprune.tuning.ansor.steps import channel_splits
-from tvm.contrib.cprune.tuning.ansor.transplant import TransplantError, transplant
-from tvm.contrib.cprune.types import CPruneError
+from tvm.contrib.cprune.tuning.ansor.transplant import transplant
+from tvm.contrib.cprune.types import CPruneError, TransplantError
 
 
 @pytest.mark.parametrize(

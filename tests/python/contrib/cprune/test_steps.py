@@ -1,52 +1,71 @@
 # SPDX-License-Identifier: Apache-2.0
 """The replay of transform steps agrees with TVM's own."""
 
+import functools
 import json
 
 import pytest
-from conftest import KINDS, record_of, sampled_states, task_of
+from conftest import KINDS, random_records, task_of
 
 from tvm.contrib.cprune.measuring.records import state_of
 from tvm.contrib.cprune.tuning.ansor.steps import channel_splits, loop_counts, splits_of, steps_of
 from tvm.contrib.cprune.types import CPruneError
 
+# Input channels of the layer (of one group, if grouped) where they are not 8.
+INPUT_CHANNELS = {"grouped": 2, "reduction": 64, "1x1": 16, "dense": 64}
+
+
+@pytest.fixture(scope="module")
+def samples(target):
+    """Return a function from an anchor kind to its task at the base width and random records of it."""
+
+    @functools.cache
+    def sample(kind):
+        task = task_of(kind, KINDS[kind][3], target)
+        return task, random_records(task)
+
+    return sample
+
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_loops_and_extents_are_tvms(kind, target):
-    task = task_of(kind, KINDS[kind][3], target)
+def test_replayed_loops_and_extents_equal_those_of_tvm(kind, samples):
+    task, lines = samples(kind)
+    assert lines
     dag = task.tvm_task.compute_dag
-    states = sampled_states(task)
-    assert states
-    kinds_of_steps = set()
-    for state in states:
-        line = record_of(task, state)
+    step_kinds = set()
+    for line in lines:
         steps = steps_of(line)
-        kinds_of_steps.update(step[0] for step in steps)
-        replayed = dag.infer_bound_from_state(state_of(line))
-        ours = loop_counts(dag, steps)
-        assert len(ours) == len(replayed.stages)
-        for count, stage in zip(ours, replayed.stages, strict=True):
-            assert len(stage.iters) in (0, count)  # TVM gives inputs no loops
-        for split in splits_of(dag, steps):
+        step_kinds.update(step[0] for step in steps)
+        expected = dag.infer_bound_from_state(state_of(line)).stages
+        counts = loop_counts(dag, steps)
+        assert len(counts) == len(expected)
+        for count, stage in zip(counts, expected, strict=True):
+            # TVM lists no loops for inputs and inlined stages.
+            assert len(stage.iters) in (0, count)
+        assert any(stage.iters for stage in expected)
+        splits = splits_of(dag, steps)
+        assert len(splits) == sum(step[0] == "SP" for step in steps)
+        for split in splits:
             assert split.extent % split.product == 0
-    assert "SP" in kinds_of_steps
+    assert "SP" in step_kinds
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_channel_splits_have_the_channels_extent(kind, tuned):
+def test_channel_splits_have_the_extent_of_the_channels(kind, samples, tuned):
     task, best = tuned(kind)
-    out_splits, in_splits = channel_splits(task, best.line)
-    shapes = json.loads(task.workload_key)
-    channels = shapes[-1][-1]
-    assert all(split.extent == channels for split in out_splits)
-    if kind == "depthwise":
-        assert out_splits == in_splits
-    else:
-        inputs = {"grouped": 2, "reduction": 64, "1x1": 16, "dense": 64}.get(kind, 8)
-        assert all(split.extent == inputs for split in in_splits)
+    output_channels = json.loads(task.workload_key)[-1][-1]
+    input_channels = INPUT_CHANNELS.get(kind, 8)
+    out_extents, in_extents = set(), set()
+    for line in [best.line, *samples(kind)[1]]:
+        out_splits, in_splits = channel_splits(task, line)
+        out_extents.update(split.extent for split in out_splits)
+        in_extents.update(split.extent for split in in_splits)
+        assert kind != "depthwise" or out_splits == in_splits
+    assert out_extents == {output_channels}
+    assert in_extents == {output_channels if kind == "depthwise" else input_channels}
 
 
 @pytest.mark.parametrize("line", ["", "{}", "[1, 2]", '{"i": [[], 3]}'])
-def test_a_foreign_record_is_refused(line):
+def test_record_of_another_format_is_rejected(line):
     with pytest.raises(CPruneError, match="not a record of auto_scheduler"):
         steps_of(line)

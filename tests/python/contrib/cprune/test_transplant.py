@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A moved program computes what the layer computes, at every width that fits and at many that do not."""
+"""Transplanted programs compute the right numbers, at widths that fit and at widths that do not."""
 
 import math
 
@@ -10,17 +10,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tvm
+from tvm import auto_scheduler, te
 from tvm.contrib.cprune.importers.from_torch import from_torch
 from tvm.contrib.cprune.measuring import local_worker
 from tvm.contrib.cprune.tasks import extract_from_program
-from tvm.contrib.cprune.tuning.ansor.steps import channel_splits
-from tvm.contrib.cprune.tuning.ansor.transplant import TransplantError, fits, rewrite_steps, transplant
+from tvm.contrib.cprune.tuning.ansor.steps import channel_splits, steps_of
+from tvm.contrib.cprune.tuning.ansor.transplant import keeps_inner_loops, rewrite_steps, transplant
+from tvm.contrib.cprune.types import TransplantError
 
 
 def reference(task, inputs):
-    """Run a task's compute DAG as TVM lowers it without any schedule."""
-    from tvm import te
-
+    """Return the output of a task's compute DAG without a schedule."""
     tensors = list(task.tvm_task.compute_dag.tensors)
     schedule = te.create_schedule([t.op for t in tensors if isinstance(t.op, te.ComputeOp)][-1:])
     function = tvm.build(schedule, tensors, "llvm")
@@ -31,9 +31,7 @@ def reference(task, inputs):
 
 
 def check(task, measure_input, pool):
-    """Compare the program, compiled without layout rewriting, with the reference."""
-    from tvm import auto_scheduler
-
+    """Compare a program, compiled without layout rewriting, with the reference."""
     state_input = auto_scheduler.MeasureInput(
         auto_scheduler.SearchTask(workload_key=task.workload_key, target=task.tvm_task.target),
         measure_input.state,
@@ -42,12 +40,13 @@ def check(task, measure_input, pool):
     tensors = list(task.tvm_task.compute_dag.tensors)
     inputs = [generator.standard_normal([int(n) for n in t.shape]).astype("float32") for t in tensors[:-1]]
     assert pool.call(local_worker.build, 10**9, state_input.serialize()) is None
-    found = pool.call(local_worker.outputs, 10**9, inputs)[-1]
+    actual = pool.call(local_worker.outputs, 10**9, inputs)[-1]
     expected = reference(task, inputs)
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
 def round_to(kind):
+    """Return the number that the widths of a kind must be multiples of."""
     return 4 if kind == "grouped" else 1
 
 
@@ -57,7 +56,7 @@ def round_to(kind):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
-def test_moved_programs_compute_the_right_numbers(kind, tuned, pool, target, data):
+def test_transplanted_programs_compute_the_right_numbers(kind, tuned, pool, target, data):
     task, best = tuned(kind)
     width = data.draw(st.integers(2, KINDS[kind][3] // round_to(kind))) * round_to(kind)
     new = task_of(kind, width, target)
@@ -66,66 +65,69 @@ def test_moved_programs_compute_the_right_numbers(kind, tuned, pool, target, dat
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_fitting_width_keeps_the_structure_and_builds_with_packed_weights(kind, tuned, pool, target):
+def test_fitting_widths_keep_inner_loops_and_build_with_packed_weights(kind, tuned, pool, target):
     task, best = tuned(kind)
     side = 1 if kind in ("reduction", "dense") else 0
     products = [split.product for split in channel_splits(task, best.line)[side]] or [1]
     step = math.lcm(*products)
     widths = list(range(step, KINDS[kind][3] + 1, step))[-4:]
-    if (
-        kind == "grouped"
-    ):  # its inner loops may reach over the border of two groups, and then must shrink elsewhere
+    if kind == "grouped":
+        # Inner loops that cross the boundary between two groups must shrink, even where the product divides.
         widths = [16, 32, 48]
     assert widths
     inputs = []
     for width in widths:
         new = task_of(kind, width, target)
-        assert kind == "grouped" or fits(best.line, task, new)
+        assert kind == "grouped" or keeps_inner_loops(best.line, task, new)
         moved = transplant(best.line, task, new)[0]
         check(new, moved, pool)
         inputs.append(moved)
     assert [result.error_no for result in pool.measure(inputs)] == [0] * len(inputs)
 
 
-def test_a_width_off_the_grid_gets_variants_that_divide_it(tuned, target):
+def test_variants_divide_a_width_that_does_not_fit(tuned, target):
     task, best = tuned("direct 3x3")
     new = task_of("direct 3x3", 60, target)
-    for steps in rewrite_steps(best.line, task, new, limit=3):
+    variants = rewrite_steps(best.line, task, new, limit=3)
+    assert 1 <= len(variants) <= 3
+    for steps in variants:
+        assert "SP" in {step[0] for step in steps}
         for step in steps:
             if step[0] == "SP":
                 assert step[3] % math.prod(step[4]) == 0
 
 
-def test_another_algorithm_is_refused(tuned, target):
+def test_transplant_to_another_algorithm_is_rejected(tuned, target):
     task, best = tuned("direct 3x3")
     with pytest.raises(TransplantError, match="compute differently"):
         transplant(best.line, task, task_of("winograd 3x3", 32, target))
 
 
-def test_winograd_stays_winograd_where_topi_would_change_it(target):
-    """TOPI computes a 3x3 convolution as Winograd between 64 and 512 channels only; pinned, both go down to
-    any width."""
+def test_algorithm_stays_pinned_at_widths_where_topi_would_change_it(target):
+    # TOPI computes a 3x3 convolution as Winograd only between 64 and 512 channels.
     for width in (8, 64, 128):
         mod = from_torch(OneLayer(8, width), (1, 8, 8, 8)).mod
         for algorithm in ("direct", "winograd"):
             tasks = extract_from_program(mod, None, target, {"conv": algorithm})
-            (found,) = [t.subgraphs[0] for t in tasks if "conv" in t.layers]
-            assert found.algorithm == algorithm
-            assert ("winograd" in found.op) is (algorithm == "winograd")
+            (subgraph,) = [task.subgraphs[0] for task in tasks if "conv" in task.layers]
+            assert subgraph.algorithm == algorithm
+            assert ("winograd" in subgraph.op) is (algorithm == "winograd")
 
 
-def test_a_width_that_leaves_too_few_iterations_for_the_threads_gets_variants(target):
-    """The steps fit as they are; beside them stand some with shorter inner loops."""
+def test_fitting_width_with_fewer_iterations_than_cores_gets_variants_with_shorter_inner_loops(target):
     task = task_of("direct 3x3", 64, target)
     line, width = next(
         (line, product)
         for line in random_records(task)
         for product in [max((split.product for split in channel_splits(task, line)[0]), default=1)]
-        if product in (2, 4, 8, 16, 32) and fits(line, task, task_of("direct 3x3", product, target))
+        if product in (2, 4, 8, 16, 32)
+        and keeps_inner_loops(line, task, task_of("direct 3x3", product, target))
     )
     new = task_of("direct 3x3", width, target)
     first, *others = rewrite_steps(line, task, new, limit=3)
-    assert fits(line, task, new)
-    old = [step[4] for step in first if step[0] == "SP"]
+    assert keeps_inner_loops(line, task, new)
+    unchanged = [step[4] for step in first if step[0] == "SP"]
+    assert unchanged == [step[4] for step in steps_of(line) if step[0] == "SP"]
     assert others
-    assert all([step[4] for step in steps if step[0] == "SP"] != old for steps in others)
+    for steps in others:
+        assert [step[4] for step in steps if step[0] == "SP"] != unchanged

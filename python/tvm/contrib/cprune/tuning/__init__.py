@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Searching, transplanting and timing programs. Nothing below this package imports torch."""
+"""Program search and transplants, with one folder per tuning backend. Nothing here imports torch."""

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task at another width without its model.
+"""Tasks at other widths, derived without the model.
 
-The result has the workload key that extraction gives the same layer at that width, so that its records serve
-both.
+The new workload key is the one that extraction from the pruned model would return, so both share records.
 """
 
 from tvm.contrib.cprune.tuning.backends import backend_of
@@ -10,12 +9,12 @@ from tvm.contrib.cprune.types import CPruneError, Side, Task
 
 
 def width_of(task: Task, side: Side) -> int:
-    """Return a task's number of output or input channels.
+    """Return the number of output or input channels of a task.
 
     Raises
     ------
     CPruneError
-        If the task comes from a file, or has no such channels.
+        If the task was read from a file or has no such channels.
     """
     if task.tvm_task is None:
         raise CPruneError(f"{task.title} comes from a file: extract it from its model to change its width")
@@ -23,17 +22,19 @@ def width_of(task: Task, side: Side) -> int:
 
 
 def at_width(task: Task, width: int, side: Side = "out") -> Task:
-    """Return ``task`` with ``width`` output or input channels.
+    """Return the task with ``width`` output or input channels.
 
     Raises
     ------
     CPruneError
-        If the task comes from a file, the anchor is a grouped convolution, whose arithmetic holds its width,
-        or it has no such channels.
+        If the width is less than 1, or the task was read from a file, has no such channels, or computes a
+        grouped convolution, whose index arithmetic contains the size of its groups.
     """
     if width < 1:
         raise CPruneError(f"width is {width}, expected at least 1")
     depthwise = task.out_axes == task.in_axes
     if task.groups > 1 and not depthwise:
-        raise CPruneError(f"{task.title} is a grouped convolution: its program holds the size of its groups")
+        raise CPruneError(
+            f"{task.title} is a grouped convolution: its width cannot be changed in its program"
+        )
     return task if width == width_of(task, side) else backend_of(task).at_width(task, width, side)

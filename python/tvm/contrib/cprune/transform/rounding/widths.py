@@ -138,7 +138,7 @@ class WidthChooser:
             extent += segment.scale * (segment.channels if other is None else self._widths[other])
             scale += segment.scale if other == root else 0
         multiples = required_multiples(reader.layer, reader.side, reader.groups, self._table, relax)
-        return [(extent, scale, product) for product in sorted(products)]
+        return [Constraint(extent, scale, multiple) for multiple in sorted(multiples)]
 
     def _root_of(self, variable: int | None) -> int | None:
         return None if variable is None else self._channels.find(variable)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ansor (auto_scheduler): search, program structure and transplants."""
+"""The Ansor (auto_scheduler) backend: search, program structure and transplants."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The axes of a compute DAG, numbered, and which of them run over an anchor's channels.
+"""Numbered axes of a compute DAG, and those that run over an anchor's channels.
 
-Axes are numbered through ``dag.ops`` in turn: a placeholder's dimensions, a compute operation's spatial and
-then its reduction axes, as ``cprune.AxisClasses`` numbers them.
+Axes are numbered consecutively over ``dag.ops``: the dimensions of a placeholder, or the spatial axes of a
+compute operation followed by its reduction axes. ``cprune.AxisClasses`` uses the same numbers.
 """
 
 from typing import Any
@@ -15,9 +15,9 @@ from tvm.contrib.cprune.types import Axis
 
 
 def axes_of(dag: Any) -> tuple[Axis, ...]:
-    """Return ``(operation, axis, extent)`` of every axis of a compute DAG, in the order of their numbers.
+    """Return ``(operation, axis, extent)`` for every axis of a compute DAG, ordered by number.
 
-    The extent is 0 where it depends on other axes, as in an adaptive pooling.
+    The extent is 0 if it depends on other axes, as in adaptive pooling.
     """
     axes: list[Axis] = []
     for op in dag.ops:
@@ -25,8 +25,8 @@ def axes_of(dag: Any) -> tuple[Axis, ...]:
             shape = op.output(0).shape
             axes += [(str(op.name), f"dim{i}", int(size)) for i, size in enumerate(shape)]
         else:
-            every = [*op.axis, *op.reduce_axis]
-            axes += [(str(op.name), str(axis.var.name), _extent(axis)) for axis in every]
+            iter_vars = [*op.axis, *op.reduce_axis]
+            axes += [(str(op.name), str(axis.var.name), _extent(axis)) for axis in iter_vars]
     return tuple(axes)
 
 
@@ -35,7 +35,7 @@ def _extent(axis: Any) -> int:
 
 
 def channel_axes(dag: Any, anchor: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the numbers of the axes over an anchor's output channels, and of those over its input channels.
+    """Return the numbers of the axes over an anchor's output channels and over its input channels.
 
     Parameters
     ----------
@@ -46,36 +46,37 @@ def channel_axes(dag: Any, anchor: Any) -> tuple[tuple[int, ...], tuple[int, ...
 
     Notes
     -----
-    The output's last (NHWC, dense) or second (NCHW) dimension is the output channel's. A reduction axis of
-    the anchor is an input channel's where its class reaches the "I" dimension of the weight. In a depthwise
-    convolution the output channel's class reaches the data as well: one axis is both.
+    The last (NHWC, dense) or second (NCHW) dimension of the output is the output channel. Axes of its class
+    run over output channels. Axes of the class of the weight's "I" dimension run over input channels. In a
+    depthwise convolution, one axis is both.
     """
     classes = _plugin.axis_classes(list(dag.ops))
-    first, numbers = {}, 0
+    first_axis, count = {}, 0
     for op in dag.ops:
-        first[op] = numbers
-        numbers += (
-            len(op.output(0).shape)
-            if isinstance(op, te.PlaceholderOp)
-            else len(op.axis) + len(op.reduce_axis)
-        )
+        first_axis[op] = count
+        if isinstance(op, te.PlaceholderOp):
+            count += len(op.output(0).shape)
+        else:
+            count += len(op.axis) + len(op.reduce_axis)
 
-    output = next(op for op in reversed(list(dag.ops)) if isinstance(op, te.ComputeOp))
-    out_class = classes[first[output] + _channel_dim(anchor, len(output.axis))]
-    reducing = [op for op in dag.ops if isinstance(op, te.ComputeOp) and op.reduce_axis and _reads_weight(op)]
+    compute_ops = [op for op in dag.ops if isinstance(op, te.ComputeOp)]
+    output = compute_ops[-1]
+    out_class = classes[first_axis[output] + _output_channel_dim(anchor, len(output.axis))]
     in_classes = set()
-    for op in reducing:
+    for op in compute_ops:
+        if not (op.reduce_axis and _reads_placeholder(op)):
+            continue
         for tensor in op.input_tensors:
-            dim = _input_dim(anchor, tensor)
+            dim = _input_channel_dim(anchor, tensor)
             if dim is not None and isinstance(tensor.op, te.PlaceholderOp):
-                in_classes.add(classes[first[tensor.op] + dim])
+                in_classes.add(classes[first_axis[tensor.op] + dim])
     if _is_depthwise(anchor):
         in_classes = {out_class}
-    out = tuple(i for i, each in enumerate(classes) if each == out_class)
-    return out, tuple(i for i, each in enumerate(classes) if each in in_classes)
+    out_axes = tuple(number for number, axis_class in enumerate(classes) if axis_class == out_class)
+    return out_axes, tuple(number for number, axis_class in enumerate(classes) if axis_class in in_classes)
 
 
-def _reads_weight(op: te.ComputeOp) -> bool:
+def _reads_placeholder(op: te.ComputeOp) -> bool:
     return any(isinstance(tensor.op, te.PlaceholderOp) for tensor in op.input_tensors)
 
 
@@ -86,17 +87,16 @@ def _is_depthwise(anchor: Any) -> bool:
     return groups > 1 and int(anchor.args[0].checked_type.shape[-1]) == groups
 
 
-def _channel_dim(anchor: Any, rank: int) -> int:
+def _output_channel_dim(anchor: Any, rank: int) -> int:
     if anchor.op.name == "nn.dense" or str(anchor.attrs.data_layout) == "NHWC":
         return rank - 1
     return 1
 
 
-def _input_dim(anchor: Any, tensor: Any) -> int | None:
-    """Return which dimension of ``tensor`` holds input channels, if its shape is that of the anchor's
-    weight."""
-    shape = [int(size) for size in anchor.args[1].checked_type.shape]
-    if [int(size) for size in tensor.shape] != shape:
+def _input_channel_dim(anchor: Any, tensor: Any) -> int | None:
+    """Return the dimension of a weight that holds input channels, or None for any other tensor."""
+    weight_shape = [int(size) for size in anchor.args[1].checked_type.shape]
+    if [int(size) for size in tensor.shape] != weight_shape:
         return None
     if anchor.op.name == "nn.dense":
         return 1

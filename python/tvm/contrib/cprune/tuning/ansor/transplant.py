@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moving a program to the same operator at another width, instead of searching for a new one.
+"""Transplants: replaying a program on the same operator at another width instead of searching again.
 
-The state of a program is a list of steps on stages and loops; on the compute DAG of another width the same
-steps are the same program with other extents. Where an extent is no longer a multiple of a split's inner
-lengths, the lengths are rewritten: the innermost one, the vector, goes last.
+The state of a program is a list of transform steps. Applied to the compute DAG of another width, they give
+the same loop nest with other extents. If an extent is not a multiple of a split's inner lengths, the lengths
+are rewritten. The innermost length, usually the vector, is changed last.
 """
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import tvm
@@ -15,119 +16,26 @@ from tvm.contrib.cprune import _plugin
 from tvm.contrib.cprune.measuring.records import state_of
 from tvm.contrib.cprune.targets.target import vector_lanes
 from tvm.contrib.cprune.tuning.ansor.steps import Step, splits_of, steps_of
-from tvm.contrib.cprune.types import Axis, CPruneError, Split, Task
-
-
-class TransplantError(CPruneError):
-    """The program cannot move to that task; the message says why."""
-
-
-def _check_same_structure(old: tuple[Axis, ...], new: tuple[Axis, ...]) -> None:
-    if [axis[:2] for axis in old] != [axis[:2] for axis in new]:
-        ops = [list(dict.fromkeys(op for op, _, _ in axes)) for axes in (old, new)]
-        raise TransplantError(
-            f"the programs compute differently: {', '.join(ops[0])} and {', '.join(ops[1])}"
-        )
-
-
-def combinations(options: dict[int, list[tuple[int, ...]]], limit: int) -> list[dict[int, tuple[int, ...]]]:
-    """Return at most ``limit`` choices of lengths by step: the closest for each split, then one changed at a
-    time."""
-    first = {step: choices[0] for step, choices in options.items()}
-    chosen = [first]
-    for rank in range(1, limit):
-        for step, choices in options.items():
-            if rank < len(choices) and len(chosen) < limit:
-                chosen.append({**first, step: choices[rank]})
-    return chosen
-
-
-def _fitting_lengths(extent: int, split: Split, new: Task, limit: int) -> list[tuple[int, ...]]:
-    """Return lengths for a split of a channel axis.
-
-    In a grouped convolution the inner loops must not reach over the border of two groups, for each of them
-    reads other inputs: TVM cannot vectorize that.
-    """
-    along_output = split.axes[0] in new.out_axes
-    grouped = new.groups > 1 and along_output and new.out_axes != new.in_axes
-    fitted = extent // new.groups if grouped else extent
-    lanes = vector_lanes(str(new.tvm_task.target))
-    choices = _plugin.fit_lengths(fitted, split.lengths, limit, lanes)
-    # The outermost loops are what the threads share: where too few iterations are left, shorter inner loops
-    # may pay.
-    if along_output and extent // split.product < _cores(new) and choices == [split.lengths]:
-        choices += [
-            each
-            for each in _plugin.fit_lengths(fitted, _shortened(split.lengths), limit, lanes)
-            if each not in choices
-        ]
-    return choices[:limit]
-
-
-def _cores(task: Task) -> int:
-    return int(task.tvm_task.hardware_params.num_cores)
-
-
-def _shortened(lengths: tuple[int, ...]) -> tuple[int, ...]:
-    """Return lengths with the first that can be halved halved, the innermost one last."""
-    for index, length in enumerate(lengths):
-        if length % 2 == 0:
-            return (*lengths[:index], length // 2, *lengths[index + 1 :])
-    return lengths
-
-
-def rewrite_steps(record: str, old: Task, new: Task, limit: int) -> list[list[Step]]:
-    """Return at most ``limit`` lists of steps that make ``record``'s program of ``old`` one of ``new``,
-    closest first.
-
-    Raises
-    ------
-    TransplantError
-        If the tasks compute differently, or no lengths fit.
-    """
-    _check_same_structure(old.axes, new.axes)
-    steps = steps_of(record)
-    extents, options, shared = {}, {}, False
-    # The DAGs have the same operations and axes; the old one may be known from a file alone.
-    for split in splits_of(new.tvm_task.compute_dag, steps):
-        if all(old.axes[axis][2] == new.axes[axis][2] for axis in split.axes):
-            continue
-        if len(split.axes) > 1 and split.extent < math.prod(old.axes[axis][2] for axis in split.axes):
-            # The threads of a GPU load a tile together, whose size hangs on the inner lengths alone.
-            shared = True
-            continue
-        if len(split.axes) != 1 or split.extent != old.axes[split.axes[0]][2]:
-            raise TransplantError(f"{split.stage} splits a loop that is only a part of a channel axis")
-        extent = new.axes[split.axes[0]][2]
-        choices = _fitting_lengths(extent, split, new, limit)
-        if not choices:
-            raise TransplantError(f"no inner lengths like {list(split.lengths)} divide {extent}")
-        extents[split.step], options[split.step] = extent, choices
-    if shared:
-        options = {
-            step: [each for each in found if each == tuple(steps[step][4])] for step, found in options.items()
-        }
-        if not all(options.values()):
-            raise TransplantError("its threads load a tile together, whose size would change")
-    rewritten = []
-    for choice in combinations(options, limit) if options else [{}]:
-        moved = [list(step) for step in steps]
-        for index, lengths in choice.items():
-            moved[index][3], moved[index][4] = extents[index], list(lengths)
-        rewritten.append(moved)
-    return rewritten
+from tvm.contrib.cprune.tuning.variants import Lengths, length_variants
+from tvm.contrib.cprune.types import Axis, Split, Task, TransplantError
 
 
 def transplant(record: str, old: Task, new: Task, limit: int = 3) -> list[Any]:
-    """Return ``MeasureInput`` of the program of ``record`` moved from ``old`` to ``new``: one where the width
-    fits.
+    """Move a program to another width of its operator.
 
     Parameters
     ----------
     record
         A line of an auto_scheduler log, measured for ``old``.
+    old, new
+        The task of the record, and the same task at the new width.
     limit
-        Variants to make where lengths must be rewritten.
+        Maximum number of variants if inner lengths must change.
+
+    Returns
+    -------
+    ``MeasureInput`` for each variant, the closest to the record first. Usually a single one if the program
+    keeps its inner loops.
 
     Raises
     ------
@@ -136,10 +44,10 @@ def transplant(record: str, old: Task, new: Task, limit: int = 3) -> list[Any]:
     """
     inputs, cause = [], ""
     for steps in rewrite_steps(record, old, new, limit):
-        line = json.loads(record)
-        line["i"][0][0] = new.workload_key
-        line["i"][1][1] = steps
-        state = state_of(json.dumps(line))
+        data = json.loads(record)
+        data["i"][0][0] = new.workload_key
+        data["i"][1][1] = steps
+        state = state_of(json.dumps(data))
         try:
             new.tvm_task.compute_dag.infer_bound_from_state(state)
         except tvm.error.TVMError as error:
@@ -147,11 +55,127 @@ def transplant(record: str, old: Task, new: Task, limit: int = 3) -> list[Any]:
             continue
         inputs.append(tvm.auto_scheduler.MeasureInput(new.tvm_task, state))
     if not inputs:
-        raise TransplantError(f"TVM refuses the moved program: {cause}")
+        raise TransplantError(f"TVM rejects the transplanted program: {cause}")
     return inputs
 
 
-def fits(record: str, old: Task, new: Task) -> bool:
-    """Whether the program keeps all its inner lengths in ``new``."""
+def keeps_inner_loops(record: str, old: Task, new: Task) -> bool:
+    """Return whether the width of ``new`` fits the program, so that all inner lengths stay the same.
+
+    Raises
+    ------
+    TransplantError
+        If the program cannot be moved at all.
+    """
     pairs = zip(steps_of(record), rewrite_steps(record, old, new, 1)[0], strict=True)
-    return all(a[4] == b[4] for a, b in pairs if a[0] == "SP")
+    return all(before[4] == after[4] for before, after in pairs if before[0] == "SP")
+
+
+def rewrite_steps(record: str, old: Task, new: Task, limit: int) -> list[list[Step]]:
+    """Rewrite the transform steps of a program for another width.
+
+    Parameters
+    ----------
+    record, old, new, limit
+        See ``transplant``.
+
+    Returns
+    -------
+    At most ``limit`` lists of steps, the closest to the record first.
+
+    Raises
+    ------
+    TransplantError
+        If the tasks compute differently, or no inner lengths divide a new extent.
+    """
+    _check_same_structure(old.axes, new.axes)
+    steps = steps_of(record)
+    extents, choices = _resized_splits(steps, old, new, limit)
+    rewritten = []
+    for variant in length_variants(choices, limit):
+        new_steps = [list(step) for step in steps]
+        for index, lengths in variant.items():
+            new_steps[index][3], new_steps[index][4] = extents[index], list(lengths)
+        rewritten.append(new_steps)
+    return rewritten
+
+
+def _check_same_structure(old: tuple[Axis, ...], new: tuple[Axis, ...]) -> None:
+    if [axis[:2] for axis in old] != [axis[:2] for axis in new]:
+        old_ops, new_ops = (list(dict.fromkeys(op for op, _, _ in axes)) for axes in (old, new))
+        raise TransplantError(
+            f"the programs compute differently: {', '.join(old_ops)} and {', '.join(new_ops)}"
+        )
+
+
+def _resized_splits(
+    steps: list[Step], old: Task, new: Task, limit: int
+) -> tuple[dict[int, int], dict[int, list[Lengths]]]:
+    """Return the new extent and the inner lengths to try for each split whose extent changes.
+
+    Both are indexed by the split's step.
+    """
+    extents: dict[int, int] = {}
+    choices: dict[int, list[Lengths]] = {}
+    cooperative_fetch = False
+    # The new task's DAG serves for both: operations and axes are the same, and a task from a file has no DAG.
+    for split in splits_of(new.tvm_task.compute_dag, steps):
+        if all(old.axes[axis][2] == new.axes[axis][2] for axis in split.axes):
+            continue
+        if _splits_shared_tile(split, old):
+            cooperative_fetch = True
+            continue
+        if len(split.axes) != 1 or split.extent != old.axes[split.axes[0]][2]:
+            raise TransplantError(f"{split.stage} splits a loop over only a part of a channel axis")
+        extent = new.axes[split.axes[0]][2]
+        extents[split.step], choices[split.step] = extent, _fitting_lengths(extent, split, new, limit)
+        if not choices[split.step]:
+            raise TransplantError(f"no inner lengths similar to {list(split.lengths)} divide {extent}")
+    return extents, _keep_lengths(choices, steps) if cooperative_fetch else choices
+
+
+def _splits_shared_tile(split: Split, task: Task) -> bool:
+    """Return whether a GPU's threads use this split to load a tile into shared memory together.
+
+    The size of the tile depends only on the inner lengths of other splits.
+    """
+    return len(split.axes) > 1 and split.extent < math.prod(task.axes[axis][2] for axis in split.axes)
+
+
+def _keep_lengths(choices: Mapping[int, list[Lengths]], steps: list[Step]) -> dict[int, list[Lengths]]:
+    """Drop all choices that change lengths, because they would change the size of a shared tile."""
+    unchanged = {
+        step: [lengths for lengths in options if lengths == tuple(steps[step][4])]
+        for step, options in choices.items()
+    }
+    if not all(unchanged.values()):
+        raise TransplantError("the size of the tile that its threads load together would change")
+    return unchanged
+
+
+def _fitting_lengths(extent: int, split: Split, new: Task, limit: int) -> list[Lengths]:
+    """Return inner lengths for a split of a channel axis, the closest to its own first.
+
+    The inner loops of a grouped convolution must not cross the boundary between two groups: the groups read
+    different inputs, which TVM cannot vectorize.
+    """
+    along_output = split.axes[0] in new.out_axes
+    grouped = new.groups > 1 and along_output and new.out_axes != new.in_axes
+    divisible = extent // new.groups if grouped else extent
+    lanes = vector_lanes(str(new.tvm_task.target))
+    choices = _plugin.fit_lengths(divisible, split.lengths, limit, lanes)
+    # Threads share the outermost loops. If those have fewer iterations than there are cores, shorter inner
+    # loops may be faster.
+    cores = int(new.tvm_task.hardware_params.num_cores)
+    if along_output and extent // split.product < cores and choices == [split.lengths]:
+        shorter = _plugin.fit_lengths(divisible, _halve_first_even(split.lengths), limit, lanes)
+        choices += [lengths for lengths in shorter if lengths not in choices]
+    return choices[:limit]
+
+
+def _halve_first_even(lengths: Lengths) -> Lengths:
+    """Halve the first even length; the innermost is tried last."""
+    for index, length in enumerate(lengths):
+        if length % 2 == 0:
+            return (*lengths[:index], length // 2, *lengths[index + 1 :])
+    return lengths

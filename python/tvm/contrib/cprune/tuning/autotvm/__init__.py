@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AutoTVM: search, program structure and transplants."""
+"""The AutoTVM backend: search, configurations and transplants."""

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AutoTVM's search: its tuners, batch after batch through our measuring pool.
+"""AutoTVM's search: its tuners, with configurations measured batch by batch by CPrune's measurer.
 
-What TVM takes without any tuning is measured first, so no search ends with less.
+TVM's fallback configuration is measured first, so that tuning never ends with a slower one.
 """
 
 import functools
 import json
 import math
-import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,148 +17,134 @@ from tvm.autotvm.tuner import GATuner, GridSearchTuner, RandomTuner, XGBTuner
 
 from tvm import autotvm
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.measuring.measurer import Measurer
+from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import Measured, RecordLog, dump
 from tvm.contrib.cprune.targets.target import host_threads
-from tvm.contrib.cprune.tuning.ansor.search import Progress
-from tvm.contrib.cprune.tuning.autotvm.task import fallback_of
+from tvm.contrib.cprune.tuning.autotvm.configuration import fallback_config
+from tvm.contrib.cprune.tuning.progress import Progress, SearchProgress, TaskSearch
 from tvm.contrib.cprune.types import CPruneError, Task
 
 
 def search(
     tasks: Sequence[Task],
     config: TuneConfig,
-    pool: Measurer,
+    measurer: LocalMeasurer,
     log: RecordLog,
     seed: int = 0,
     report: Callable[[Progress], None] = lambda _: None,
     strict: bool = True,
 ) -> int:
-    """Search configurations for ``tasks``, each for as many trials; records go to ``log``.
-
-    Trials that the log holds count, and the learning tuners start from them, those of other tasks included.
+    """Search for fast configurations, with the same number of trials for each task.
 
     Parameters
     ----------
+    measurer
+        Builds and times the configurations.
+    log
+        Receives the records. Records that it already holds count as trials. The XGBoost tuners also learn
+        from those of other tasks.
+    report
+        Called after each batch.
     strict
         Whether a task without a valid configuration is an error.
 
     Returns
     -------
-    How many configurations were measured now.
+    The number of configurations measured by this call.
 
     Raises
     ------
     CPruneError
-        If no configuration of a task is valid; the message names the task and the first cause.
+        If no configuration of a task is valid. The message names the task and the first failure.
     """
-    started, measured_now = time.time(), 0
+    searches = [TaskSearch(task) for task in tasks]
+    for current in searches:
+        current.add(log.of(current.task.workload_key))
     budget = sum(min(config.trials, len(task.tvm_task.config_space)) for task in tasks)
-    done = {task.workload_key: len(log.of(task.workload_key)) for task in tasks}
-    for task in tasks:
-        known = log.best(task.workload_key)
-        best = known.latency.median if known and known.latency else float("inf")
-        for measured in _tune(task, config, pool, log, seed):
-            log.append(measured)
-            measured_now += len(measured)
-            done[task.workload_key] += len(measured)
-            best = min([best, *(each.latency.median for each in measured if each.latency)])
-            total, seconds = sum(done.values()), time.time() - started
-            report(Progress(task, done[task.workload_key], best, total, budget, seconds))
-            if config.max_seconds and seconds > config.max_seconds and best < float("inf"):
+    progress = SearchProgress(searches, budget, report)
+    for current in searches:
+        for _ in _tune(current, config, measurer, log, seed):
+            progress.report(current)
+            out_of_time = config.max_seconds and progress.seconds > config.max_seconds
+            if out_of_time and current.has_valid_program:
                 break
-        if best == float("inf") and strict:
-            errors = [each.error for each in log.of(task.workload_key)]
-            cause = errors[0] if errors else "the search space is empty"
-            raise CPruneError(
-                f"no valid program for task {task.title} in {len(errors)} trials; "
-                f"the first failed with: {cause}"
-            )
-    return measured_now
+        if strict and not current.has_valid_program:
+            raise current.no_valid_program()
+    return progress.new_trials
 
 
 def _tune(
-    task: Task, config: TuneConfig, pool: Measurer, log: RecordLog, seed: int
-) -> Iterator[list[Measured]]:
-    """Measure batch after batch of one task, what TVM takes without tuning first."""
-    untuned = None if log.of(task.workload_key) else fallback_of(task.tvm_task)
-    if untuned is not None:
-        yield _measure(task, [untuned], pool)[0]
+    search: TaskSearch, config: TuneConfig, measurer: LocalMeasurer, log: RecordLog, seed: int
+) -> Iterator[None]:
+    """Measure the configurations of one task; yields after each batch."""
+    task = search.task
+    fallback = None if search.trials else fallback_config(task.tvm_task)
+    if fallback is not None:
+        _measure(search, [fallback], measurer, log)
+        yield
+    tuner, visited = _start_tuner(task, config, log, seed)
+    # Early stopping only counts configurations that this tuner proposes.
+    search.trials_since_best, proposed = 0, 0
+    space_size = len(task.tvm_task.config_space)
+    trials = min(config.trials, space_size)
+    while search.trials < trials and search.trials_since_best < config.early_stopping and tuner.has_next():
+        configs = tuner.next_batch(min(config.batch, config.trials - search.trials))
+        proposed += len(configs)
+        unmeasured = [candidate for candidate in configs if candidate.index not in visited]
+        if unmeasured:
+            inputs, results = _measure(search, unmeasured, measurer, log)
+            visited.update(candidate.index for candidate in unmeasured)
+            tuner.update(inputs, [to_autotvm_result(result) for result in results])
+            yield
+        elif not configs or proposed > space_size:
+            # The random and grid tuners are not told what was measured, so they may propose only that.
+            return
+
+
+def _start_tuner(task: Task, config: TuneConfig, log: RecordLog, seed: int) -> tuple[Any, set[int]]:
+    """Create the tuner of a task and pass it the earlier records.
+
+    Returns
+    -------
+    The tuner, and the indices of the configurations that were already measured.
+    """
+    # AutoTVM's tuners draw from NumPy's global generator.
     np.random.seed((seed + zlib.crc32(task.workload_key.encode())) % (1 << 32))
     tuner = _make_tuner(task, config)
-    known = log.of(task.workload_key)
-    history = [*_transferred(config.transfer), *log.measured]
+    history = [*_transfer_records(config.transfer), *log.measured]
     if history and isinstance(tuner, XGBTuner):
-        pairs = [autotvm.record.decode(each.line) for each in history if each.latency]
+        pairs = [autotvm.record.decode(record.line) for record in history if record.latency]
         tuner.load_history(pairs, min_seed_records=4 * config.batch)
-    visited = {json.loads(each.line)["config"]["index"] for each in known}
+    visited = {json.loads(record.line)["config"]["index"] for record in log.of(task.workload_key)}
     if isinstance(tuner, XGBTuner | GATuner):
         tuner.visited |= visited
-    # The others do not know what was tried; how far they go is bounded by the size of their space.
-    trials, since_best, asked = len(known), 0, 0
-    best = min([each.latency.median for each in known if each.latency], default=float("inf"))
-    space = task.tvm_task.config_space
-    while trials < min(config.trials, len(space)) and since_best < config.early_stopping and tuner.has_next():
-        configs = tuner.next_batch(min(config.batch, config.trials - trials))
-        asked += len(configs)
-        fresh = [each for each in configs if each.index not in visited]
-        if not fresh:
-            if not configs or asked > len(space):
-                return
-            continue
-        measured, inputs, results = _measure(task, fresh, pool)
-        visited |= {each.index for each in fresh}
-        tuner.update(inputs, [to_autotvm(r) for r in results])
-        now = min([best, *(each.latency.median for each in measured if each.latency)])
-        since_best = 0 if now < best else since_best + len(measured)
-        best, trials = now, trials + len(measured)
-        yield measured
+    return tuner, visited
 
 
 def _measure(
-    task: Task, configs: Sequence[Any], pool: Measurer
-) -> tuple[list[Measured], list[Any], list[Any]]:
-    """Return records of configurations, and what they were measured by and gave."""
-    target = task.tvm_task.target
-    inputs = [autotvm.MeasureInput(target, task.tvm_task, each) for each in configs]
-    results = pool.measure(inputs)
-    return [dump(i, r) for i, r in zip(inputs, results, strict=True)], inputs, results
+    search: TaskSearch, configs: Sequence[Any], measurer: LocalMeasurer, log: RecordLog
+) -> tuple[list[autotvm.MeasureInput], list[Any]]:
+    """Measure configurations, add their records to the log and return inputs and results."""
+    tvm_task = search.task.tvm_task
+    inputs = [autotvm.MeasureInput(tvm_task.target, tvm_task, config) for config in configs]
+    results = measurer.measure(inputs)
+    records = [dump(i, r) for i, r in zip(inputs, results, strict=True)]
+    log.append(records)
+    search.add(records)
+    return inputs, results
 
 
 @functools.cache
-def _transferred(path: str) -> tuple[Measured, ...]:
-    """Return the records of another tuning."""
+def _transfer_records(path: str) -> tuple[Measured, ...]:
+    """Read the AutoTVM records of another tuning run."""
     if not path:
         return ()
-    found = RecordLog(Path(path)).measured
-    if not any("input" in json.loads(each.line) for each in found):
-        raise CPruneError(f"{path} holds no records of AutoTVM to start from")
-    return tuple(found)
-
-
-class _EvenGrid(GridSearchTuner):
-    """Walks over the whole grid in even strides, each configuration once.
-
-    TVM's own goes through the configurations in order: in as many trials as anybody has it stays in a corner,
-    where every inner loop is of length 1.
-    """
-
-    def __init__(self, task: Any) -> None:
-        super().__init__(task)
-        self._next = 0
-        # Multiples of the golden section of a length lie evenly on it, however many there are.
-        self._stride = max(1, round(self.range_length * (math.sqrt(5) - 1) / 2))
-        while math.gcd(self._stride, self.range_length) > 1:
-            self._stride += 1
-
-    def next_batch(self, batch_size: int) -> list[Any]:
-        found: list[Any] = []
-        while len(found) < batch_size and self.has_next():
-            if self.space.is_index_valid(self._next):
-                self.visited.append(self._next)
-                found.append(self.space.get(self._next))
-            self._next = (self._next + self._stride) % self.range_length
-        return found
+    records = RecordLog(Path(path)).measured
+    if not any("input" in json.loads(record.line) for record in records):
+        raise CPruneError(
+            f"{path} contains no AutoTVM records: expected a log of `tune --tuner xgb` or similar"
+        )
+    return tuple(records)
 
 
 def _make_tuner(task: Task, config: TuneConfig) -> Any:
@@ -169,15 +154,43 @@ def _make_tuner(task: Task, config: TuneConfig) -> Any:
     if config.strategy == "random":
         return RandomTuner(tvm_task)
     if config.strategy == "gridsearch":
-        return _EvenGrid(tvm_task)
+        return StridedGridTuner(tvm_task)
     loss = "rank-binary" if config.strategy == "xgb-rank" else "reg"
     return XGBTuner(tvm_task, loss_type=loss, plan_size=config.batch, num_threads=host_threads())
 
 
-def to_autotvm(result: Any) -> autotvm.MeasureResult:
-    """Return a result of our measuring pool as AutoTVM has it."""
+class StridedGridTuner(GridSearchTuner):
+    """Grid search in even strides, which visits each configuration once.
+
+    TVM's grid search visits configurations in order. With a realistic number of trials, it only reaches those
+    whose inner lengths are all 1.
+    """
+
+    def __init__(self, task: Any) -> None:
+        super().__init__(task)
+        self._next_index = 0
+        # Multiples of the golden ratio, modulo the range, are spread evenly for any number of trials. The
+        # stride must be coprime to the range to visit every configuration.
+        self._stride = max(1, round(self.range_length * (math.sqrt(5) - 1) / 2))
+        while math.gcd(self._stride, self.range_length) > 1:
+            self._stride += 1
+
+    def next_batch(self, batch_size: int) -> list[Any]:
+        """Return the next configurations, at most ``batch_size``."""
+        configs: list[Any] = []
+        while len(configs) < batch_size and self.has_next():
+            if self.space.is_index_valid(self._next_index):
+                self.visited.append(self._next_index)
+                configs.append(self.space.get(self._next_index))
+            self._next_index = (self._next_index + self._stride) % self.range_length
+        return configs
+
+
+def to_autotvm_result(result: Any) -> autotvm.MeasureResult:
+    """Convert an auto_scheduler ``MeasureResult``, as the measurer returns it, to AutoTVM's."""
     if result.error_no:
-        message = (str(result.error_msg or ""), RuntimeError(str(result.error_msg or "")))
-        return autotvm.MeasureResult(message, int(result.error_no), float(result.all_cost), result.timestamp)
+        message = str(result.error_msg or "")
+        error = (message, RuntimeError(message))
+        return autotvm.MeasureResult(error, int(result.error_no), float(result.all_cost), result.timestamp)
     costs = tuple(float(cost) for cost in result.costs)
     return autotvm.MeasureResult(costs, 0, float(result.all_cost), float(result.timestamp))

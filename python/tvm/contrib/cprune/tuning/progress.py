@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trial counts and progress reports of a search, shared by the tuning backends."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from tvm.contrib.cprune.measuring.records import Measured
+from tvm.contrib.cprune.types import CPruneError, Task
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Progress of a search after a batch of trials.
+
+    Attributes
+    ----------
+    task : Task
+        The task that the batch was measured for.
+    trials : int
+        Trials of this task, including those of earlier runs.
+    best : float
+        Latency in seconds of the task's fastest program; infinite if none is valid.
+    total_trials, budget : int
+        Trials of all tasks, and the maximum.
+    seconds : float
+        Time since the search started.
+    """
+
+    task: Task
+    trials: int
+    best: float
+    total_trials: int
+    budget: int
+    seconds: float
+
+    @property
+    def gflops(self) -> float:
+        """Throughput of the fastest program in GFLOP/s."""
+        return self.task.flops / self.best / 1e9 if self.best else 0.0
+
+    @property
+    def seconds_left(self) -> float:
+        """Estimated time until the budget is used up."""
+        return self.seconds / max(self.total_trials, 1) * max(self.budget - self.total_trials, 0)
+
+
+@dataclass(eq=False)
+class TaskSearch:
+    """Trial counts of one task.
+
+    Attributes
+    ----------
+    trials, failures : int
+        Programs measured for the task, and how many of them failed.
+    best : float
+        Latency in seconds of the fastest program; infinite if none is valid.
+    trials_since_best : int
+        Trials since the fastest program was measured, for early stopping.
+    first_error : str
+        Message of the first failure.
+    """
+
+    task: Task
+    trials: int = 0
+    failures: int = 0
+    best: float = float("inf")
+    trials_since_best: int = 0
+    first_error: str = ""
+
+    @property
+    def has_valid_program(self) -> bool:
+        return self.best < float("inf")
+
+    def add(self, records: Sequence[Measured]) -> None:
+        """Count a batch of records."""
+        previous_best = self.best
+        for record in records:
+            self.trials += 1
+            if record.latency is None:
+                self.failures += 1
+                self.first_error = self.first_error or record.error
+            else:
+                self.best = min(self.best, record.latency.median)
+        self.trials_since_best = 0 if self.best < previous_best else self.trials_since_best + len(records)
+
+    def no_valid_program(self) -> CPruneError:
+        """Return the error for a task without a valid program."""
+        cause = self.first_error or "the search space is empty"
+        return CPruneError(
+            f"no valid program for task {self.task.title} in {self.trials} trials; "
+            f"the first failed with: {cause}"
+        )
+
+
+class SearchProgress:
+    """Totals over all tasks of a search, and its clock.
+
+    Parameters
+    ----------
+    searches
+        Trial counts of every task. They may already include trials of earlier runs.
+    budget
+        Maximum number of trials.
+    report
+        Called with a ``Progress`` after each batch.
+    """
+
+    def __init__(
+        self, searches: Iterable[TaskSearch], budget: int, report: Callable[[Progress], None]
+    ) -> None:
+        self._searches, self._budget, self._report = list(searches), budget, report
+        self._earlier_trials, self._started = self.total_trials, time.time()
+
+    @property
+    def total_trials(self) -> int:
+        return sum(search.trials for search in self._searches)
+
+    @property
+    def new_trials(self) -> int:
+        """Trials since the search started."""
+        return self.total_trials - self._earlier_trials
+
+    @property
+    def trials_left(self) -> int:
+        return self._budget - self.total_trials
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the search started."""
+        return time.time() - self._started
+
+    def report(self, search: TaskSearch) -> None:
+        """Report the progress after a batch of ``search``."""
+        total, seconds = self.total_trials, self.seconds
+        self._report(Progress(search.task, search.trials, search.best, total, self._budget, seconds))
