@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much faster the tasks of ResNet-18 are extracted again, after one channel group was pruned.
+"""Speed of extracting ResNet-18's tasks again after pruning one channel group, with the lowering cache.
 
 python benchmarks/extraction.py
 """
@@ -22,8 +22,7 @@ def main() -> None:
     print_machine()
     model = resnet18()
     group = find_groups(model, SHAPE).of_layer("stages.1.0.conv1")
-    assert group is not None
-    small = shrink(model, SHAPE, [ChannelStep(group, 96, "")], lambda each: score(each, "l1", 0))
+    small = shrink(model, SHAPE, [ChannelStep(group, 96, "")], lambda group: score(group, "l1", 0))
     first, second, lowered = [], [], (0, 0)
     for _ in range(ROUNDS):
         cache = LoweringCache()
@@ -45,7 +44,7 @@ def main() -> None:
         f"{again} functions lowered"
     )
     ratio = median([b / a for a, b in zip(first, second, strict=True)])
-    print(f"second over first  {ratio:7.3f}   (asked: at most 0.25; {ROUNDS} rounds, in turn)")
+    print(f"second over first  {ratio:7.3f}   (goal: at most 0.25; {ROUNDS} interleaved rounds)")
 
 
 if __name__ == "__main__":

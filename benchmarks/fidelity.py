@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Do task latencies times their weights predict the model? ResNet-18 (32x32), 16 trials a task.
+"""Accuracy of the latency that the task table predicts, for ResNet-18 (32x32) with 16 trials per task.
 
-python benchmarks/fidelity.py
+The prediction is the sum over all tasks of latency times number of subgraphs.
+
+    python benchmarks/fidelity.py
 """
 
 from common import print_machine, resnet18_compiler, tune_resnet18
@@ -16,7 +18,7 @@ def main() -> None:
         model = tune_resnet18(compiler)
         rows = model.table.by_impact()
         inputs = [to_input(row.program.record, row.task.tvm_task) for row in rows]
-        # A record's latency is from when it was found; every program is timed again, beside the model.
+        # The latencies in the records are older. Time all programs again, interleaved with the model.
         samples: dict[str, list[float]] = {row.task.workload_key: [] for row in rows}
         whole: list[float] = []
         for _ in range(ROUNDS):
@@ -34,9 +36,9 @@ def main() -> None:
         print(f"{latency * 1e6:8.1f} {row.task.weight:2} {impact * 1e6:8.1f}  {row.task.title} {algorithm}")
     whole.sort()
     measured = whole[len(whole) // 2]
-    print(f"tasks times weights {total * 1e3:.3f} ms, whole model {measured * 1e3:.3f} ms")
+    print(f"predicted by the tasks {total * 1e3:.3f} ms, measured {measured * 1e3:.3f} ms")
     print(
-        f"sum over model {total / measured:.3f}   (asked: 0.90 to 1.10; "
+        f"predicted over measured {total / measured:.3f}   (goal: 0.90 to 1.10; "
         f"{ROUNDS} rounds of all tasks and the model)"
     )
 

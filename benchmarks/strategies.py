@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each of AutoTVM's tuners finds for networks of two layers, beside TVM's schedules without any tuning.
+"""Latency of two-layer networks tuned by each of AutoTVM's tuners, compared with TVM's untuned schedules.
 
     python benchmarks/strategies.py --trials 48
 
-An untuned schedule computes a divisor of a row of pixels at a time. Rows of 28 have good ones; those of 73
-and 71, of two layers in Inception v3's stem, have none.
+An untuned schedule splits the rows of an image by a divisor of their length. 28 has suitable divisors; 73 and
+71, as in two layers of Inception v3's stem, have none.
 """
 
 import argparse
@@ -17,8 +17,8 @@ from common import CACHE, print_machine
 from tvm import relay
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import STRATEGIES, PruneConfig, TuneConfig
-from tvm.contrib.cprune.loop.console import ConsoleReport
-from tvm.contrib.cprune.lowering import pass_context
+from tvm.contrib.cprune.loop.report import ConsoleReport
+from tvm.contrib.cprune.tasks import pass_context
 from tvm.contrib.cprune.types import Latency
 
 ROUNDS = 5
@@ -31,12 +31,12 @@ NETWORKS = {
 
 def two_layers(convolutions: tuple[tuple[int, int, int, int], ...]) -> nn.Module:
     torch.manual_seed(0)
-    layers = [(nn.Conv2d(i, o, kernel, padding=padding), nn.ReLU()) for i, o, kernel, padding in convolutions]
-    return nn.Sequential(*(each for pair in layers for each in pair)).eval()
+    layers = [(nn.Conv2d(*sizes, padding=padding), nn.ReLU()) for *sizes, padding in convolutions]
+    return nn.Sequential(*(module for pair in layers for module in pair)).eval()
 
 
 def untuned(compiler: Compiler, model: nn.Module, path: Path) -> Path:
-    """Return the model's library with the schedules that TVM falls back on."""
+    """Build the model with TVM's fallback schedules; returns the library's path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with pass_context("autotvm", alter_layouts=True):
         library = relay.build(compiler.import_model(model).mod, compiler.target)
@@ -45,7 +45,7 @@ def untuned(compiler: Compiler, model: nn.Module, path: Path) -> Path:
 
 
 def compare(network: str, trials: int) -> dict[str, Latency]:
-    """Return the latency of a network as each strategy left it, and untuned."""
+    """Return the latency of a network tuned with each strategy, and untuned."""
     (shape, convolutions), folder = NETWORKS[network], CACHE / "strategies" / network
     model, libraries = two_layers(convolutions), {}
 
@@ -66,13 +66,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--trials", type=int, default=48, help="programs a task (%(default)s)")
+    parser.add_argument("--trials", type=int, default=48, help="trials per task (%(default)s)")
     trials = parser.parse_args().trials
     print_machine()
     for network in NETWORKS:
         times = compare(network, trials)
-        print(f"# {network}: two convolutions, {trials} trials a task")
-        for name, latency in sorted(times.items(), key=lambda each: each[1].median):
+        print(f"# {network}: two convolutions, {trials} trials per task")
+        for name, latency in sorted(times.items(), key=lambda item: item[1].median):
             ratio = times["untuned"].median / latency.median
             cells = f"{latency.median * 1e3:.3f} ± {latency.spread * 1e3:.3f} ms, {ratio:.2f} times as fast"
             print(f"{name:10} {cells}")

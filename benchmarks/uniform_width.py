@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ResNet-18 (32x32) tuned once, then scaled to other widths with transplanted programs only, beside ONNX
-Runtime.
+"""Latency of ResNet-18 (32x32) at uniformly scaled widths by transplants, compared with ONNX Runtime.
 
     python benchmarks/uniform_width.py
 
-Widths are scaled by a factor as they are, or (rounded) down to the next width that fits every program by the
-step rule.
+The model is tuned once. All widths are multiplied by a factor, and in "rounded" rows then rounded down to the
+next width that fits every program.
 """
 
 import argparse
@@ -19,8 +18,8 @@ import onnxruntime
 import torch
 
 from common import CACHE, SHAPE, median, print_machine, resnet18, resnet18_compiler, spread, tune_resnet18
+from tvm.contrib.cprune.building.build import sample_input
 from tvm.contrib.cprune.compiler import Candidate, Compiler
-from tvm.contrib.cprune.measuring.timing import sample_input
 from tvm.contrib.cprune.models.groups import find_groups
 from tvm.contrib.cprune.models.importance import score
 from tvm.contrib.cprune.models.surgery import macs_and_params, shrink
@@ -33,7 +32,7 @@ ROUNDS = 8
 
 
 def scaled(base: Candidate, factor: float, rounded: bool) -> torch.nn.Module:
-    """Return the model with every channel group at ``factor`` of its width."""
+    """Return the model with the width of every channel group multiplied by ``factor``."""
     steps = []
     for group in find_groups(base.model, SHAPE).groups:
         width = round(group.width * factor)
@@ -42,7 +41,7 @@ def scaled(base: Candidate, factor: float, rounded: bool) -> torch.nn.Module:
             width = step.next_width if step else group.width
         if width < group.width:
             steps.append(ChannelStep(group, width, ""))
-    return shrink(base.model, SHAPE, steps, lambda each: score(each, "l1", 0))
+    return shrink(base.model, SHAPE, steps, lambda group: score(group, "l1", 0))
 
 
 def onnx_session(model: torch.nn.Module, folder: Path) -> onnxruntime.InferenceSession:
@@ -56,7 +55,12 @@ def onnx_session(model: torch.nn.Module, folder: Path) -> onnxruntime.InferenceS
 def time_both(
     compiler: Compiler, candidate: Candidate, session: onnxruntime.InferenceSession
 ) -> tuple[list, list]:
-    """Time a compiled model and ONNX Runtime in turn, each alone on the machine; seconds of each run."""
+    """Time a compiled model and ONNX Runtime alternately, one at a time.
+
+    Returns
+    -------
+    The seconds of each run of the compiled model and of ONNX Runtime.
+    """
     data, ours, theirs = sample_input(SHAPE), [], []
     for _ in range(3):
         session.run(None, {"data": data})
@@ -67,22 +71,22 @@ def time_both(
             started = time.perf_counter()
             session.run(None, {"data": data})
             theirs.append(time.perf_counter() - started)
-        time.sleep(0.2)  # its threads go on spinning for a moment
+        time.sleep(0.2)  # ONNX Runtime's threads keep spinning for a moment
     return ours, theirs
 
 
 def row(compiler: Compiler, base: Candidate, factor: float, rounded: bool, folder: Path) -> tuple[str, float]:
-    """Measure one width; return its line of the table, and the latency in seconds."""
-    before, started = compiler.programs.trials(), time.perf_counter()
+    """Measure one width; returns its line of the table and the latency in seconds."""
+    before, started = compiler.trials(), time.perf_counter()
     candidate = base if factor == 1.0 else compiler.move(base, scaled(base, factor, rounded))
-    seconds, now = time.perf_counter() - started, compiler.programs.trials()
-    assert now["search"] == before["search"], "a task was searched for"
+    seconds, now = time.perf_counter() - started, compiler.trials()
+    assert now["search"] == before["search"], "a task had no legal transplant and was searched"
     trials = now["transplant"] - before["transplant"]
 
     data = np.random.default_rng(1).standard_normal(SHAPE).astype("float32")
-    found = compiler.measurer.run_model(candidate.library, data)[0]
+    actual = compiler.pool.run_model(candidate.library, data)
     expected = candidate.model(torch.tensor(data)).detach().numpy()
-    error = float(np.abs(found - expected).max() / np.abs(expected).max())
+    error = float(np.abs(actual - expected).max() / np.abs(expected).max())
 
     ours, theirs = time_both(compiler, candidate, onnx_session(candidate.model, folder))
     macs, _ = macs_and_params(candidate.model, SHAPE)
@@ -104,12 +108,10 @@ def main() -> None:
     with resnet18_compiler() as compiler:
         tune_resnet18(compiler)
     with tempfile.TemporaryDirectory() as name:
-        # What that search found, and nothing that was moved since: here that is done for the first time.
+        # Copy the records of the search only, so that every transplant is measured here.
         folder = Path(name)
-        for log in (CACHE / "resnet18" / "records").glob("*/search.json"):
-            target = folder / "records" / log.parent.name
-            target.mkdir(parents=True)
-            shutil.copy(log, target)
+        (folder / "records").mkdir()
+        shutil.copy(CACHE / "resnet18" / "records" / "search.json", folder / "records")
         with resnet18_compiler(folder) as compiler:
             base, first = compiler.tune(resnet18()), 0.0
             head = f"{'width':>15} {'GMACs':>6} {'tasks':>6} {'trials':>6} {'seconds':>8} {'ours ms':>14} "
@@ -119,8 +121,8 @@ def main() -> None:
                 first = first or latency
                 print(f"{line} {first / latency:14.2f}", flush=True)
     print(
-        "every task of every model ran with a moved program (a build fails otherwise); "
-        "asked: 2.5 times as fast at 0.5"
+        "every task of every model ran with a transplanted program (a build fails otherwise); "
+        "goal: 2.5 times as fast at 0.5"
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The task table: task <-> subgraphs <-> fastest program, and its impact on the model's latency."""
+"""The task table: the tasks of a model with their fastest programs and impact on its latency."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -13,24 +13,33 @@ from tvm.contrib.cprune.measuring.records import Measured, parse
 from tvm.contrib.cprune.tuning.backends import backend_of
 from tvm.contrib.cprune.types import CPruneError, Latency, Program, Split, Subgraph, Task, TunerName
 
+# Version of the file format.
 FORMAT = 3
 
 
 @dataclass(frozen=True)
 class Row:
-    """A task and its fastest program."""
+    """A task and its fastest program.
+
+    Attributes
+    ----------
+    task : Task
+        The tuning task, with the subgraphs that share it.
+    program : Program
+        The fastest program measured for it.
+    """
 
     task: Task
     program: Program
 
     @property
     def impact(self) -> float:
-        """Seconds that the task takes of one inference."""
+        """Seconds that the task contributes to one inference: latency times the number of subgraphs."""
         return self.program.latency.median * self.task.weight
 
     @property
     def speed(self) -> float:
-        """Operations a second."""
+        """Throughput of the program in FLOP/s."""
         return self.task.flops / self.program.latency.median
 
 
@@ -38,7 +47,16 @@ class Row:
 class TaskTable:
     """All tasks of a model on one target.
 
-    A latency belongs to a target, a number of threads and cold or warm weights; the table says which.
+    Attributes
+    ----------
+    rows : tuple of Row
+        One row per task.
+    target : str
+        The target, as ``tvm.target.Target`` parses it.
+    threads : int
+        Number of threads that the programs were timed with.
+    cold_weights : bool
+        Whether weights were flushed from the cache before each timed run.
     """
 
     rows: tuple[Row, ...]
@@ -47,25 +65,25 @@ class TaskTable:
     cold_weights: bool
 
     def by_impact(self) -> list[Row]:
-        """Return the rows, the task that costs most first (Algorithm 1, line 4)."""
+        """Return the rows in descending order of impact (Algorithm 1, line 4)."""
         return sorted(self.rows, key=lambda row: row.impact, reverse=True)
 
     def of_layer(self, layer: str) -> list[Row]:
-        """Return the rows of the tasks that a layer's subgraphs belong to."""
+        """Return the rows of the tasks that contain a layer."""
         return [row for row in self.rows if layer in row.task.layers]
 
     @property
     def tuner(self) -> TunerName:
-        """Which tuner the programs come from."""
+        """The tuner that produced the programs."""
         return self.rows[0].task.tuner if self.rows else "ansor"
 
     @property
     def predicted(self) -> float:
-        """Seconds of one inference, if nothing but tasks took time."""
+        """Predicted seconds per inference: the sum of the impacts."""
         return sum(row.impact for row in self.rows)
 
     def save(self, path: Path) -> None:
-        """Write the table as JSON; the file is replaced as a whole."""
+        """Write the table as JSON. The file is replaced atomically."""
         rows = [
             {
                 "workload_key": row.task.workload_key,
@@ -94,22 +112,24 @@ class TaskTable:
 
     @staticmethod
     def load(path: Path) -> "TaskTable":
-        """Read what ``save`` wrote. The tasks come without what TVM needs to measure them (``tvm_task``).
+        """Read a table written by ``save``.
+
+        The tasks have no ``tvm_task``, so they cannot be measured.
 
         Raises
         ------
         CPruneError
-            If the file is missing, damaged, of another format, or was made with another TVM.
+            If the file is missing or damaged, or was written in another format or by another version of TVM.
         """
         try:
             data = json.loads(path.read_text())
             if data["format"] != FORMAT:
-                raise CPruneError(f"{path} has format {data['format']}, expected {FORMAT}")
+                raise CPruneError(f"{path} has format {data['format']}, expected {FORMAT}: tune again")
             if data["tvm"] != tvm.__version__:
                 raise CPruneError(
                     f"{path} was made with TVM {data['tvm']}, this is {tvm.__version__}: tune again"
                 )
-            rows = tuple(_row(each) for each in data["rows"])
+            rows = tuple(_parse_row(row) for row in data["rows"])
             return TaskTable(rows, data["target"], data["threads"], data["cold_weights"])
         except OSError as error:
             raise CPruneError(f"cannot read {path}: {error.strerror}") from None
@@ -117,30 +137,36 @@ class TaskTable:
             raise CPruneError(f"{path} is not a task table: {error!r}") from None
 
 
-def _row(data: dict[str, Any]) -> Row:
-    subgraphs = tuple(Subgraph(**{**each, "layers": tuple(each["layers"])}) for each in data["subgraphs"])
-    axes = {name: tuple(data[name]) for name in ("out_axes", "in_axes")}
-    every = tuple((op, name, extent) for op, name, extent in data["axes"])
+def _parse_row(data: dict[str, Any]) -> Row:
     task = Task(
-        data["workload_key"],
-        subgraphs,
-        data["flops"],
-        **axes,
+        workload_key=data["workload_key"],
+        subgraphs=tuple(Subgraph(**{**item, "layers": tuple(item["layers"])}) for item in data["subgraphs"]),
+        flops=data["flops"],
+        out_axes=tuple(data["out_axes"]),
+        in_axes=tuple(data["in_axes"]),
         groups=data["groups"],
-        axes=every,
+        axes=tuple((op, name, extent) for op, name, extent in data["axes"]),
         tuner=data["tuner"],
     )
-    parse(data["record"])
-    splits = [tuple(_split(each) for each in data[side]) for side in ("out_splits", "in_splits")]
-    return Row(task, Program(data["record"], Latency(tuple(data["latency_s"])), *splits))
+    parse(data["record"])  # raises an error if the record is damaged
+    out_splits, in_splits = (
+        tuple(_parse_split(split) for split in data[side]) for side in ("out_splits", "in_splits")
+    )
+    return Row(task, Program(data["record"], Latency(tuple(data["latency_s"])), out_splits, in_splits))
 
 
-def _split(data: dict[str, Any]) -> Split:
+def _parse_split(data: dict[str, Any]) -> Split:
     return Split(**{**data, "axes": tuple(data["axes"]), "lengths": tuple(data["lengths"])})
 
 
 def to_program(task: Task, measured: Measured) -> Program:
-    """Return a measured record as the task's program, with the splits along its channels."""
+    """Return the program of a measured record, with its splits along the task's channels.
+
+    Raises
+    ------
+    CPruneError
+        If the program failed when it was measured.
+    """
     if measured.latency is None:
         raise CPruneError(f"the program of {task.title} failed when it was measured: {measured.error}")
     out_splits, in_splits = backend_of(task).channel_splits(task, measured.line)
@@ -155,21 +181,27 @@ def make_table(
     cold_weights: bool,
     strict: bool = True,
 ) -> TaskTable:
-    """Join tasks with the fastest record of their workload keys.
+    """Join tasks with their fastest records by workload key.
 
     Parameters
     ----------
+    tasks
+        Tasks of the model.
+    best
+        Returns the fastest record of a workload key, or None.
+    target, threads, cold_weights
+        Conditions of the measurements; see ``TaskTable``.
     strict
-        Whether a task without a record is an error; otherwise it is left out.
+        Whether a task without a record is an error. Otherwise it is omitted.
 
     Raises
     ------
     CPruneError
-        If a task has no valid record; the message names all of them.
+        If tasks have no record; the message names all of them.
     """
-    found = [(task, best(task.workload_key)) for task in tasks]
-    missing = [task.title for task, measured in found if measured is None]
+    records = [(task, best(task.workload_key)) for task in tasks]
+    missing = [task.title for task, record in records if record is None]
     if missing and strict:
         raise CPruneError(f"no program was measured for {len(missing)} tasks: {'; '.join(missing)}")
-    rows = tuple(Row(task, to_program(task, measured)) for task, measured in found if measured is not None)
+    rows = tuple(Row(task, to_program(task, record)) for task, record in records if record is not None)
     return TaskTable(rows, target, threads, cold_weights)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task at other widths, and the latency staircase that comes of it."""
+"""Tasks at other widths, and the latency of a layer at many widths."""
 
 import subprocess
 import sys
@@ -20,36 +20,36 @@ from tvm.contrib.cprune.models.importance import score
 from tvm.contrib.cprune.models.surgery import shrink
 from tvm.contrib.cprune.profile import profile_widths, to_csv
 from tvm.contrib.cprune.table import Row, TaskTable, to_program
+from tvm.contrib.cprune.targets.target import host_target, pinned_target
 from tvm.contrib.cprune.tuning.rescale import at_width, width_of
 from tvm.contrib.cprune.types import ChannelStep, CPruneError
 
+# Side whose width changes where it is not the output.
 SIDE = {"reduction": "in", "dense": "in"}
 SHAPE, CONFIG = (1, 8, 8, 8), PruneConfig(tune=FAST, measure_repeats=3)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "grouped"])
-def test_a_task_at_another_width_is_what_extraction_finds_there(kind, target):
+def test_task_at_another_width_equals_the_extracted_task(kind, target):
     base, side = task_of(kind, 64, target), SIDE.get(kind, "out")
     assert width_of(base, side) == 64
     for width in (48, 20):
-        expected, found = task_of(kind, width, target), at_width(base, width, side)
-        assert found.workload_key == expected.workload_key
-        assert found.axes == expected.axes
-        assert found.flops == expected.flops
-        assert found.tvm_task.compute_dag.workload_key() == expected.tvm_task.compute_dag.workload_key()
+        expected, actual = task_of(kind, width, target), at_width(base, width, side)
+        assert actual.workload_key == expected.workload_key
+        assert actual.axes == expected.axes
+        assert actual.flops == expected.flops
+        assert actual.tvm_task.compute_dag.workload_key() == expected.tvm_task.compute_dag.workload_key()
 
 
 @settings(max_examples=4)
 @given(st.integers(1, 70))
-def test_rescaled_tasks_search_like_others(width):
-    from tvm.contrib.cprune.targets.target import host_target, pinned_target
-
+def test_tasks_at_other_widths_can_be_searched(width):
     task = at_width(task_of("direct 3x3", 64, pinned_target(host_target())), width)
     policy = auto_scheduler.SketchPolicy(task.tvm_task, params={"sample_init_min_population": 2}, verbose=0)
     assert policy.sample_initial_population()
 
 
-def test_what_cannot_be_rescaled_is_refused(target):
+def test_impossible_width_is_rejected(target):
     with pytest.raises(CPruneError, match="is a grouped convolution"):
         at_width(task_of("grouped", 64, target), 32)
     with pytest.raises(CPruneError, match="width is 0, expected at least 1"):
@@ -60,33 +60,35 @@ def table_of(task, best):  # type: ignore[no-untyped-def]
     return TaskTable((Row(task, to_program(task, best)),), str(task.tvm_task.target), 2, True)
 
 
-def test_a_profile_says_where_the_structure_breaks(tuned, pool, tmp_path):
+def test_profile_marks_the_widths_that_fit(tuned, pool, tmp_path):
     task, best = tuned("1x1")
     log = RecordLog(tmp_path / "profile.json")
     widths = [8, 16, 24, 30, 32, 48, 64]
-    told = []
-    found = profile_widths(
-        table_of(task, best), "conv", pool, log, widths=widths, variants=2, report=told.append
+    reports = []
+    profile = profile_widths(
+        table_of(task, best), "conv", pool, log, widths=widths, variants=2, report=reports.append
     )
-    assert told == found
-    assert [each.width for each in found] == widths
+    assert reports == profile
+    assert [result.width for result in profile] == widths
     products = [split.product for split in to_program(task, best).out_splits]
-    for each in found:
-        assert each.fits == all(each.width % product == 0 for product in products)
-        assert each.latency is not None and each.trials <= 2
+    assert products
+    for result in profile:
+        assert result.fits == all(result.width % product == 0 for product in products)
+        assert result.latency is not None and result.trials <= 2
     measured = len(log.measured)
     again = profile_widths(table_of(task, best), "conv", pool, RecordLog(log.path), widths=widths, variants=2)
-    assert again == found
+    assert again == profile
     assert len(RecordLog(log.path).measured) == measured
-    assert to_csv(found).splitlines()[0] == "width,latency_us,spread_us,fits,trials,error"
-    assert len(to_csv(found).splitlines()) == len(widths) + 1
+    header, *lines = to_csv(profile).splitlines()
+    assert header == "width,latency_us,spread_us,fits,trials,error"
+    assert [line.split(",")[0] for line in lines] == [str(width) for width in widths]
     with pytest.raises(CPruneError, match="no layer 'nope'; it has conv"):
         profile_widths(table_of(task, best), "nope", pool, log)
 
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
-    """Return a model, and the folder of a run that searched both algorithms of its convolution."""
+    """Return a model and the folder of a run that searched both algorithms of its convolution."""
     torch.manual_seed(0)
     model, folder = OneLayer(8, 32).eval(), tmp_path_factory.mktemp("run")
     with Compiler(CONFIG, SHAPE, folder) as compiler:
@@ -95,29 +97,29 @@ def searched(tmp_path_factory):
 
 
 @pytest.mark.parametrize("algorithms", [{}, {"conv": "winograd"}], ids=["direct", "winograd"])
-def test_a_candidate_at_a_profiled_width_is_not_measured_again(algorithms, searched, tmp_path):
+def test_candidate_at_a_profiled_width_is_not_measured_again(algorithms, searched, tmp_path):
     model, folder = searched
     profile = RecordLog(tmp_path / "profile.json")
     group = next(g for g in find_groups(model, SHAPE).groups if g.root == "conv")
-    small = shrink(model, SHAPE, [ChannelStep(group, 16, "")], lambda each: score(each, "l1", 0))
+    small = shrink(model, SHAPE, [ChannelStep(group, 16, "")], lambda group: score(group, "l1", 0))
     with Compiler(CONFIG, SHAPE, folder) as compiler:
         table = compiler.tune(model, algorithms).table
-        profile_widths(table, "conv", compiler.measurer, profile, widths=[16])
-        profile_widths(table, "fc", compiler.measurer, profile, "in", widths=[16])
+        profile_widths(table, "conv", compiler.pool, profile, widths=[16])
+        profile_widths(table, "fc", compiler.pool, profile, "in", widths=[16])
     with Compiler(CONFIG, SHAPE, folder, profile=profile.path) as compiler:
         base = compiler.tune(model, algorithms)
-        before = compiler.programs.trials()
+        before = compiler.trials()
         moved = compiler.move(base, small)
-        now = compiler.programs.trials()
-    # A mean over the channels may be a task of its own, which no profile of a layer holds.
+        after = compiler.trials()
+    # The mean over the channels may be a task without a layer, which no profile contains.
     others = [row for row in moved.table.rows if not row.task.layers]
-    assert now["search"] - before["search"] <= FAST.batch * len(others)
-    profiled = {each.line for each in profile.measured}
+    assert after["search"] - before["search"] <= FAST.batch * len(others)
+    profiled = {record.line for record in profile.measured}
     assert {"conv", "fc"} <= {row.task.title for row in moved.table.rows}
     assert all(row.program.record in profiled for row in moved.table.rows if row.task.layers)
 
 
-def test_the_command_profile(searched, tmp_path):
+def test_profile_command_writes_table_and_plot(searched, tmp_path):
     model, folder = searched
     with Compiler(CONFIG, SHAPE, folder) as compiler:
         compiler.tune(model, {}).table.save(tmp_path / "table.json")
@@ -131,6 +133,6 @@ def test_the_command_profile(searched, tmp_path):
     lines = (tmp_path / "out" / "profile-conv.csv").read_text().splitlines()
     assert [int(line.split(",")[0]) for line in lines[1:]] == [8, 16, 24, 32]
     assert (tmp_path / "out" / "profile-conv.png").read_bytes()[:4] == b"\x89PNG"
-    # What the command read is the model that was tuned.
+    # The file that the command read contains the tuned model.
     tasks = extract_from_program(from_torch(torch.jit.load(str(path)), SHAPE).mod, None, "llvm")
     assert {layer for task in tasks for layer in task.layers} == {"conv", "fc"}

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of ``python -m tvm.contrib.cprune``."""
+"""Commands of ``python -m tvm.contrib.cprune``, one per module."""
