@@ -78,9 +78,9 @@ def width_constraints(group: ChannelGroup, table: TaskTable, relax: bool = False
 
     Producers are constrained along their output axes, consumers along their reduction axes.
     """
-    found = {
+    constraints = {
         Constraint(member.width, member.scale, multiple)
         for member in group.members
         for multiple in required_multiples(member.layer, member.side, member.groups, table, relax)
     }
-    return tuple(sorted(found))
+    return tuple(sorted(constraints))
