@@ -46,19 +46,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--layer", action="append", help="layer to measure, repeatable (default: the one with most impact)"
     )
     parser.add_argument(
-        "--side", choices=("out", "in"), default="out", help="vary output or input channels (%(default)s)"
+        "--side",
+        choices=("out", "in"),
+        default="out",
+        help="vary output or input channels (default: %(default)s)",
     )
     parser.add_argument(
-        "--every", type=int, default=1, metavar="N", help="measure every N-th width only (%(default)s)"
+        "--every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="measure every N-th width only (default: %(default)s)",
     )
     parser.add_argument(
         "--variants",
         type=int,
         default=3,
         metavar="N",
-        help=f"programs per width if tile factors must change, 1 to {MAX_VARIANTS} (%(default)s)",
+        help=f"programs per width if tile factors must change, 1 to {MAX_VARIANTS} (default: %(default)s)",
     )
-    parser.add_argument("--out", type=Path, default=Path("profile"), help="output folder (%(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("profile"), help="output folder (default: %(default)s)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
