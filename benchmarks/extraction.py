@@ -22,6 +22,7 @@ def main() -> None:
     print_machine()
     model = resnet18()
     group = find_groups(model, SHAPE).of_layer("stages.1.0.conv1")
+    assert group is not None
     small = shrink(model, SHAPE, [ChannelStep(group, 96, "")], lambda group: score(group, "l1", 0))
     first, second, lowered = [], [], (0, 0)
     for _ in range(ROUNDS):

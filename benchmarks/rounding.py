@@ -129,9 +129,9 @@ def main() -> None:
                 for name, ratio in ratios.items():
                     speedups.setdefault(name, []).append(ratio)
                 print(line, flush=True)
-    for name, ratios in speedups.items():
-        mean = math.exp(sum(math.log(ratio) for ratio in ratios) / len(ratios))
-        print(f"before over {name}: geometric mean {mean:.3f}, minimum {min(ratios):.3f}")
+    for name, values in speedups.items():
+        mean = math.exp(sum(math.log(value) for value in values) / len(values))
+        print(f"before over {name}: geometric mean {mean:.3f}, minimum {min(values):.3f}")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from torch import nn
 from common import CACHE, print_machine
 from tvm import relay
 from tvm.contrib.cprune.compiler import Compiler
-from tvm.contrib.cprune.config import STRATEGIES, PruneConfig, TuneConfig
-from tvm.contrib.cprune.loop.report import ConsoleReport
+from tvm.contrib.cprune.config import STRATEGIES, PruneConfig, Strategy, TuneConfig
+from tvm.contrib.cprune.loop.console import ConsoleReport
 from tvm.contrib.cprune.tasks import pass_context
 from tvm.contrib.cprune.types import Latency
 
@@ -31,7 +31,7 @@ NETWORKS = {
 
 def two_layers(convolutions: tuple[tuple[int, int, int, int], ...]) -> nn.Module:
     torch.manual_seed(0)
-    layers = [(nn.Conv2d(*sizes, padding=padding), nn.ReLU()) for *sizes, padding in convolutions]
+    layers = [(nn.Conv2d(i, o, kernel, padding=padding), nn.ReLU()) for i, o, kernel, padding in convolutions]
     return nn.Sequential(*(module for pair in layers for module in pair)).eval()
 
 
@@ -47,10 +47,11 @@ def untuned(compiler: Compiler, model: nn.Module, path: Path) -> Path:
 def compare(network: str, trials: int) -> dict[str, Latency]:
     """Return the latency of a network tuned with each strategy, and untuned."""
     (shape, convolutions), folder = NETWORKS[network], CACHE / "strategies" / network
-    model, libraries = two_layers(convolutions), {}
+    model = two_layers(convolutions)
+    libraries: dict[str, Path] = {}
 
-    def compiler_of(strategy: str) -> Compiler:
-        tune = TuneConfig(tuner="autotvm", strategy=strategy, trials=trials, early_stopping=trials)  # type: ignore[arg-type]
+    def compiler_of(strategy: Strategy) -> Compiler:
+        tune = TuneConfig(tuner="autotvm", strategy=strategy, trials=trials, early_stopping=trials)
         config = PruneConfig(tune=tune, measure_repeats=60)
         return Compiler(config, shape, folder / f"{strategy}-{trials}", report=ConsoleReport())
 

@@ -20,7 +20,7 @@ from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.importers.from_torch import from_torch
 from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import RecordLog, to_input
-from tvm.contrib.cprune.program_store import ALTERNATIVES
+from tvm.contrib.cprune.program_store import MAX_ALTERNATIVES
 from tvm.contrib.cprune.targets.target import host_target, pinned_target
 from tvm.contrib.cprune.tasks import extract_from_program
 from tvm.contrib.cprune.tuning.ansor.search import search
@@ -92,7 +92,7 @@ def measure(kind: str, config: TuneConfig, measurer: LocalMeasurer) -> list[floa
     rows: dict[str, list[int]] = {"fits": [], "another fits": [], "off the grid": []}
     for width in (*WIDTHS, *ODD_WIDTHS):
         task = task_of(kind, width, target)
-        others = [r.line for r in ranked[1:] if keeps_inner_loops(r.line, base, task)][:ALTERNATIVES]
+        others = [r.line for r in ranked[1:] if keeps_inner_loops(r.line, base, task)][:MAX_ALTERNATIVES]
         inputs[width] = transplant(best.line, base, task, 3)
         if keeps_inner_loops(best.line, base, task):
             rows["fits"].append(width)

@@ -18,8 +18,8 @@ import onnxruntime
 import torch
 
 from common import CACHE, SHAPE, median, print_machine, resnet18, resnet18_compiler, spread, tune_resnet18
-from tvm.contrib.cprune.building.build import sample_input
 from tvm.contrib.cprune.compiler import Candidate, Compiler
+from tvm.contrib.cprune.measuring.timing import sample_input
 from tvm.contrib.cprune.models.groups import find_groups
 from tvm.contrib.cprune.models.importance import score
 from tvm.contrib.cprune.models.surgery import macs_and_params, shrink
@@ -77,14 +77,14 @@ def time_both(
 
 def row(compiler: Compiler, base: Candidate, factor: float, rounded: bool, folder: Path) -> tuple[str, float]:
     """Measure one width; returns its line of the table and the latency in seconds."""
-    before, started = compiler.trials(), time.perf_counter()
+    before, started = compiler.programs.trials(), time.perf_counter()
     candidate = base if factor == 1.0 else compiler.move(base, scaled(base, factor, rounded))
-    seconds, now = time.perf_counter() - started, compiler.trials()
+    seconds, now = time.perf_counter() - started, compiler.programs.trials()
     assert now["search"] == before["search"], "a task had no legal transplant and was searched"
     trials = now["transplant"] - before["transplant"]
 
     data = np.random.default_rng(1).standard_normal(SHAPE).astype("float32")
-    actual = compiler.pool.run_model(candidate.library, data)
+    actual = compiler.measurer.run_model(candidate.library, data)[0]
     expected = candidate.model(torch.tensor(data)).detach().numpy()
     error = float(np.abs(actual - expected).max() / np.abs(expected).max())
 
@@ -110,8 +110,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         # Copy the records of the search only, so that every transplant is measured here.
         folder = Path(name)
-        (folder / "records").mkdir()
-        shutil.copy(CACHE / "resnet18" / "records" / "search.json", folder / "records")
+        for log in (CACHE / "resnet18" / "records").glob("*/search.json"):
+            target = folder / "records" / log.parent.name
+            target.mkdir(parents=True)
+            shutil.copy(log, target)
         with resnet18_compiler(folder) as compiler:
             base, first = compiler.tune(resnet18()), 0.0
             head = f"{'width':>15} {'GMACs':>6} {'tasks':>6} {'trials':>6} {'seconds':>8} {'ours ms':>14} "

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
+from tvm.contrib.cprune.measuring.measurer import Measurer
 from tvm.contrib.cprune.measuring.records import RecordLog
 from tvm.contrib.cprune.table import Row, TaskTable
 from tvm.contrib.cprune.tuning.backends import backend_of
@@ -49,7 +49,7 @@ class WidthLatency:
 def profile_widths(
     table: TaskTable,
     layer: str,
-    measurer: LocalMeasurer,
+    measurer: Measurer,
     log: RecordLog,
     side: Side = "out",
     widths: Iterable[int] | None = None,
@@ -104,7 +104,7 @@ def profile_widths(
 
 
 def _measure(
-    row: Row, side: Side, widths: list[int], variants: int, measurer: LocalMeasurer, log: RecordLog
+    row: Row, side: Side, widths: list[int], variants: int, measurer: Measurer, log: RecordLog
 ) -> list[WidthLatency]:
     tasks = {width: at_width(row.task, width, side) for width in widths}
     inputs: dict[int, list[Any]] = {}

@@ -110,7 +110,7 @@ class ProgramStore:
         for row in rows:
             try:
                 inputs += self._backend.transplant(row.program.record, row.task, task, variants)
-                fits = fits or self._backend.fits(row.program.record, row.task, task)
+                fits = fits or self._backend.keeps_inner_loops(row.program.record, row.task, task)
             except TransplantError:
                 continue
         if not fits:
@@ -146,7 +146,7 @@ class ProgramStore:
         inputs: list[Any] = []
         for record in sorted(records, key=_median):
             try:
-                if self._backend.fits(record.line, row.task, task):
+                if self._backend.keeps_inner_loops(record.line, row.task, task):
                     inputs += self._backend.transplant(record.line, row.task, task, 1)
             except TransplantError:
                 continue

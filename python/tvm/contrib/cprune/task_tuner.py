@@ -17,8 +17,8 @@ from tvm.contrib.cprune.stopwatch import Stopwatch
 from tvm.contrib.cprune.table import Row, TaskTable, make_table
 from tvm.contrib.cprune.tasks import LoweringCache, extract_from_program
 from tvm.contrib.cprune.transform.pin_algorithms import winograd_layers
-from tvm.contrib.cprune.tuning.ansor.search import Progress
 from tvm.contrib.cprune.tuning.backends import BACKENDS
+from tvm.contrib.cprune.tuning.progress import Progress
 from tvm.contrib.cprune.types import Algorithm, CPruneError, RelayModel, Task
 
 
@@ -124,7 +124,7 @@ class TaskTuner:
         winograd = self.extract(model, legal)
         tasks = list({task.workload_key: task for task in (*direct, *winograd)}.values())
         self._programs.seed(tasks, self._config.tune.batch)
-        self._search(tasks, self._config.tune, rivals=alternative_tasks(direct, winograd))
+        self._search(tasks, self._config.tune, alternatives=alternative_tasks(direct, winograd))
         self._share(tasks)
         direct_task = {layer: task for task in direct for layer in task.layers}
         chosen: dict[str, Algorithm] = {}

@@ -99,7 +99,7 @@ def table_of(products: dict[str, tuple[int, int]]) -> TaskTable:
 
 
 @pytest.fixture(scope="session")
-def target():  # type: ignore[no-untyped-def]
+def target():
     return pinned_target(host_target())
 
 
@@ -123,7 +123,7 @@ KINDS: dict[str, tuple[Callable[[int], nn.Module], str, str, int]] = {
 }
 
 
-def task_of(kind: str, width: int, target) -> Task:  # type: ignore[no-untyped-def]
+def task_of(kind: str, width: int, target) -> Task:
     """Return the task of a kind's layer at a width."""
     make, algorithm, layer, _ = KINDS[kind]
     model = make(width)
@@ -133,7 +133,7 @@ def task_of(kind: str, width: int, target) -> Task:  # type: ignore[no-untyped-d
     return next(task for task in tasks if layer in task.layers)
 
 
-def sampled_states(task: Task) -> list:  # type: ignore[type-arg]
+def sampled_states(task: Task) -> list:
     """Return states that the search would start from."""
     policy = auto_scheduler.SketchPolicy(
         task.tvm_task, params={"sample_init_min_population": 30}, seed=7, verbose=0
@@ -141,7 +141,7 @@ def sampled_states(task: Task) -> list:  # type: ignore[type-arg]
     return list(policy.sample_initial_population())
 
 
-def record_of(task: Task, state) -> str:  # type: ignore[no-untyped-def]
+def record_of(task: Task, state) -> str:
     """Return the record of a state, as if it had been measured."""
     result = auto_scheduler.MeasureResult([1.0], 0, "", 0.1, 0.0)
     return dump(auto_scheduler.MeasureInput(task.tvm_task, state), result).line
@@ -152,7 +152,7 @@ def random_records(task: Task) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def tuned(pool, target) -> Callable[[str], tuple[Task, Measured]]:  # type: ignore[no-untyped-def]
+def tuned(pool, target) -> Callable[[str], tuple[Task, Measured]]:
     """Return a function from an anchor kind to its task at the base width and a tuned program of it."""
     known: dict[str, tuple[Task, Measured]] = {}
 

@@ -56,7 +56,7 @@ class Net(nn.Module):
         return self.fc(torch.relu(self.last(x)).mean((2, 3)))
 
 
-def transplanted_table(table: TaskTable, mod) -> TaskTable:  # type: ignore[no-untyped-def]
+def transplanted_table(table: TaskTable, mod) -> TaskTable:
     """Return a table of this machine's programs transplanted to AArch64, without measuring them."""
     target = PRESETS["arm64-linux"].make_target()
     rows = []

@@ -11,7 +11,8 @@ from tvm.auto_scheduler.measure import MeasureErrorNo
 
 import tvm
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.measuring import local_pool, local_worker
+from tvm.contrib.cprune.measuring import local_worker
+from tvm.contrib.cprune.measuring import process as process_module
 from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import RecordLog, to_input
 from tvm.contrib.cprune.tuning.ansor.search import search
@@ -52,15 +53,15 @@ def test_workers_are_reused_and_do_not_import_torch(tuned):
 
 
 def test_worker_is_restarted_between_batches_after_compiling_many_programs(tuned, monkeypatch):
-    monkeypatch.setattr(local_pool, "MOST_PROGRAMS", 1)
+    monkeypatch.setattr(process_module, "MAX_PROGRAMS_PER_PROCESS", 1)
     task, best = tuned("1x1")
     data = to_input(best.line, task.tvm_task).serialize()
     with LocalMeasurer(FAST) as pool:
-        process, pids = pool._processes[0], []
+        process, pids = pool._pool.processes[0], []
         for batch in ((0, 1), (2, 3)):
             assert [pool._build(process, number, data) for number in batch] == [None, None]
             # It must not be restarted while it holds programs of the batch.
-            assert process.held == set(batch)
+            assert process.programs == set(batch)
             pids.append(pool.call(os.getpid))
             outcomes = [pool.run(number, data) for number in batch]
             assert not any(isinstance(outcome, local_worker.Failure) for outcome in outcomes)
@@ -72,7 +73,7 @@ def test_programs_of_a_killed_worker_are_built_again(tuned):
     with LocalMeasurer(FAST) as pool:
         inputs = [to_input(best.line, task.tvm_task)] * 3
         built = pool.build([each.serialize() for each in inputs])
-        for process in pool._processes:
+        for process in pool._pool.processes:
             os.kill(process.popen._proc.pid, signal.SIGKILL)
             process.popen._proc.wait()
         outcomes = [

@@ -13,6 +13,7 @@ from conftest import ROOT, Branches, OneLayer
 import tvm
 from tvm import autotvm
 from tvm.contrib.cprune import extract_from_program, from_torch
+from tvm.contrib.cprune.building.build import algorithms_of
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.measuring.records import RecordLog, dump
@@ -39,7 +40,7 @@ ARM = "llvm -device=arm_cpu -mtriple=aarch64-linux-gnu -mattr=+neon"
 MALI = tvm.target.Target("opencl -device=mali", host="llvm -mtriple=aarch64-linux-gnu")
 
 
-def extract(model, shape, target=None):  # type: ignore[no-untyped-def]
+def extract(model, shape, target=None):
     relay_model = from_torch(model, shape, "NCHW")
     return extract_from_program(relay_model.mod, None, target or host_target(), tuner="autotvm")
 
@@ -55,7 +56,7 @@ KINDS = {
 }
 
 
-def task_of(kind: str, width: int, target=None) -> Task:  # type: ignore[no-untyped-def]
+def task_of(kind: str, width: int, target=None) -> Task:
     """Return the task of a kind's layer at a width."""
     make, shape, layer, _ = KINDS[kind]
     return next(task for task in extract(make(width), shape(width), target) if layer in task.layers)
@@ -219,16 +220,17 @@ def test_model_is_tuned_built_and_transplanted(tmp_path):
     config = PruneConfig(tune=TUNE, measure_repeats=3)
     with Compiler(config, shape, tmp_path) as compiler:
         base = compiler.tune(model)
-        assert set(compiler.algorithms) == {layer for row in base.table.rows for layer in row.task.layers}
+        layers = {layer for row in base.table.rows for layer in row.task.layers}
+        assert set(algorithms_of(base.table)) == layers
         group = next(g for g in find_groups(model, shape).groups if g.root == "conv")
         step = ChannelStep(group, 16, "half of the channels")
         small = shrink(model, shape, [step], lambda group: score(group, "l1", 0))
-        before = compiler.trials()
+        before = compiler.programs.trials()
         moved = compiler.move(base, small)
-        assert compiler.trials()["search"] == before["search"]
-        assert compiler.trials()["transplant"] > before["transplant"]
+        assert compiler.programs.trials()["search"] == before["search"]
+        assert compiler.programs.trials()["transplant"] > before["transplant"]
         for candidate in (base, moved):
-            actual = compiler.pool.run_model(candidate.library, data)
+            actual = compiler.measurer.run_model(candidate.library, data)[0]
             expected = candidate.model(torch.tensor(data)).detach().numpy()
             np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
         base.table.save(tmp_path / "table.json")
@@ -237,7 +239,7 @@ def test_model_is_tuned_built_and_transplanted(tmp_path):
     assert [row.program for row in loaded.rows] == [row.program for row in base.table.rows]
 
 
-def cprune(*arguments: str, cwd=ROOT) -> subprocess.CompletedProcess:  # type: ignore[no-untyped-def,type-arg]
+def cprune(*arguments: str, cwd=ROOT) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "tvm.contrib.cprune", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 

@@ -222,7 +222,12 @@ def test_bn_scale_ranks_channels_by_the_weights_of_the_batch_norm():
     prunable = PrunableModel.trace(model, SHAPE)
     step = ChannelStep(prunable.groups().of_layer("stem.0"), 8, "")
     scores = []
-    prunable.shrink([step], lambda full_group: scores.append(score(full_group, "bn-scale", 0)) or scores[-1])
+
+    def scorer(full_group):
+        scores.append(score(full_group, "bn-scale", 0))
+        return scores[-1]
+
+    prunable.shrink([step], scorer)
     assert torch.equal(torch.argsort(scores[0]), torch.arange(16))
 
 

@@ -85,7 +85,7 @@ def test_masks_of_data_driven_nni_pruners_can_be_applied(pruner, tmp_path, quiet
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.ReLU(), nn.Flatten())
     data = [(torch.randn(4, 3, 8, 8), torch.randint(0, 8, (4,))) for _ in range(3)]
 
-    def train(module, optimizer, criterion, *_, **__):  # type: ignore[no-untyped-def]
+    def train(module, optimizer, criterion, *_, **__):
         for inputs, targets in data:
             optimizer.zero_grad()
             criterion(module(inputs), targets).backward()

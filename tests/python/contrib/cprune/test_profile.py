@@ -14,6 +14,7 @@ from tvm import auto_scheduler
 from tvm.contrib.cprune import extract_from_program, from_torch
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig
+from tvm.contrib.cprune.measuring.context import RecordContext, local_device
 from tvm.contrib.cprune.measuring.records import RecordLog
 from tvm.contrib.cprune.models.groups import find_groups
 from tvm.contrib.cprune.models.importance import score
@@ -56,7 +57,7 @@ def test_impossible_width_is_rejected(target):
         at_width(task_of("1x1", 64, target), 0)
 
 
-def table_of(task, best):  # type: ignore[no-untyped-def]
+def table_of(task, best):
     return TaskTable((Row(task, to_program(task, best)),), str(task.tvm_task.target), 2, True)
 
 
@@ -104,13 +105,15 @@ def test_candidate_at_a_profiled_width_is_not_measured_again(algorithms, searche
     small = shrink(model, SHAPE, [ChannelStep(group, 16, "")], lambda group: score(group, "l1", 0))
     with Compiler(CONFIG, SHAPE, folder) as compiler:
         table = compiler.tune(model, algorithms).table
-        profile_widths(table, "conv", compiler.pool, profile, widths=[16])
-        profile_widths(table, "fc", compiler.pool, profile, "in", widths=[16])
+        context = RecordContext(table.target, table.threads, table.cold_weights, local_device())
+        context.save(tmp_path)
+        profile_widths(table, "conv", compiler.measurer, profile, widths=[16])
+        profile_widths(table, "fc", compiler.measurer, profile, "in", widths=[16])
     with Compiler(CONFIG, SHAPE, folder, profile=profile.path) as compiler:
         base = compiler.tune(model, algorithms)
-        before = compiler.trials()
+        before = compiler.programs.trials()
         moved = compiler.move(base, small)
-        after = compiler.trials()
+        after = compiler.programs.trials()
     # The mean over the channels may be a task without a layer, which no profile contains.
     others = [row for row in moved.table.rows if not row.task.layers]
     assert after["search"] - before["search"] <= FAST.batch * len(others)

@@ -39,7 +39,7 @@ class Net(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:  # type: ignore[no-untyped-def]
+def run(tmp_path_factory) -> Path:
     """Return a folder with the table of a tuned network, and two files of it pruned to 27 channels."""
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
@@ -53,7 +53,7 @@ def run(tmp_path_factory) -> Path:  # type: ignore[no-untyped-def]
     return folder
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess:  # type: ignore[type-arg]
+def command(*arguments: str) -> subprocess.CompletedProcess:
     full = [sys.executable, "-m", "tvm.contrib.cprune", "round", *arguments]
     return subprocess.run(full, capture_output=True, text=True, check=False)
 
@@ -115,11 +115,11 @@ def test_a_file_that_is_no_model_is_refused_in_one_line(run, tmp_path, name, con
     assert not out.exists()
 
 
-def change(**values: object) -> Callable[[dict], None]:  # type: ignore[type-arg]
+def change(**values: object) -> Callable[[dict], None]:
     return lambda table: table.update(values)
 
 
-def rename(table: dict) -> None:  # type: ignore[type-arg]
+def rename(table: dict) -> None:
     for row in table["rows"]:
         for subgraph in row["subgraphs"]:
             subgraph["layers"] = [f"other.{layer}" for layer in subgraph["layers"]]

@@ -43,19 +43,19 @@ def convolution_widths(mod: tvm.IRModule) -> dict[str, int]:
     for call in calls_of(mod["main"].body):
         if operator_name(call) == "nn.conv2d":
             axis = str(call.attrs.data_layout).index("C")
-            widths[layer_of(call)] = int(call.checked_type.shape[axis])
+            widths[str(layer_of(call))] = int(call.checked_type.shape[axis])
         elif operator_name(call) == "nn.dense":
-            widths[layer_of(call)] = int(call.checked_type.shape[1])
+            widths[str(layer_of(call))] = int(call.checked_type.shape[1])
     return widths
 
 
-def rounded(model: nn.Module, table: TaskTable, shape=SHAPE, **options):  # type: ignore[no-untyped-def]
+def rounded(model: nn.Module, table: TaskTable, shape=SHAPE, **options):
     relay_model = from_torch(model, shape)
     rounding = RoundChannels(table, **options)
     return relay_model.mod, rounding(relay_model.mod), rounding.roundings
 
 
-def check_same(model: nn.Module, before: tvm.IRModule, after: tvm.IRModule, shape=SHAPE) -> None:  # type: ignore[no-untyped-def]
+def check_same(model: nn.Module, before: tvm.IRModule, after: tvm.IRModule, shape=SHAPE) -> None:
     data = np.random.default_rng(0).standard_normal(shape).astype("float32")
     expected = run(before, data)
     np.testing.assert_allclose(run(after, data), expected, rtol=1e-5, atol=1e-5)

@@ -16,7 +16,7 @@ from tvm.contrib.cprune.transform.tile_factors import RecordTileFactors, read_ti
 from tvm.contrib.cprune.tuning.ansor.steps import channel_splits
 
 
-def anchors_of(task, line):  # type: ignore[no-untyped-def]
+def anchors_of(task, line):
     schedule, args = task.tvm_task.compute_dag.apply_steps_from_state(state_of(line))
     return [accesses for accesses in read_tile_factors(schedule, args) if len(accesses) == 3]
 
@@ -95,7 +95,7 @@ def test_blocks_and_threads_of_a_gpu_schedule_are_tile_factors():
 
 def test_the_pass_reads_tensor_ir():
     @tvm.script.tir.prim_func
-    def sums(a: tvm.script.tir.Buffer((16, 24), "float32"), c: tvm.script.tir.Buffer((16,), "float32")):  # type: ignore[no-untyped-def]
+    def sums(a: tvm.script.tir.Buffer((16, 24), "float32"), c: tvm.script.tir.Buffer((16,), "float32")):  # type: ignore[valid-type]
         for i in range(16):
             for k in range(24):
                 with tvm.script.tir.block("sum"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, TUTORIAL
+from torch.utils.data import DataLoader, Subset
 
 from tvm.contrib.cprune.types import CPruneError
 
@@ -88,12 +89,18 @@ def test_every_option_of_the_original_exists():
     assert set(names.split()) <= vars(tutorial.parse_arguments([])).keys()
 
 
+def indices_of(loader: DataLoader) -> list[int]:
+    """Return the images of a split by their numbers in the data set."""
+    assert isinstance(loader.dataset, Subset)
+    return list(loader.dataset.indices)
+
+
 def test_digits_has_three_disjoint_splits():
     splits = load_data("digits", None, 32, 100, 0)
-    parts = [loader.dataset.indices for loader in (splits.train, splits.validation, splits.test)]
+    parts = [indices_of(loader) for loader in (splits.train, splits.validation, splits.test)]
     assert sum(len(part) for part in parts) == len(set().union(*parts)) == 1797
     same_seed = load_data("digits", None, 32, 100, 0)
-    assert same_seed.test.dataset.indices == parts[2]
+    assert indices_of(same_seed.test) == parts[2]
     images, labels = next(iter(splits.validation))
     assert images.shape == (100, 1, 16, 16)
     assert set(labels.tolist()) <= set(range(10))
@@ -132,7 +139,7 @@ def test_cifar10_is_split_and_damaged_files_are_reported(tmp_path, monkeypatch):
         10,
         20,
     )
-    assert not set(splits.train.dataset.indices) & set(splits.validation.dataset.indices)
+    assert not set(indices_of(splits.train)) & set(indices_of(splits.validation))
     assert next(iter(splits.test))[0].shape == (8, 3, 32, 32)
     (base / "data_batch_2").write_bytes(b"damaged")
     with pytest.raises(CPruneError, match="missing or damaged"):

@@ -24,6 +24,7 @@ from tvm.contrib.cprune.building.build import algorithms_of
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.files import replaced, write_text
 from tvm.contrib.cprune.importers.model_file import ModelFile, add_model_arguments, parse_shape
+from tvm.contrib.cprune.measuring.context import RecordContext, local_device
 from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import RecordLog
 from tvm.contrib.cprune.profile import WidthLatency, profile_widths, to_csv
@@ -77,10 +78,15 @@ def run(options: argparse.Namespace) -> None:
         raise CPruneError(f"--variants is {options.variants}, expected 1 to {MAX_VARIANTS}")
     table = load_measurable_table(options)
     tune = TuneConfig(tuner=table.tuner, threads=table.threads, cold_weights=table.cold_weights)
-    log = RecordLog(options.out / "profile.json")
+    path = options.out / "profile.json"
     layers = options.layer or [next(row for row in table.by_impact() if row.task.layers).task.layers[0]]
     console = Console()
     with LocalMeasurer(tune) as measurer:
+        context = RecordContext(table.target, measurer.threads, table.cold_weights, local_device())
+        if path.exists():
+            context.require(options.out, "the earlier profile")
+        context.save(options.out)
+        log = RecordLog(path)
         for layer in layers:
             profile = profile_layer(table, layer, measurer, log, options, console)
             name = f"profile-{layer}-in" if options.side == "in" else f"profile-{layer}"

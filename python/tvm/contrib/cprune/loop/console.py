@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from tvm.contrib.cprune.tuning.ansor.search import Progress
+from tvm.contrib.cprune.tuning.progress import Progress
 from tvm.contrib.cprune.types import Latency
 
 

@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tvm
 from tvm.contrib.cprune import _plugin
@@ -63,6 +63,11 @@ class RecordTileFactors:
         for accesses in _plugin.tile_factors(func.body):
             self.anchors.append(tuple(_access(buffer, dims) for buffer, *dims in accesses))
         return func
+
+    if TYPE_CHECKING:  # TVM's decorator adds these, without types
+        info: Any
+
+        def __call__(self, mod: tvm.IRModule) -> tvm.IRModule: ...
 
 
 def _access(buffer: str, dims: Sequence[Any]) -> Access:

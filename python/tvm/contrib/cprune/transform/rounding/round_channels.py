@@ -8,7 +8,7 @@ the least important channels.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -148,3 +148,8 @@ class RoundChannels:
         rounded = round_function(mod["main"], self.table, self.options, self.scores)
         self.roundings = rounded.roundings
         return relay.transform.InferType()(tvm.IRModule({"main": rounded.function}))
+
+    if TYPE_CHECKING:  # TVM's decorator adds these, without types
+        info: Any
+
+        def __call__(self, mod: tvm.IRModule) -> tvm.IRModule: ...

@@ -10,7 +10,7 @@ from tvm.auto_scheduler.measure_record import load_record_from_string
 
 from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
+from tvm.contrib.cprune.measuring.measurer import Measurer
 from tvm.contrib.cprune.measuring.records import RecordLog, dump, to_input
 from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.tuning.ansor.allocation import AnsorSearch, first_batch_size, next_search
@@ -21,7 +21,7 @@ from tvm.contrib.cprune.types import Task
 def search(
     tasks: Sequence[Task],
     config: TuneConfig,
-    measurer: LocalMeasurer,
+    measurer: Measurer,
     log: RecordLog,
     seed: int = 0,
     report: Callable[[Progress], None] = lambda _: None,

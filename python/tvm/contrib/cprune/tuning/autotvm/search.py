@@ -17,7 +17,7 @@ from tvm.autotvm.tuner import GATuner, GridSearchTuner, RandomTuner, XGBTuner
 
 from tvm import autotvm
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
+from tvm.contrib.cprune.measuring.measurer import Measurer
 from tvm.contrib.cprune.measuring.records import Measured, RecordLog, dump
 from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.tuning.autotvm.configuration import fallback_config
@@ -28,7 +28,7 @@ from tvm.contrib.cprune.types import CPruneError, Task
 def search(
     tasks: Sequence[Task],
     config: TuneConfig,
-    measurer: LocalMeasurer,
+    measurer: Measurer,
     log: RecordLog,
     seed: int = 0,
     report: Callable[[Progress], None] = lambda _: None,
@@ -74,7 +74,7 @@ def search(
 
 
 def _tune(
-    search: TaskSearch, config: TuneConfig, measurer: LocalMeasurer, log: RecordLog, seed: int
+    search: TaskSearch, config: TuneConfig, measurer: Measurer, log: RecordLog, seed: int
 ) -> Iterator[None]:
     """Measure the configurations of one task; yields after each batch."""
     task = search.task
@@ -122,7 +122,7 @@ def _start_tuner(task: Task, config: TuneConfig, log: RecordLog, seed: int) -> t
 
 
 def _measure(
-    search: TaskSearch, configs: Sequence[Any], measurer: LocalMeasurer, log: RecordLog
+    search: TaskSearch, configs: Sequence[Any], measurer: Measurer, log: RecordLog
 ) -> tuple[list[autotvm.MeasureInput], list[Any]]:
     """Measure configurations, add their records to the log and return inputs and results."""
     tvm_task = search.task.tvm_task
