@@ -119,6 +119,10 @@ class ProgramStore:
         measured = self._measurer.measure_new(inputs, self.transplanted)
         return any(record.latency is not None for record in measured)
 
+    def borrow(self, task: Task, table: TaskTable) -> None:
+        """Measure on ``task`` the fastest programs that other tasks of ``table`` can lend it."""
+        self._measure(self._borrow(task, table.rows), MAX_BORROWED)
+
     def _measure(self, inputs: Sequence[Any], batch: int) -> None:
         for start in range(0, len(inputs), batch):
             self._measurer.measure_new(inputs[start : start + batch], self.transplanted)

@@ -145,6 +145,8 @@ class CPruner:
             If the model's accuracy is below the requirement, nothing can be pruned, the run folder belongs to
             another configuration or is in use by another process, or the model cannot be tuned.
         """
+        if self.config.importance == "taylor" and not (self.training.batches and self.training.criterion):
+            raise CPruneError("importance 'taylor' needs Training.batches and Training.criterion")
         accuracy, prunable = self._accuracy(), self._prunable()
         with locked(self.run_dir):
             journal = open_run(self.run_dir, self._settings(), resume)

@@ -11,7 +11,16 @@ import tvm
 from tvm.contrib.cprune.files import write_text
 from tvm.contrib.cprune.measuring.records import Measured, parse
 from tvm.contrib.cprune.tuning.backends import backend_of
-from tvm.contrib.cprune.types import CPruneError, Latency, Program, Split, Subgraph, Task, TunerName
+from tvm.contrib.cprune.types import (
+    CandidateError,
+    CPruneError,
+    Latency,
+    Program,
+    Split,
+    Subgraph,
+    Task,
+    TunerName,
+)
 
 # Version of the file format.
 FORMAT = 3
@@ -196,12 +205,12 @@ def make_table(
 
     Raises
     ------
-    CPruneError
+    CandidateError
         If tasks have no record; the message names all of them.
     """
     records = [(task, best(task.workload_key)) for task in tasks]
     missing = [task.title for task, record in records if record is None]
     if missing and strict:
-        raise CPruneError(f"no program was measured for {len(missing)} tasks: {'; '.join(missing)}")
+        raise CandidateError(f"no program was measured for {len(missing)} tasks: {'; '.join(missing)}")
     rows = tuple(Row(task, to_program(task, record)) for task, record in records if record is not None)
     return TaskTable(rows, target, threads, cold_weights)

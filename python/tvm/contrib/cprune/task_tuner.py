@@ -10,8 +10,9 @@ from typing import Any
 import tvm
 from tvm.contrib.cprune.building.build import algorithms_of
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
+from tvm.contrib.cprune.lagging import lagging_rows
 from tvm.contrib.cprune.measuring.measurer import Measurer
-from tvm.contrib.cprune.measuring.records import faster
+from tvm.contrib.cprune.measuring.records import Measured, faster
 from tvm.contrib.cprune.program_store import ProgramStore
 from tvm.contrib.cprune.stopwatch import Stopwatch
 from tvm.contrib.cprune.table import Row, TaskTable, make_table
@@ -48,6 +49,7 @@ class TaskTuner:
         self._config, self._target, self._measurer = config, target, measurer
         self._programs, self._stopwatch, self._report, self._strict = programs, stopwatch, report, strict
         self._backend = BACKENDS[config.tune.tuner]
+        self._searched: TaskTable | None = None
         self._lowered = LoweringCache()
 
     def extract(self, model: RelayModel, algorithms: Mapping[str, Algorithm]) -> tuple[Task, ...]:
@@ -68,7 +70,8 @@ class TaskTuner:
             if algorithms is None:
                 both = self._config.tune.tuner == "ansor"
                 algorithms = self._search_both_algorithms(model) if both else self._search_templates(model)
-        return self._table(self.extract(model, algorithms))
+        self._searched = self._table(self.extract(model, algorithms))
+        return self._searched
 
     def search_more(self, table: TaskTable, trials: int) -> None:
         """Spend ``trials`` more search trials on the tasks of greatest impact."""
@@ -81,7 +84,8 @@ class TaskTuner:
     def transplant(self, model: RelayModel, donor: TaskTable) -> TaskTable:
         """Return the table of a model with the programs of ``donor``, moved to the model's widths.
 
-        Only tasks without a measured program are measured. A search runs only where no transplant is legal.
+        Only tasks without a measured program are measured. A search runs only where no transplant is legal,
+        or where the transplants of a costly task are much slower than its work predicts.
 
         Raises
         ------
@@ -98,11 +102,64 @@ class TaskTuner:
         if missing:
             with self._stopwatch("search"):
                 self._search(missing, replace(self._config.tune, trials=self._config.tune.batch))
-        return self._table(tasks)
+        return self._improve(model, donor, self._table(tasks))
 
     def fastest(self, model: RelayModel, table: TaskTable) -> TaskTable:
         """Return the table of a model with the algorithms of ``table`` and the fastest measured programs."""
         return self._table(self.extract(model, algorithms_of(table)))
+
+    def _improve(self, model: RelayModel, donor: TaskTable, table: TaskTable) -> TaskTable:
+        """Return a table with better programs for the tasks whose transplants lag behind.
+
+        Such a task tries the programs of other tasks with the same structure, its other algorithm, and then a
+        short search. What was tried is in the records, and is not tried again.
+        """
+        reference = self._searched or donor
+        lagging = lagging_rows(table, reference)
+        if not lagging:
+            return table
+        with self._stopwatch("transplant"):
+            for row in lagging:
+                self._programs.borrow(row.task, donor)
+        algorithms = algorithms_of(table)
+        if self._config.tune.tuner == "ansor":
+            algorithms = self._faster_algorithms(model, donor, lagging, algorithms)
+        table = self._table(self.extract(model, algorithms))
+        self._short_search([row.task for row in lagging_rows(table, reference)])
+        return self._table(self.extract(model, algorithms))
+
+    def _faster_algorithms(
+        self,
+        model: RelayModel,
+        donor: TaskTable,
+        rows: Sequence[Row],
+        algorithms: Mapping[str, Algorithm],
+    ) -> dict[str, Algorithm]:
+        """Return ``algorithms`` with those of lagging layers changed where the other one is faster."""
+        legal, chosen = set(winograd_layers(model.mod)), dict(algorithms)
+        for row in rows:
+            layers = [layer for layer in row.task.layers if layer in legal]
+            if not layers or set(layers) != set(row.task.layers):
+                continue
+            other: dict[str, Algorithm] = {k: v for k, v in chosen.items() if k not in layers}
+            if row.task.subgraphs[0].algorithm == "direct":
+                other |= dict.fromkeys(layers, "winograd")
+            tasks = [task for task in self.extract(model, other) if set(task.layers) & set(layers)]
+            for task in tasks:
+                self._programs.borrow(task, donor)
+            self._short_search(tasks, strict=False)
+            old = self._programs.best(row.task.workload_key)
+            if tasks and all(_is_faster(self._programs.best(task.workload_key), old) for task in tasks):
+                chosen = other
+        return chosen
+
+    def _short_search(self, tasks: Sequence[Task], strict: bool = True) -> None:
+        """Search one batch of programs for each task that was not searched yet."""
+        new = [task for task in tasks if not self._programs.searched.of(task.workload_key)]
+        if new:
+            with self._stopwatch("search"):
+                tune = replace(self._config.tune, trials=self._config.tune.batch)
+                self._search(new, tune, strict=strict)
 
     def _search_templates(self, model: RelayModel) -> dict[str, Algorithm]:
         """Search every AutoTVM template of every layer; return each layer's fastest."""
@@ -144,14 +201,21 @@ class TaskTuner:
         cold = self._config.tune.cold_weights
         return make_table(tasks, self._programs.best, str(self._target), self._measurer.threads, cold, strict)
 
-    def _search(self, tasks: Sequence[Task], tune: TuneConfig, **options: Any) -> None:
+    def _search(
+        self, tasks: Sequence[Task], tune: TuneConfig, strict: bool | None = None, **options: Any
+    ) -> None:
         def report(progress: Progress) -> None:
             self._report({"event": "progress", "progress": progress})
 
         if not tasks:
             raise CPruneError("the model has no task to tune: expected convolutions or dense layers")
         log, seed = self._programs.searched, self._config.seed
-        self._backend.search(list(tasks), tune, self._measurer, log, seed, report, self._strict, **options)
+        strict = self._strict if strict is None else strict
+        self._backend.search(list(tasks), tune, self._measurer, log, seed, report, strict, **options)
+
+
+def _is_faster(new: Measured | None, old: Measured | None) -> bool:
+    return new is not None and faster(old, new) is new
 
 
 def alternative_tasks(direct: Sequence[Task], winograd: Sequence[Task]) -> dict[str, str]:

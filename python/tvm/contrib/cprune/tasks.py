@@ -22,7 +22,7 @@ from tvm.contrib.cprune.transform.pin_algorithms import pin_algorithms
 from tvm.contrib.cprune.transform.prepare import prepare
 from tvm.contrib.cprune.transform.record_subgraphs import RecordSubgraphs, fuse
 from tvm.contrib.cprune.transform.relay_graph import WINOGRAD, calls_of, layer_of
-from tvm.contrib.cprune.types import Algorithm, CPruneError, Subgraph, Task, TunerName
+from tvm.contrib.cprune.types import Algorithm, CandidateError, CPruneError, Subgraph, Task, TunerName
 
 _LOWER = {"ansor": lower_ansor, "autotvm": lower_autotvm}
 
@@ -105,7 +105,7 @@ def _join(
         lowered = cache.lower(function, anchors, target, tuner)
         layers = tuple(_layer(anchor) for anchor in anchors)
         if layers and not lowered:
-            raise CPruneError(f"layer {layers[0]} has no tuning task of {tuner} on {target}")
+            raise CandidateError(f"layer {layers[0]} has no tuning task of {tuner} on {target}")
         op = "+".join(call.op.name for call in calls_of(function.body))
         for candidate, algorithm in _chosen(lowered, layers, anchors, algorithms):
             task = tasks.get(candidate.workload_key, candidate)

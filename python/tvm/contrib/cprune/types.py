@@ -11,7 +11,15 @@ class CPruneError(Exception):
     """An error that the user can fix. The message names the value, what was expected and the remedy."""
 
 
-class TransplantError(CPruneError):
+class CandidateError(CPruneError):
+    """The candidate model or one of its programs is at fault: the pruning loop rejects it and continues."""
+
+
+class InfrastructureError(CPruneError):
+    """The machine, the compiler or a device failed: the run stops and can be resumed."""
+
+
+class TransplantError(CandidateError):
     """A program cannot be transplanted to a task; the message gives the reason."""
 
 

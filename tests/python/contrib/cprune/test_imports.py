@@ -35,6 +35,7 @@ ORDER = [
     "models",
     "nni",
     "step",
+    "lagging",
     "task_tuner",
     "compiler",
     "loop",

@@ -9,7 +9,7 @@ from tvm.relay.backend import Executor, Runtime
 import tvm
 from tvm.contrib.cprune.building.build import build
 from tvm.contrib.cprune.table import TaskTable
-from tvm.contrib.cprune.types import CPruneError, RelayModel
+from tvm.contrib.cprune.types import CandidateError, CPruneError, RelayModel
 
 
 def export_c(model: RelayModel, table: TaskTable, folder: Path) -> list[Path]:
@@ -36,11 +36,10 @@ def export_c(model: RelayModel, table: TaskTable, folder: Path) -> list[Path]:
     executor = Executor("aot", {"interface-api": "c", "unpacked-api": True, "link-params": False})
     try:
         library = build(model, table, executor=executor, runtime=Runtime("crt"), host="c")
-    except tvm.error.TVMError as error:
-        reason = str(error).strip().splitlines()[-1]
-        if "unknown intrinsic" not in reason:
+    except CandidateError as error:
+        if "unknown intrinsic" not in str(error):
             raise
-        raise CPruneError(f"TVM cannot compile the model ahead of time for C: {reason}") from error
+        raise CPruneError(f"the model cannot be compiled ahead of time for C: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
     return [_save(module, folder / f"model{i}") for i, module in enumerate(_modules(library.lib))]
 

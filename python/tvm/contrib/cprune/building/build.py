@@ -19,7 +19,7 @@ from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.targets.presets import Preset
 from tvm.contrib.cprune.targets.target import parse_target, pinned_target
 from tvm.contrib.cprune.transform.pin_algorithms import pin_algorithms
-from tvm.contrib.cprune.types import Algorithm, CPruneError, RelayModel
+from tvm.contrib.cprune.types import Algorithm, CandidateError, RelayModel
 
 
 class _AnsorPrograms(DispatchContext):
@@ -106,12 +106,16 @@ def build(
         programs, context = _AutoTVMPrograms(table), pass_context("autotvm", alter_layouts=True)
     target = tvm.target.Target(target, host=host) if host else target
     with programs, context, quietly():
-        library = relay.build(mod, target, **options)
+        try:
+            library = relay.build(mod, target, **options)
+        except tvm.error.TVMError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise CandidateError(f"TVM cannot compile the model: {reason}") from error
     unused = [row.task.title for row in table.rows if row.task.workload_key not in programs.used]
     if unused or (strict and programs.missing):
         count = len(table.rows) - len(unused)
         names = "; ".join([*unused, *programs.missing])
-        raise CPruneError(
+        raise CandidateError(
             f"{count} of {len(table.rows)} tasks were compiled with their program; without one: {names}"
         )
     return library

@@ -15,6 +15,7 @@ from typing import Any
 
 import tvm
 from tvm.contrib.cprune.targets.target import host_threads
+from tvm.contrib.cprune.types import CPruneError, InfrastructureError
 
 _BUILD = "target.build.llvm"
 
@@ -31,10 +32,17 @@ class ObjectCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.compiled = self.reused = 0
+        self._failure: InfrastructureError | None = None
 
     @contextmanager
     def serve_builds(self) -> Iterator[None]:
-        """Make TVM's LLVM code generator use the cache. A library must be exported before it can run."""
+        """Make TVM's LLVM code generator use the cache. A library must be exported before it can run.
+
+        Raises
+        ------
+        InfrastructureError
+            If an object file cannot be written.
+        """
         stock = tvm.get_global_func(_BUILD)
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -57,6 +65,10 @@ class ObjectCache:
         tvm.register_func(_BUILD, build, override=True)
         try:
             yield
+        except (tvm.error.TVMError, CPruneError) as error:
+            # The exception of the code generator passes through TVM, which does not keep its type.
+            failure, self._failure = self._failure, None
+            raise (failure or error) from error
         finally:
             tvm.register_func(_BUILD, stock, override=True)
 
@@ -70,12 +82,21 @@ class ObjectCache:
         if path.exists():
             self.reused += 1
         else:
-            aside = self.folder / f"part-{key}.o"
-            stock(alone, target).save(str(aside))
-            aside.replace(path)
+            self._save(stock(alone, target), path)
             self.compiled += 1
         load = tvm.get_global_func("runtime.ModuleLoadStaticLibrary")
         return load(str(path), [str(func.attrs["global_symbol"])])
+
+    def _save(self, module: tvm.runtime.Module, path: Path) -> None:
+        part = path.with_name(f"part-{path.name}")
+        try:
+            module.save(str(part))
+            part.replace(path)
+        except (tvm.error.TVMError, OSError) as error:
+            part.unlink(missing_ok=True)
+            reason = str(error).strip().splitlines()[-1]
+            self._failure = InfrastructureError(f"cannot write the object file {path}: {reason}")
+            raise self._failure from error
 
 
 def _empty_module(mod: tvm.IRModule) -> tvm.IRModule:

@@ -11,7 +11,7 @@ import tvm
 from tvm import relay
 from tvm.contrib.cprune.importers.relay_model import label_layers, to_relay_model
 from tvm.contrib.cprune.importers.torch_graph import lift_tensors
-from tvm.contrib.cprune.types import CPruneError, RelayModel
+from tvm.contrib.cprune.types import CandidateError, RelayModel
 
 
 def from_torch(model: torch.nn.Module, input_shape: tuple[int, ...], layout: str = "NHWC") -> RelayModel:
@@ -58,7 +58,7 @@ def import_torch(model: torch.nn.Module, input_shape: tuple[int, ...]) -> tuple[
             mod, params = _import(plain, tuple(input_shape))
     except (RuntimeError, NotImplementedError, tvm.error.TVMError, AssertionError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise CPruneError(
+        raise CandidateError(
             f"cannot import {type(model).__name__} for input {input_shape}: {lines[-1]}"
         ) from error
     return label_layers(mod), params

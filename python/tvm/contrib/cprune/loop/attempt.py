@@ -16,7 +16,7 @@ from tvm.contrib.cprune.loop.state import Event, LoopState
 from tvm.contrib.cprune.models.checkpoint import save_checkpoint
 from tvm.contrib.cprune.models.importance import accumulate_gradients, score
 from tvm.contrib.cprune.models.prunable import PrunableModel
-from tvm.contrib.cprune.types import CPruneError, Decision
+from tvm.contrib.cprune.types import CandidateError, Decision
 
 
 def attempt(
@@ -49,7 +49,7 @@ def attempt(
     try:
         prunable = _shrink(run, current.prunable, proposal, number)
         candidate = run.compiler.move(current.candidate, prunable.model)
-    except CPruneError as error:
+    except CandidateError as error:
         return None, close("impossible", Decision(False, str(error)))
 
     old, new, fast = compare(run.compiler, current.candidate, candidate)
@@ -77,8 +77,7 @@ def _shrink(run: Run, current: PrunableModel, proposal: Proposal, number: int) -
     """Return a smaller copy of a model, without the least important channels."""
     importance, training = run.config.importance, run.training
     if importance == "taylor":
-        if training.batches is None or training.criterion is None:
-            raise CPruneError("importance 'taylor' needs training batches and a criterion")
+        assert training.batches is not None and training.criterion is not None
         accumulate_gradients(current.model, training.batches(), training.criterion)
     seed = run.config.seed + number
     return current.shrink(proposal.steps, lambda group: score(group, importance, seed))

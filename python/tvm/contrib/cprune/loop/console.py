@@ -105,4 +105,9 @@ def summary(result: dict[str, Any]) -> Table:
         test = "-" if side["accuracy_test"] is None else f"{side['accuracy_test']:.4f}"
         sizes = (f"{side['macs'] / 1e6:.1f} M", f"{side['params'] / 1e6:.3f} M")
         table.add_row(name, latency, test, f"{side['accuracy_val']:.4f}", *sizes)
+    losses = [
+        f"{', '.join(change['layers'])}: {change['before']:.0f} to {change['after']:.0f} GFLOP/s"
+        for change in result["speed_losses"]
+    ]
+    table.caption = f"layers that became slower per operation: {'; '.join(losses)}" if losses else None
     return table

@@ -4,13 +4,14 @@
 import json
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from tvm.contrib.cprune.compiler import Candidate
 from tvm.contrib.cprune.files import write_text
+from tvm.contrib.cprune.lagging import speed_losses
 from tvm.contrib.cprune.loop.evaluation import checked_accuracy, evaluate
 from tvm.contrib.cprune.loop.export import export
 from tvm.contrib.cprune.loop.journal import Journal
@@ -90,6 +91,7 @@ def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[st
         "seconds": _seconds(run.journal),
         "seconds_by_work": run.compiler.seconds(),
         "unprunable": first["unprunable"],
+        "speed_losses": [asdict(change) for change in speed_losses(pruned.table, baseline.table)],
         **facts,
     }
     write_text(run.folder / "result.json", json.dumps(result, indent=1))

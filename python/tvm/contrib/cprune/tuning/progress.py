@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from tvm.contrib.cprune.measuring.records import Measured
-from tvm.contrib.cprune.types import CPruneError, Task
+from tvm.contrib.cprune.types import CandidateError, Task
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ class TaskSearch:
                 self.best = min(self.best, record.latency.median)
         self.trials_since_best = 0 if self.best < previous_best else self.trials_since_best + len(records)
 
-    def no_valid_program(self) -> CPruneError:
+    def no_valid_program(self) -> CandidateError:
         """Return the error for a task without a valid program."""
         cause = self.first_error or "the search space is empty"
-        return CPruneError(
+        return CandidateError(
             f"no valid program for task {self.task.title} in {self.trials} trials; "
             f"the first failed with: {cause}"
         )
