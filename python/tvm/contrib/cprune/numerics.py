@@ -33,6 +33,19 @@ class OutputError:
         return OutputError(max(self.max_abs, other.max_abs), max(self.max_rel, other.max_rel))
 
 
+def require_finite(outputs: Sequence[Array], what: str) -> None:
+    """Check a model's outputs.
+
+    Raises
+    ------
+    CPruneError
+        If one contains NaN or infinity.
+    """
+    for number, array in enumerate(outputs):
+        if not np.isfinite(array).all():
+            raise CPruneError(f"output {number} of {what} contains NaN or infinity")
+
+
 def compare_outputs(
     actual: Sequence[Array], expected: Sequence[Array], tolerance: float, what: str
 ) -> OutputError:
@@ -54,11 +67,10 @@ def compare_outputs(
     shapes = [[tuple(array.shape) for array in arrays] for arrays in (actual, expected)]
     if shapes[0] != shapes[1] or not actual:
         raise CPruneError(f"{what} has outputs of shapes {shapes[0]}, expected {shapes[1]}")
+    require_finite(actual, what)
+    require_finite(expected, "the reference")
     error = OutputError()
-    for number, (a, b) in enumerate(zip(actual, expected, strict=True)):
-        for name, array in ((what, a), ("the reference", b)):
-            if not np.isfinite(array).all():
-                raise CPruneError(f"output {number} of {name} contains NaN or infinity")
+    for a, b in zip(actual, expected, strict=True):
         difference = float(np.abs(a.astype("float64") - b).max(initial=0.0))
         scale = float(np.abs(b).max(initial=0.0))
         relative = difference / scale if scale else float(difference > 0)

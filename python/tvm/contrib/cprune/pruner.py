@@ -22,7 +22,9 @@ from tvm.contrib.cprune.loop.training import Training
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.models.checkpoint import digest
 from tvm.contrib.cprune.models.prunable import PrunableModel
+from tvm.contrib.cprune.models.reference import check_batches, torch_outputs
 from tvm.contrib.cprune.models.surgery import widths
+from tvm.contrib.cprune.numerics import require_finite
 from tvm.contrib.cprune.targets.presets import find_preset
 from tvm.contrib.cprune.types import CPruneError
 
@@ -142,11 +144,14 @@ class CPruner:
         Raises
         ------
         CPruneError
-            If the model's accuracy is below the requirement, nothing can be pruned, the run folder belongs to
-            another configuration or is in use by another process, or the model cannot be tuned.
+            If the model's outputs are not finite, its accuracy is below the requirement, nothing can be
+            pruned, the run folder belongs to another configuration or is in use by another process, or the
+            model cannot be tuned.
         """
         if self.config.importance == "taylor" and not (self.training.batches and self.training.criterion):
             raise CPruneError("importance 'taylor' needs Training.batches and Training.criterion")
+        for batch in check_batches(self.input_shape, None):
+            require_finite(torch_outputs(self.model, batch), "the unpruned model")
         accuracy, prunable = self._accuracy(), self._prunable()
         with locked(self.run_dir):
             journal = open_run(self.run_dir, self._settings(), resume)

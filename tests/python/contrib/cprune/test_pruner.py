@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,14 @@ from torch import nn
 
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
+from tvm.contrib.cprune.loop import result as result_module
+from tvm.contrib.cprune.loop.export import export
 from tvm.contrib.cprune.loop.journal import Journal
 from tvm.contrib.cprune.loop.training import Training
 from tvm.contrib.cprune.models.surgery import macs_and_params
 from tvm.contrib.cprune.pruner import CPruner
 from tvm.contrib.cprune.table import TaskTable
-from tvm.contrib.cprune.types import CPruneError, Latency
+from tvm.contrib.cprune.types import CandidateError, CPruneError, InfrastructureError, Latency
 
 SHAPE = (1, 8, 16, 16)
 TUNE = TuneConfig(trials=2, batch=2, population=16, repeats=3)
@@ -46,6 +49,12 @@ class Chain(nn.Module):
 def make_model(winograd: bool = False) -> nn.Module:
     torch.manual_seed(0)
     return Chain(winograd).eval()
+
+
+def nan_model() -> nn.Module:
+    model = make_model()
+    model.b.weight.data[0, 0] = float("nan")
+    return model
 
 
 def training(accuracies=None) -> Training:
@@ -90,6 +99,8 @@ def test_a_run_prunes_measures_and_leaves_its_folder(tmp_path, latency_by_macs):
     # The number of steps depends on the programs that the search finds.
     assert 1 <= result["accepted"] == len(result["iterations"])
     assert all("meets the goal" in it["reason"] for it in result["iterations"])
+    assert result["output_error"].keys() == {"net.so", "model.pt", "unpruned.pt", "model.onnx"}
+    assert all(error["max_rel"] < 1e-3 for error in result["output_error"].values())
     ratio = result["baseline"]["macs"] / result["pruned"]["macs"]
     assert result["speedup"] == pytest.approx(ratio)
     assert pruner_state(tmp_path).speedup == pytest.approx(ratio)
@@ -148,6 +159,57 @@ def test_a_candidate_that_loses_accuracy_changes_nothing_and_drops_its_group(tmp
     roots = [root for it in result["iterations"] for root in it["widths"]]
     assert len(roots) == len(set(roots))
     assert {it["verdict"] for it in result["iterations"]} == {"accuracy"}
+
+
+def test_both_models_get_the_final_trials_and_the_test_split_is_read_once(
+    tmp_path, latency_by_macs, monkeypatch
+):
+    searches, tests, exports = [], [], []
+
+    def search_more(compiler, candidate, trials):
+        searches.append(trials)
+        return candidate
+
+    def interrupted_export(run, candidate):
+        exports.append(candidate)
+        if len(exports) == 1:
+            raise KeyboardInterrupt
+        return export(run, candidate)
+
+    monkeypatch.setattr(Compiler, "search_more", search_more)
+    monkeypatch.setattr(result_module, "export", interrupted_export)
+    settings = config(final_trials=2, max_iterations=1)
+
+    def test(model):
+        tests.append(model)
+        return 0.8
+
+    measured = replace(training(), test=test)
+    with pytest.raises(KeyboardInterrupt):
+        CPruner(make_model(), SHAPE, measured, settings, tmp_path).run()
+    assert searches == [2, 2]
+    result = CPruner(make_model(), SHAPE, measured, settings, tmp_path).run(resume=True)
+    assert len(tests) == 2
+    assert result["baseline"]["accuracy_test"] == result["pruned"]["accuracy_test"] == 0.8
+
+
+def test_a_failure_of_the_infrastructure_stops_the_run_and_drops_no_group(
+    tmp_path, latency_by_macs, monkeypatch
+):
+    def full_disk(*_):
+        raise InfrastructureError("cannot link net.so: No space left on device")
+
+    monkeypatch.setattr(Compiler, "move", full_disk)
+    with pytest.raises(InfrastructureError, match="No space left"):
+        CPruner(make_model(), SHAPE, training(), config(), tmp_path).run()
+    assert Journal(tmp_path / "journal.jsonl").last("candidate") is None
+
+    def no_program(*_):
+        raise CandidateError("no valid program for task a in 8 trials")
+
+    monkeypatch.setattr(Compiler, "move", no_program)
+    result = CPruner(make_model(), SHAPE, training(), config(), tmp_path).run(resume=True)
+    assert {it["verdict"] for it in result["iterations"]} == {"impossible"}
 
 
 def test_a_slower_candidate_is_rejected_untrained_and_pruned_further(tmp_path, monkeypatch):
@@ -236,6 +298,20 @@ def footprint(folder: Path) -> int:
                 make_model(), SHAPE, training(), config(accuracy_requirement=0.95), folder
             ),
             "validation accuracy is 0.9000, below the requirement of 0.9500",
+        ),
+        (
+            lambda folder: CPruner(nan_model(), SHAPE, training(), config(), folder),
+            "output 0 of the unpruned model contains NaN",
+        ),
+        (
+            lambda folder: CPruner(
+                make_model(), SHAPE, Training(lambda _: None, lambda _: 92.5), config(), folder
+            ),
+            "Training.evaluate returned 92.5",
+        ),
+        (
+            lambda folder: CPruner(make_model(), SHAPE, training(), config(importance="taylor"), folder),
+            "importance 'taylor' needs Training.batches",
         ),
         (
             lambda folder: CPruner(
