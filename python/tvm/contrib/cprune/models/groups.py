@@ -1,20 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Channel groups: channels that must be removed together.
-
-The coupling comes from Torch-Pruning's dependency graph (DepGraph, Fang et al., CVPR 2023).
-"""
+"""Channel groups: channels that must be removed together (see ``tracing`` for the coupling)."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch_pruning as tp
 
+from tvm.contrib.cprune.models.layers import (
+    PRUNABLE_LAYERS,
+    Kind,
+    channels,
+    conv_groups,
+    is_depthwise,
+    reason_to_keep,
+)
+from tvm.contrib.cprune.models.tracing import (
+    TORCH_ERRORS,
+    ChannelGraph,
+    dependency_graph,
+    pruning_group,
+    summary,
+)
 from tvm.contrib.cprune.types import ChannelGroup, CPruneError, GroupMember
-
-PRUNABLE_LAYERS = (torch.nn.Conv2d, torch.nn.Linear)
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ class Groups:
                 unprunable.update(dict.fromkeys(producers, "it is not among the included layers"))
             else:
                 selected.append(group)
-        return Groups(self.layers, tuple(selected), unprunable)
+        return Groups(self.layers, tuple(selected), _without_pruned(unprunable, selected))
 
 
 def find_groups(
@@ -84,103 +93,115 @@ def find_groups(
     return groups_of_graph(dependency_graph(model, input_shape)).select(include, exclude)
 
 
-def dependency_graph(model: torch.nn.Module, input_shape: tuple[int, ...]) -> tp.DependencyGraph:
-    """Trace a model's dependency graph.
+def groups_of_graph(graph: ChannelGraph) -> Groups:
+    """Return the channel groups of a traced model.
 
-    The graph keeps the activations and weights of the traced run in memory. Use it and let it go.
+    A graph stays valid while its model is pruned through it, so that a pruned model needs no second trace.
 
     Raises
     ------
     CPruneError
-        If Torch-Pruning cannot trace the model.
+        If Torch-Pruning cannot group any layer.
     """
-    device = next(model.parameters()).device
-    was_training = model.training
-    try:
-        return tp.DependencyGraph().build_dependency(model.eval(), torch.zeros(input_shape, device=device))
-    except (RuntimeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
-        raise CPruneError(
-            f"Torch-Pruning cannot trace {type(model).__name__} with inputs of shape {input_shape}: {error}"
-        ) from error
-    finally:
-        model.train(was_training)
-
-
-def pruning_group(graph: tp.DependencyGraph, module: torch.nn.Module, channels: Iterable[int]) -> Any:
-    """Return the Torch-Pruning group that removes output ``channels`` of a layer."""
-    return graph.get_pruning_group(
-        module, graph.get_pruner_of_module(module).prune_out_channels, list(channels)
-    )
-
-
-def is_depthwise(module: torch.nn.Module) -> bool:
-    """Return whether a layer is a depthwise convolution."""
-    return (
-        isinstance(module, torch.nn.Conv2d) and module.groups == module.out_channels == module.in_channels > 1
-    )
-
-
-def groups_of_graph(graph: tp.DependencyGraph) -> Groups:
-    """Return the channel groups of a traced model.
-
-    A graph stays valid while its model is pruned through it, so that a pruned model needs no second trace.
-    """
-    names = {module: name for name, module in graph.model.named_modules()}
-    layers = {name: module for module, name in names.items() if isinstance(module, PRUNABLE_LAYERS)}
+    finder = _GroupFinder(graph)
+    layers = {name: module for module, name in finder.names.items() if isinstance(module, PRUNABLE_LAYERS)}
     groups: list[ChannelGroup] = []
     unprunable: dict[str, str] = {}
     visited: set[str] = set()
+    errors: list[str] = []
     for name, module in layers.items():
         # A depthwise convolution is never a root: after a concatenation it belongs to several groups.
         if name in visited or is_depthwise(module) or module not in graph.module2node:
             continue
-        width = int(module.weight.shape[0])
-        items = pruning_group(graph, module, range(width))
-        members = tuple(member for item in items for member in _members(item, names, graph, width))
-        producers = _producers(members)
+        try:
+            group, reason = finder.group(name, module)
+        except TORCH_ERRORS as error:
+            errors.append(summary(error))
+            visited.add(name)
+            unprunable[name] = f"Torch-Pruning cannot group its channels: {summary(error)}"
+            continue
+        producers = _producers(group.members)
         visited.update(producers)
-        reason = _reason_not_to_prune(members, width)
         if reason:
             unprunable.update(dict.fromkeys(producers, reason))
         else:
-            groups.append(ChannelGroup(name, width, math.lcm(*(m.groups for m in members)), members))
+            groups.append(group)
+    if errors and len(errors) == len(unprunable) and not groups:
+        raise CPruneError(f"cannot group the channels of {type(graph.model).__name__}: {errors[0]}")
     for name, module in layers.items():
         if name not in visited:
-            traced = module in graph.module2node
-            unprunable[name] = "it filters the model's inputs" if traced else "it is not in the traced graph"
-    return Groups(tuple(layers), tuple(groups), unprunable)
+            unprunable[name] = (
+                "it filters the model's inputs, or channels that are kept"
+                if module in graph.module2node
+                else "the model does not call it as a layer, as in attention"
+            )
+    return Groups(tuple(layers), tuple(groups), _without_pruned(unprunable, groups))
 
 
 def _producers(members: Iterable[GroupMember]) -> list[str]:
     """Return the layers whose outputs are a group's channels."""
-    return [member.layer for member in members if member.side == "out"]
+    return list(dict.fromkeys(member.layer for member in members if member.side == "out"))
 
 
-def _members(
-    item: Any, names: Mapping[torch.nn.Module, str], graph: tp.DependencyGraph, width: int
-) -> list[GroupMember]:
-    """Return the member that an item of a full Torch-Pruning group describes, if it is a prunable layer."""
-    module = item.dep.target.module
-    if not isinstance(module, PRUNABLE_LAYERS):
-        return []
-    scale = len(item.idxs) // width
-    name = names[module]
-    outputs, inputs = module.weight.shape[:2]
-    if is_depthwise(module):
-        return [GroupMember(name, "out", outputs, scale)]
-    conv_groups = module.groups if isinstance(module, torch.nn.Conv2d) else 1
-    if graph.is_out_channel_pruning_fn(item.dep.handler):
-        return [GroupMember(name, "out", outputs, scale, conv_groups)]
-    return [GroupMember(name, "in", inputs * conv_groups, scale, conv_groups)]
+def _without_pruned(unprunable: dict[str, str], groups: Iterable[ChannelGroup]) -> dict[str, str]:
+    """Return the reasons without those of layers that still belong to a group.
+
+    After a concatenation, a depthwise convolution belongs to the groups of all concatenated layers.
+    """
+    pruned = {layer for group in groups for layer in _producers(group.members)}
+    return {layer: reason for layer, reason in unprunable.items() if layer not in pruned}
 
 
-def _reason_not_to_prune(members: tuple[GroupMember, ...], width: int) -> str:
-    """Return why a group of ``width`` channels cannot be pruned, or an empty string if it can."""
-    if not any(member.side == "in" for member in members):
-        return "its outputs are the model's"
-    for member in members:
-        if member.scale < 1:
-            return f"only some of its channels reach {member.layer}"
-        if member.groups > 1 and member.width != member.scale * width:
-            return f"{member.layer} convolves its channels in groups with channels of other layers"
-    return ""
+class _GroupFinder:
+    """Translates Torch-Pruning's groups of one graph."""
+
+    def __init__(self, graph: ChannelGraph) -> None:
+        self._graph = graph
+        self.names = {module: name for name, module in graph.model.named_modules()}
+
+    def group(self, root: str, module: torch.nn.Module) -> tuple[ChannelGroup, str]:
+        """Return the channel group of a layer's outputs, and why it cannot be pruned, if it cannot."""
+        width = channels(module)[0]
+        items = pruning_group(self._graph, module, range(width))
+        members = tuple(member for item in items if (member := self._member(item, width)))
+        norms = [item.dep.target.module for item in items if item.dep.target.type == Kind.GN]
+        round_to = math.lcm(*(m.groups for m in members), *(norm.num_groups for norm in norms))
+        reason = self._reason_not_to_prune(items, members, width)
+        return ChannelGroup(root, width, round_to, members), reason
+
+    def _member(self, item: Any, width: int) -> GroupMember | None:
+        """Return the member that an item of a full Torch-Pruning group describes, if it is a prunable
+        layer."""
+        module = item.dep.target.module
+        if not isinstance(module, PRUNABLE_LAYERS):
+            return None
+        name, scale = self.names[module], len(item.idxs) // width
+        outputs, inputs = channels(module)
+        if is_depthwise(module):
+            return GroupMember(name, "out", outputs, scale)
+        if self._graph.is_out_channel_pruning_fn(item.dep.handler):
+            return GroupMember(name, "out", outputs, scale, conv_groups(module))
+        return GroupMember(name, "in", inputs, scale, conv_groups(module))
+
+    def _reason_not_to_prune(self, items: Any, members: tuple[GroupMember, ...], width: int) -> str:
+        """Return why a group of ``width`` channels cannot be pruned, or an empty string if it can."""
+        for item in items:
+            node = item.dep.target
+            if node in self._graph.cuts:
+                return self._graph.cuts[node]
+            if node.type == Kind.OUTPUT and node.module.shape[1:2] >= [width]:
+                return "its outputs are the model's"
+            if reason := reason_to_keep(node.module):
+                return f"its channels reach {self.names[node.module]}, which {reason}"
+            if node.type == Kind.GN and node.module.num_channels != width:
+                return (
+                    f"{self.names[node.module]} normalizes its channels in groups with those of other layers"
+                )
+        if not any(member.side == "in" for member in members):
+            return "its outputs are the model's"
+        for member in members:
+            if member.scale < 1:
+                return f"only some of its channels reach {member.layer}"
+            if member.groups > 1 and member.width != member.scale * width:
+                return f"{member.layer} convolves its channels in groups with channels of other layers"
+        return ""

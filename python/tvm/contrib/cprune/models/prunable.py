@@ -5,10 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch_pruning as tp
 
-from tvm.contrib.cprune.models.groups import Groups, dependency_graph, groups_of_graph
+from tvm.contrib.cprune.models.groups import Groups, groups_of_graph
 from tvm.contrib.cprune.models.surgery import Chooser, Scorer, least_important, prune_copy
+from tvm.contrib.cprune.models.tracing import ChannelGraph, dependency_graph
 from tvm.contrib.cprune.types import ChannelStep
 
 
@@ -37,12 +37,12 @@ class PrunableModel:
         Raises
         ------
         CPruneError
-            If Torch-Pruning cannot trace the model.
+            If Torch-Pruning cannot trace the model or group its channels.
         """
         return cls._of_graph(dependency_graph(model, input_shape), input_shape)
 
     @classmethod
-    def _of_graph(cls, graph: tp.DependencyGraph, input_shape: tuple[int, ...]) -> "PrunableModel":
+    def _of_graph(cls, graph: ChannelGraph, input_shape: tuple[int, ...]) -> "PrunableModel":
         return cls(graph.model, tuple(input_shape), groups_of_graph(graph))
 
     def groups(self, include: Collection[str] = (), exclude: Collection[str] = ()) -> Groups:
@@ -59,8 +59,8 @@ class PrunableModel:
 
         Raises
         ------
-        CPruneError
-            If pruning would change the shape of the model's outputs.
+        CandidateError
+            If the model cannot be pruned this way (see ``prune_copy``).
         """
         return self._prune([step.group.root for step in steps], least_important(steps, scorer))
 
@@ -74,8 +74,8 @@ class PrunableModel:
 
         Raises
         ------
-        CPruneError
-            If pruning would change the shape of the model's outputs.
+        CandidateError
+            If the model cannot be pruned this way (see ``prune_copy``).
         """
         return self._prune(list(drops), lambda root, _: drops[root])
 

@@ -2,14 +2,22 @@
 """Remove channels from a copy of a model, and measure its widths, shapes and operations."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch_pruning as tp
 
-from tvm.contrib.cprune.models.groups import PRUNABLE_LAYERS, dependency_graph, pruning_group
-from tvm.contrib.cprune.types import ChannelStep, CPruneError
+from tvm.contrib.cprune.models.layers import PRUNABLE_LAYERS, channels
+from tvm.contrib.cprune.models.tracing import (
+    TORCH_ERRORS,
+    ChannelGraph,
+    dependency_graph,
+    pruning_group,
+    summary,
+)
+from tvm.contrib.cprune.types import CandidateError, ChannelStep, CPruneError
 
 # Returns one importance score per channel of a full Torch-Pruning group (see ``importance.score``).
 Scorer = Callable[[Any], torch.Tensor]
@@ -54,7 +62,7 @@ def channels_to_drop(scores: torch.Tensor, step: ChannelStep) -> list[int]:
 
 def prune_copy(
     model: torch.nn.Module, input_shape: tuple[int, ...], roots: Sequence[str], choose: Chooser
-) -> tp.DependencyGraph:
+) -> ChannelGraph:
     """Copy a model, trace the copy, and prune it. The model itself does not change.
 
     Parameters
@@ -71,32 +79,53 @@ def prune_copy(
 
     Raises
     ------
-    CPruneError
-        If pruning would change the shape of the model's outputs.
+    CandidateError
+        If a group cannot be pruned, or the pruned copy fails or returns outputs of another shape.
     """
-    small = copy.deepcopy(model)
-    for name, parameter in model.named_parameters():  # deepcopy does not copy gradients
-        small.get_parameter(name).grad = None if parameter.grad is None else parameter.grad.clone()
-    graph = dependency_graph(small, input_shape)
-    for root in roots:
-        module = small.get_submodule(root)
-        full_group = pruning_group(graph, module, range(widths(small)[root]))
-        pruning_group(graph, module, choose(root, full_group)).prune()
-    small.zero_grad(set_to_none=True)
-    if output_shapes(small, input_shape) != output_shapes(model, input_shape):
-        raise CPruneError(
-            f"cannot prune {', '.join(roots)}: it would change the shape of the model's outputs"
-        )
-    if any(node.type != tp.ops.module2type(module) for module, node in graph.module2node.items()):
-        # Torch-Pruning treats a grouped convolution with one output channel per group as depthwise, which is
-        # another type of node.
+    with _rejecting(roots):
+        small = copy.deepcopy(model)
+        for name, parameter in model.named_parameters():  # deepcopy does not copy gradients
+            small.get_parameter(name).grad = None if parameter.grad is None else parameter.grad.clone()
         graph = dependency_graph(small, input_shape)
+        for root in roots:
+            module = small.get_submodule(root)
+            full_group = pruning_group(graph, module, range(channels(module)[0]))
+            pruning_group(graph, module, choose(root, full_group)).prune()
+        for name, parameter in model.named_parameters():  # Torch-Pruning replaces frozen ones by trained ones
+            small.get_parameter(name).requires_grad_(parameter.requires_grad)
+        small.zero_grad(set_to_none=True)
+        if output_shapes(small, input_shape) != output_shapes(model, input_shape):
+            raise CandidateError(
+                f"cannot prune {', '.join(roots)}: it would change the shape of the model's outputs"
+            )
+        if any(node.type != tp.ops.module2type(module) for module, node in _layers(graph)):
+            # Torch-Pruning treats a grouped convolution with one output channel per group as depthwise, which
+            # is another type of node.
+            graph = dependency_graph(small, input_shape)
     return graph
+
+
+@contextmanager
+def _rejecting(roots: Sequence[str]) -> Iterator[None]:
+    """Raise every failure to prune or run a copy as ``CandidateError``."""
+    try:
+        yield
+    except CandidateError:
+        raise
+    except CPruneError as error:
+        raise CandidateError(f"cannot prune {', '.join(roots)}: {error}") from error
+    except TORCH_ERRORS as error:
+        raise CandidateError(f"cannot prune {', '.join(roots)}: {summary(error)}") from error
+
+
+def _layers(graph: ChannelGraph) -> list[tuple[torch.nn.Module, Any]]:
+    """Return the model's layers in a graph, and their nodes."""
+    return [(m, node) for m, node in graph.module2node.items() if isinstance(m, PRUNABLE_LAYERS)]
 
 
 def output_shapes(model: torch.nn.Module, input_shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Return the shapes of a model's outputs for an input of shape ``input_shape``."""
-    device = next(model.parameters()).device
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     was_training = model.training
     with torch.no_grad():
         outputs = model.eval()(torch.zeros(input_shape, device=device))
@@ -107,7 +136,7 @@ def output_shapes(model: torch.nn.Module, input_shape: tuple[int, ...]) -> list[
 def widths(model: torch.nn.Module) -> dict[str, int]:
     """Return the number of output channels of each convolution and linear layer, by layer name."""
     return {
-        name: module.out_channels if isinstance(module, torch.nn.Conv2d) else module.out_features
+        name: channels(module)[0]
         for name, module in model.named_modules()
         if isinstance(module, PRUNABLE_LAYERS)
     }
@@ -120,10 +149,11 @@ def macs_and_params(model: torch.nn.Module, input_shape: tuple[int, ...]) -> tup
     """
     macs = 0
 
-    def count(module: torch.nn.Module, _: Any, output: torch.Tensor) -> None:
+    def count(module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
         nonlocal macs
         weight = module.get_parameter("weight")
-        macs += output.numel() * weight.numel() // weight.shape[0]
+        positions = inputs[0] if getattr(module, "transposed", False) else output
+        macs += positions.numel() * weight.numel() // weight.shape[0]
 
     layers = [module for module in model.modules() if isinstance(module, PRUNABLE_LAYERS)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
