@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tvm.contrib.cprune.files import replaced
+from tvm.contrib.cprune.models.layers import set_channels
 from tvm.contrib.cprune.models.surgery import copy_model
 from tvm.contrib.cprune.types import CPruneError
 
@@ -56,6 +57,8 @@ def load_weights(path: Path, architecture: torch.nn.Module) -> torch.nn.Module:
 def with_weights(architecture: torch.nn.Module, state: dict[str, Any]) -> torch.nn.Module:
     """Return a copy of ``architecture`` with the weights in ``state``, resized to fit them.
 
+    The copy stays on the architecture's device, and frozen parameters stay frozen.
+
     Raises
     ------
     CPruneError
@@ -69,25 +72,12 @@ def with_weights(architecture: torch.nn.Module, state: dict[str, Any]) -> torch.
         )
     for name, module in model.named_modules():
         for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            weight = state[f"{name}.{key}" if name else key]
-            if tensor.shape != weight.shape:
-                resized: torch.Tensor = torch.empty_like(weight)
+            weight = state.get(f"{name}.{key}" if name else key)
+            if weight is not None and tensor.shape != weight.shape:
+                resized = torch.empty(weight.shape, dtype=tensor.dtype, device=tensor.device)
                 if isinstance(tensor, torch.nn.Parameter):
-                    resized = torch.nn.Parameter(resized)
+                    resized = torch.nn.Parameter(resized, requires_grad=tensor.requires_grad)
                 setattr(module, key, resized)
-        _set_widths(module)
+        set_channels(module)
     model.load_state_dict(state)
     return model
-
-
-def _set_widths(module: torch.nn.Module) -> None:
-    """Set a layer's channel counts to the shapes of its parameters."""
-    if isinstance(module, torch.nn.Conv2d):
-        outputs, per_group = module.weight.shape[:2]
-        if module.groups == module.in_channels > 1 and per_group == 1:
-            module.groups = outputs * module.in_channels // module.out_channels
-        module.out_channels, module.in_channels = outputs, per_group * module.groups
-    elif isinstance(module, torch.nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.weight is not None:
-        module.num_features = module.weight.shape[0]
