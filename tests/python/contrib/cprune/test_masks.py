@@ -117,6 +117,44 @@ def test_coupled_channels_are_removed_only_if_all_producers_mask_them():
     assert widths(small)["depthwise"] == 31
 
 
+class TwoReaders(nn.Module):
+    """Two depthwise convolutions that read the same channels; their sum may contain the channels, too."""
+
+    def __init__(self, residual: bool):
+        super().__init__()
+        self.a = nn.Conv2d(3, 8, 1)
+        self.left = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
+        self.right = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
+        self.b = nn.Conv2d(8, 4, 1)
+        self.residual = residual
+
+    def forward(self, x):
+        x = torch.relu(self.a(x))
+        y = self.left(x) + self.right(x)
+        return self.b(y + x if self.residual else y)
+
+
+@pytest.mark.parametrize(
+    ("residual", "drops", "width"),
+    [
+        (False, {"left": [2, 3]}, 8),
+        (False, {"left": [2, 3], "right": [3, 4]}, 7),
+        (True, {"left": [2, 3], "right": [3, 4]}, 8),
+        (True, {"a": [1, 3], "left": [2, 3], "right": [3, 4]}, 6),
+        (True, {"a": [1]}, 7),
+    ],
+)
+def test_channels_that_another_branch_reads_are_kept(residual, drops, width):
+    torch.manual_seed(0)
+    model = TwoReaders(residual).eval()
+    masks = channel_masks(model, drops)
+    apply_masks(model, masks)
+    small = speedup(model, masks, torch.zeros(1, 3, 8, 8))
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(small(x), model(x), rtol=1e-5, atol=1e-5)
+    assert widths(small)["a"] == width
+
+
 def test_the_groups_of_a_grouped_convolution_keep_equal_sizes():
     model = Branches(16).eval()
     x = torch.zeros(1, 3, 16, 16)

@@ -17,15 +17,11 @@ import torch_pruning as tp
 from tvm.contrib.cprune._plugin import fitting_width
 from tvm.contrib.cprune.constraints import width_constraints
 from tvm.contrib.cprune.files import replaced
-from tvm.contrib.cprune.models.groups import (
-    PRUNABLE_LAYERS,
-    dependency_graph,
-    groups_of_graph,
-    is_depthwise,
-    pruning_group,
-)
+from tvm.contrib.cprune.models.groups import groups_of_graph
 from tvm.contrib.cprune.models.importance import score
+from tvm.contrib.cprune.models.layers import PRUNABLE_LAYERS, Kind, is_depthwise
 from tvm.contrib.cprune.models.prunable import PrunableModel
+from tvm.contrib.cprune.models.tracing import dependency_graph, pruning_group
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.types import ChannelGroup, CPruneError
 
@@ -100,9 +96,9 @@ def speedup(
 ) -> torch.nn.Module:
     """Return a smaller copy of ``model`` without the masked channels.
 
-    A channel is removed if it is masked in every layer that produces it: the channels of a residual sum in
-    all layers that are added, those of a depthwise convolution in it or in the layer before it. A layer that
-    is masked completely keeps its channels.
+    A channel is removed if every layer that reads it reads it masked: the channels of a residual sum must be
+    masked in all layers that are added, those of a depthwise convolution in it or in the layer before it. A
+    channel that another branch reads unmasked is kept. A layer that is masked completely keeps its channels.
 
     Parameters
     ----------
@@ -149,22 +145,42 @@ def _check_masks(model: torch.nn.Module, masks: Masks) -> None:
 
 
 def _masked_in_group(full_group: Any, masks: Masks, graph: tp.DependencyGraph) -> list[int]:
-    """Return the channels of a group that are masked in every layer that produces them."""
+    """Return the channels of a group that no layer reads unmasked.
+
+    Channels flow forward from the layers that produce them. A depthwise convolution lets those pass that it
+    does not mask.
+    """
     names = {module: name for name, module in graph.model.named_modules()}
-    in_producers: list[set[int]] = []
-    in_depthwise: list[set[int]] = []
+    live: dict[Any, set[int]] = {item.dep.target: set() for item in full_group}
+    masked: dict[Any, set[int]] = {}
+    readers, pending = set(), []
     for item in full_group:
-        module = item.dep.target.module
-        if not isinstance(module, PRUNABLE_LAYERS) or not graph.is_out_channel_pruning_fn(item.dep.handler):
+        node, module = item.dep.target, item.dep.target.module
+        if node.type == Kind.OUTPUT:
+            readers.add(node)
+        if not isinstance(module, PRUNABLE_LAYERS):
             continue
-        masked = masked_channels(masks, names[module])
-        positions = {position for position, channel in enumerate(item.idxs) if channel in masked}
-        (in_depthwise if is_depthwise(module) else in_producers).append(positions)
-    drop = set.intersection(*in_producers) if in_producers else set()
-    if len(in_producers) == 1:
-        # Without a residual sum, no other layer reads the channels that a depthwise convolution masks.
-        drop = drop.union(*in_depthwise)
-    return sorted(drop)
+        if not is_depthwise(module) and not graph.is_out_channel_pruning_fn(item.dep.handler):
+            readers.add(node)
+            continue
+        by_mask = masked_channels(masks, names[module])
+        masked[node] = {r for r, channel in zip(item.root_idxs, item.idxs, strict=True) if channel in by_mask}
+        if not is_depthwise(module):
+            pending.append((node, set(item.root_idxs) - masked[node]))
+    read: set[int] = set()
+    while pending:
+        source, channels = pending.pop()
+        for node in source.outputs:
+            if node in readers:
+                read |= channels
+            mixes = isinstance(node.module, PRUNABLE_LAYERS) and not is_depthwise(node.module)
+            if mixes or node not in live:
+                continue
+            new = channels - masked.get(node, set()) - live[node]
+            if new:
+                live[node] |= new
+                pending.append((node, new))
+    return sorted(set(full_group[0].root_idxs) - read)
 
 
 def _round_to_fitting_width(
