@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from tvm.contrib.cprune.models.groups import PRUNABLE_LAYERS
+from tvm.contrib.cprune.models.layers import PRUNABLE_LAYERS
 from tvm.contrib.cprune.types import CPruneError
 
 KEYS = ("exclude", "op_names", "op_types", "sparsity")
@@ -21,11 +21,13 @@ def read_config_list(model: torch.nn.Module, config_list: Sequence[Mapping[str, 
         Entries in order; a later entry overrides earlier ones. An entry applies to the convolutions and
         linear layers whose class is in ``op_types`` ("default" for both) and whose name is in ``op_names``;
         a missing key matches every layer. ``sparsity`` is the maximum fraction of a layer's channels to
-        prune; ``exclude`` protects the layer. An empty list prunes every layer with the default settings.
+        prune; ``exclude`` protects the layer and the layers coupled to it. An empty list prunes every layer
+        with the default settings.
 
     Returns
     -------
-    Keyword arguments of ``PruneConfig``: ``include`` and ``layer_sparsity``, or none for an empty list.
+    Keyword arguments of ``PruneConfig``: ``include``, ``exclude`` and ``layer_sparsity``, or none for an
+    empty list.
 
     Raises
     ------
@@ -35,6 +37,7 @@ def read_config_list(model: torch.nn.Module, config_list: Sequence[Mapping[str, 
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, PRUNABLE_LAYERS)}
     sparsities: dict[str, float] = {}
+    excluded: set[str] = set()
     for entry in config_list:
         unknown = sorted(set(entry) - set(KEYS))
         if unknown:
@@ -42,14 +45,22 @@ def read_config_list(model: torch.nn.Module, config_list: Sequence[Mapping[str, 
         matching = _matching_layers(entry, layers)
         if entry.get("exclude"):
             sparsities = {name: value for name, value in sparsities.items() if name not in matching}
+            excluded.update(matching)
             continue
         sparsity = entry.get("sparsity")
         if not isinstance(sparsity, int | float) or not 0 < sparsity < 1:
             raise CPruneError(f"sparsity is {sparsity!r} in config_list; expected a number between 0 and 1")
         sparsities.update(dict.fromkeys(matching, float(sparsity)))
+        excluded.difference_update(matching)
     if config_list and not sparsities:
         raise CPruneError("config_list leaves no layer to prune: remove an exclude or add an entry")
-    return {"include": tuple(sparsities), "layer_sparsity": tuple(sparsities.items())} if sparsities else {}
+    if not sparsities:
+        return {}
+    return {
+        "include": tuple(sparsities),
+        "exclude": tuple(name for name in layers if name in excluded),
+        "layer_sparsity": tuple(sparsities.items()),
+    }
 
 
 def _matching_layers(entry: Mapping[str, Any], layers: Mapping[str, torch.nn.Module]) -> list[str]:
