@@ -2,6 +2,7 @@
 """Checkpoints of pruned models with every kind of layer that Torch-Pruning changes."""
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ class ChannelsLast(nn.Module):
 
 
 # For each kind, layers with 16 channels that are put between two convolutions of 1, 2 or 3 dimensions.
-LAYERS = {
+LAYERS: dict[Any, list[tuple[int, nn.Module]]] = {
     Kind.CONV: [(d, make(16, 16, 1)) for d, pair in enumerate(CONVS, 1) for make in pair]
     + [(2, nn.Conv2d(16, 16, 1, groups=4))],
     Kind.DEPTHWISE_CONV: [

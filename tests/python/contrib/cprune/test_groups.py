@@ -311,8 +311,12 @@ def test_weights_of_zero_are_scored():
     for parameter in model.parameters():
         nn.init.zeros_(parameter)
     prunable, scores = PrunableModel.trace(model, (1, 4, 8, 8)), []
-    step = ChannelStep(prunable.groups().of_layer("conv"), 8, "")
-    prunable.shrink([step], lambda group: scores.append(l1(group)) or scores[-1])
+
+    def scorer(group):
+        scores.append(l1(group))
+        return scores[-1]
+
+    prunable.shrink([ChannelStep(prunable.groups().of_layer("conv"), 8, "")], scorer)
     assert torch.equal(scores[0], torch.zeros(16))
 
 
