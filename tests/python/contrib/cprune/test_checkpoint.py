@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints of pruned models with every kind of layer that Torch-Pruning changes."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -43,7 +44,7 @@ class ChannelsLast(nn.Module):
 
 
 # For each kind, layers with 16 channels that are put between two convolutions of 1, 2 or 3 dimensions.
-LAYERS: dict[Any, list[tuple[int, nn.Module]]] = {
+LAYERS: dict[Any, Sequence[tuple[int, nn.Module]]] = {
     Kind.CONV: [(d, make(16, 16, 1)) for d, pair in enumerate(CONVS, 1) for make in pair]
     + [(2, nn.Conv2d(16, 16, 1, groups=4))],
     Kind.DEPTHWISE_CONV: [
