@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Networks with features that are hard to prune, and the classification of ``benchmarks/coverage.py``."""
+
+import sys
+import time
+from functools import partial
+
+import pytest
+import torch
+from conftest import ROOT
+
+from tvm.contrib.cprune.models.checkpoint import load_checkpoint, save_checkpoint
+from tvm.contrib.cprune.models.importance import score
+from tvm.contrib.cprune.models.prunable import PrunableModel
+from tvm.contrib.cprune.models.torchvision_models import import_torchvision, load_torchvision
+from tvm.contrib.cprune.types import ChannelStep, CPruneError
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from coverage import result_of
+
+SHAPE = (1, 3, 64, 64)
+l1 = partial(score, importance="l1", seed=0)
+
+
+def shrink_some_groups(model, tmp_path):
+    """Halve up to five groups, first and last ones, reload the copy, and return the model's groups."""
+    prunable = PrunableModel.trace(model, SHAPE)
+    groups = prunable.groups()
+    steps = [
+        ChannelStep(group, group.width // 2 // group.round_to * group.round_to, "")
+        for group in groups.groups
+        if group.width >= 2 * group.round_to
+    ]
+    assert steps
+    small = prunable.shrink(steps if len(steps) < 6 else steps[:3] + steps[-2:], l1)
+    save_checkpoint(tmp_path, "small", small.model)
+    loaded = load_checkpoint(tmp_path, "small", model).eval()
+    data = torch.randn(2, *SHAPE[1:])
+    torch.testing.assert_close(loaded(data), small.model(data))
+    return groups
+
+
+NETWORKS = {"convnext_tiny": 1, "regnet_x_400mf": 1, "mobilenet_v3_small": 1, "shufflenet_v2_x0_5": 22}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_hard_networks_are_pruned_and_reloaded(name, tmp_path):
+    torch.manual_seed(0)
+    groups = shrink_some_groups(load_torchvision(name, 10).eval(), tmp_path)
+    assert len(groups.unprunable) == NETWORKS[name]
+
+
+def transformer(kind):
+    models = import_torchvision().models
+    if kind == "vit":
+        return models.VisionTransformer(64, 16, 2, 2, 16, 32, num_classes=10)
+    make = models.swin_transformer.SwinTransformer
+    extra = {}
+    if kind == "swin_v2":
+        extra["block"] = models.swin_transformer.SwinTransformerBlockV2
+        extra["downsample_layer"] = models.swin_transformer.PatchMergingV2
+    return make([4, 4], 16, [2, 2], [2, 2], [4, 4], num_classes=10, **extra)
+
+
+@pytest.mark.parametrize(("kind", "pruned"), [("vit", 2), ("swin", 4), ("swin_v2", 4)])
+def test_transformers_are_pruned_in_their_mlps_only(kind, pruned, tmp_path):
+    torch.manual_seed(0)
+    started = time.monotonic()
+    groups = shrink_some_groups(transformer(kind).eval(), tmp_path)
+    assert time.monotonic() - started < 30
+    assert len(groups.groups) == pruned
+    assert all("mlp" in group.root for group in groups.groups)
+    assert all("\n" not in reason for reason in groups.unprunable.values())
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [(None, "works"), (CPruneError("no\nlayer"), "refused"), (ZeroDivisionError("no\nlayer"), "failed")],
+)
+def test_only_cprune_errors_count_as_refusals(error, verdict):
+    def stages(row):
+        row["stage"] = "grouping"
+        if error:
+            raise error
+
+    row = result_of("net", stages)
+    assert row["verdict"] == verdict
+    assert row["reason"].endswith("no layer" if error else "")
+    assert "\n" not in row["reason"]
