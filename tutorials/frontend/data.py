@@ -41,10 +41,11 @@ class Splits:
 
 
 def _loaders(
-    parts: tuple[Dataset, Dataset, Dataset], batch: int, test_batch: int, seed: int, workers: int = 0
+    parts: tuple[Dataset, Dataset, Dataset], batch: int, test_batch: int, workers: int = 0
 ) -> tuple[DataLoader, DataLoader, DataLoader]:
-    order = torch.Generator().manual_seed(seed)
-    train = DataLoader(parts[0], batch, shuffle=True, generator=order, num_workers=workers)
+    # Without a generator of its own, the loader takes each epoch's order from torch's, whose state a resumed
+    # training restores.
+    train = DataLoader(parts[0], batch, shuffle=True, num_workers=workers)
     validation, test = (DataLoader(part, test_batch, num_workers=workers) for part in parts[1:])
     return train, validation, test
 
@@ -63,9 +64,7 @@ def _digits(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
     order = np.random.default_rng(seed).permutation(len(data))
     ends = [0, len(order) * 3 // 5, len(order) * 4 // 5, len(order)]
     train, validation, test = (Subset(data, order[a:b].tolist()) for a, b in pairwise(ends))
-    return Splits(
-        *_loaders((train, validation, test), batch, test_batch, seed), (1, 16, 16), tuple("0123456789")
-    )
+    return Splits(*_loaders((train, validation, test), batch, test_batch), (1, 16, 16), tuple("0123456789"))
 
 
 def _hold_out(augmented: Dataset, plain: Dataset, seed: int) -> tuple[Subset, Subset]:
@@ -102,7 +101,7 @@ def _cifar10(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
 
     train, validation = _hold_out(load(True, augment), load(True, plain), seed)
     test = load(False, plain)
-    loaders = _loaders((train, validation, test), batch, test_batch, seed)
+    loaders = _loaders((train, validation, test), batch, test_batch)
     return Splits(*loaders, (3, 32, 32), tuple(test.classes))
 
 
@@ -128,7 +127,7 @@ def _imagenet(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
     if augmented.classes != test.classes:
         raise CPruneError(f"{data_dir / 'train'} and {data_dir / 'val'} must have the same class folders")
     train, validation = _hold_out(augmented, load("train", plain), seed)
-    loaders = _loaders((train, validation, test), batch, test_batch, seed, workers=2)
+    loaders = _loaders((train, validation, test), batch, test_batch, workers=2)
     return Splits(*loaders, (3, 224, 224), tuple(augmented.classes))
 
 
@@ -151,7 +150,7 @@ def load_data(name: str, data_dir: Path, batch_size: int, test_batch_size: int, 
     batch_size, test_batch_size
         Images per batch for training, and for validation and test.
     seed
-        Seed of the splits and of the order of training images.
+        Seed of the splits.
 
     Raises
     ------

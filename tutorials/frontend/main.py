@@ -13,18 +13,20 @@ net.so), the tuning records, and the journal from which --resume continues.
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from data import Splits, load_data
 from models import make_model
-from options import DataSettings, RunSettings, Settings, TrainSettings, make_settings, parse_arguments
+from options import DataSettings, Settings, TrainSettings, make_settings, parse_arguments
+from run_folder import check_options, run_folder, training_file
 from train import accuracy, train
 from tvm.contrib.cprune.loop.console import ConsoleReport, summary
+from tvm.contrib.cprune.loop.lock import locked
 from tvm.contrib.cprune.loop.training import Training
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.models.checkpoint import load_checkpoint, load_weights, save_checkpoint
@@ -34,7 +36,6 @@ from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.types import CPruneError
 
 START_LEARNING_RATE, FINE_TUNE_LEARNING_RATE = 0.05, 1e-2
-RUNS = Path("runs")
 
 
 def run(settings: Settings) -> None:
@@ -47,77 +48,94 @@ def run(settings: Settings) -> None:
     splits = load_data(
         data.dataset, data.data_dir, data.batch_size, data.test_batch_size, settings.prune.seed
     )
+    model = initial_model(settings, splits)
+    labels = labels_of(data, settings.train, splits)
     folder = run_folder(settings.run, f"{data.model}-{data.dataset}")
-    with ConsoleReport() as report:
+    # CPruner locks the folder for itself; the training precedes it.
+    with locked(folder, name="training.lock"), ConsoleReport() as report:
+        check_options(folder, options_of(settings, labels), settings.run.resume)
         pruner = CPruner(
-            model=trained_model(settings, splits, folder, report.say),
+            model=model if data.pretrained else trained_model(model, settings, splits, folder, report.say),
             input_shape=(1, *splits.shape),
-            training=training_on(splits, settings.train),
+            training=training_on(splits, settings, folder, report.say),
             config=settings.prune,
             run_dir=folder,
             target=device.target,
-            labels=labels_of(data, settings.train, splits),
+            labels=labels,
             report=report,
             profile=device.profile,
             tracker=tracker,
         )
         result = pruner.run(resume=settings.run.resume)
+        for name in ("short-term", "final"):
+            training_file(folder, name).unlink(missing_ok=True)
         report.console.print(summary(result))
         report.say(f"{conclusion(result)}. See {folder / 'report.html'}")
 
 
-def run_folder(settings: RunSettings, name: str) -> Path:
-    """Return the folder of the run: the one given, the newest one to resume, or a new one.
-
-    Raises
-    ------
-    CPruneError
-        If there is no run to resume.
-    """
-    if settings.experiment_data_dir is not None:
-        return settings.experiment_data_dir
-    if not settings.resume:
-        return RUNS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folders = sorted(RUNS.glob(f"{name}-*"))
-    if not folders:
-        raise CPruneError(f"{RUNS.resolve()} contains no run of {name} to resume")
-    return folders[-1]
+def initial_model(settings: Settings, splits: Splits) -> torch.nn.Module:
+    """Return the network with random weights, or with those of the file ``--pretrained``."""
+    data = settings.data
+    torch.manual_seed(settings.prune.seed)
+    model = make_model(data.model, splits.shape[0], len(splits.classes))
+    return load_weights(data.pretrained, model) if data.pretrained else model
 
 
 def trained_model(
-    settings: Settings, splits: Splits, folder: Path, say: Callable[[str], None]
+    model: torch.nn.Module, settings: Settings, splits: Splits, folder: Path, say: Callable[[str], None]
 ) -> torch.nn.Module:
-    """Return the network to prune: load its weights or its checkpoint, or train it."""
+    """Train the network to prune, or load its checkpoint."""
     data, epochs, seed = settings.data, settings.train.train_epochs, settings.prune.seed
-    torch.manual_seed(seed)
-    model = make_model(data.model, splits.shape[0], len(splits.classes))
-    if data.pretrained:
-        return load_weights(data.pretrained, model)
     name = f"{data.model}-{data.dataset}-{epochs}-epochs-seed-{seed}"
-    if (folder / "checkpoints" / f"{name}.pt").exists():
-        return load_checkpoint(folder, name, model)
-    say(f"training {data.model} on {data.dataset} for {epochs} epochs")
-    interval = settings.train.log_interval
-    train(model, splits.train, epochs, START_LEARNING_RATE, anneal=True, log_interval=interval, say=say)
-    save_checkpoint(folder, name, model)
-    return model
+    file = training_file(folder, "first")
+    if not (folder / "checkpoints" / f"{name}.pt").exists():
+        say(f"training {data.model} on {data.dataset} for {epochs} epochs")
+        interval = settings.train.log_interval
+        train(model, splits.train, epochs, START_LEARNING_RATE, True, interval, say, file)
+        save_checkpoint(folder, name, model)
+    file.unlink(missing_ok=True)
+    return load_checkpoint(folder, name, model)
 
 
-def training_on(splits: Splits, settings: TrainSettings) -> Training:
-    """Return how CPrune trains and evaluates models on a data set."""
+def training_on(
+    splits: Splits, settings: Settings, folder: Path, say: Callable[[str], None] = print
+) -> Training:
+    """Return how CPrune trains and evaluates models on a data set.
+
+    Trainings save their state in ``folder`` after each epoch. A finished training stays there until the next
+    one, so that it is not repeated if the run is killed during the evaluation that follows.
+    """
+    options = settings.train
 
     def short_term(model: torch.nn.Module) -> None:
-        train(model, splits.train, settings.short_term_epochs, settings.short_term_rate)
+        file = training_file(folder, "short-term")
+        train(
+            model, splits.train, options.short_term_epochs, options.short_term_rate, say=say, checkpoint=file
+        )
 
     def long_term(model: torch.nn.Module) -> None:
-        train(model, splits.train, settings.fine_tune_epochs, FINE_TUNE_LEARNING_RATE, anneal=True)
+        file = training_file(folder, "final")
+        train(
+            model,
+            splits.train,
+            options.fine_tune_epochs,
+            FINE_TUNE_LEARNING_RATE,
+            anneal=True,
+            say=say,
+            checkpoint=file,
+        )
+
+    def batches() -> DataLoader:
+        # A resumed run must rank the channels on the same images.
+        torch.manual_seed(settings.prune.seed)
+        return splits.train
 
     return Training(
         short_term=short_term,
-        long_term=long_term if long_term_epochs(settings) else None,
+        long_term=long_term if long_term_epochs(options) else None,
         evaluate=lambda model: accuracy(model, splits.validation),
         test=lambda model: accuracy(model, splits.test),
-        batches=lambda: splits.train,
+        batches=batches,
         criterion=torch.nn.CrossEntropyLoss(),
     )
 
@@ -136,6 +154,17 @@ def labels_of(data: DataSettings, training: TrainSettings, splits: Splits) -> di
         "batch_size": data.batch_size,
         "short_term_epochs": training.short_term_epochs,
         "long_term_epochs": long_term_epochs(training),
+    }
+
+
+def options_of(settings: Settings, labels: dict[str, Any]) -> dict[str, Any]:
+    """Return the options on which the trained network depends."""
+    pretrained = settings.data.pretrained
+    return {
+        **labels,
+        "train_epochs": settings.train.train_epochs,
+        "pretrained": str(pretrained) if pretrained else None,
+        "seed": settings.prune.seed,
     }
 
 

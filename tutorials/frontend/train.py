@@ -2,11 +2,14 @@
 """Train and evaluate a classifier."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader
 
+from epoch_file import EpochFile
 from tvm.contrib.cprune.types import CPruneError
 
 # Short-term training after each pruning step (paper, section 4.1).
@@ -21,8 +24,12 @@ def train(
     anneal: bool = False,
     log_interval: int = 0,
     say: Callable[[str], None] = print,
+    checkpoint: Path | None = None,
 ) -> None:
     """Train a model in place with SGD and cross-entropy loss.
+
+    The weights depend only on the arguments and on the state of torch's random generator, from which the
+    loader must take the order of the images.
 
     Parameters
     ----------
@@ -33,38 +40,52 @@ def train(
         Number of batches between two reports of the loss; 0 for no reports.
     say
         Receives the reports, one line each.
+    checkpoint
+        File that receives the state of the training after each epoch. If it holds the state of this very
+        training, which was interrupted, the training continues there, with identical results. The file
+        remains after the last epoch; the caller deletes it once the model is saved.
 
     Raises
     ------
     CPruneError
-        If the loss becomes infinite or NaN, or an image cannot be read.
+        If the loss becomes infinite or NaN, or an image or the checkpoint cannot be read.
     """
     optimizer = torch.optim.SGD(
         model.parameters(), learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
     )
     steps = max(1, epochs * len(loader))
-    schedule = (
-        torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps + 1)
-        if anneal
-        else None
-    )
-    criterion = torch.nn.CrossEntropyLoss()
+    schedule = OneCycleLR(optimizer, learning_rate, total_steps=steps + 1) if anneal else None
+    settings = f"{epochs} {learning_rate} {anneal} {len(loader.dataset)} {loader.batch_size}"  # type: ignore[arg-type]
+    file = EpochFile(checkpoint, model, optimizer, schedule, settings) if checkpoint else None
+    complete = file.restore() if file else 0
+    if complete:
+        say(f"resuming the training after epoch {complete} of {epochs}")
     model.train()
-    for epoch in range(epochs):
-        for number, (inputs, targets) in enumerate(_readable(loader)):
-            optimizer.zero_grad()
-            loss = criterion(model(inputs), targets)
-            if not math.isfinite(loss.item()):
-                raise CPruneError(
-                    f"the loss became {loss.item()} in epoch {epoch + 1}: lower the learning rate"
-                )
-            loss.backward()
-            optimizer.step()
-            if schedule:
-                schedule.step()
+    for epoch in range(complete, epochs):
+        where = f"epoch {epoch + 1}/{epochs}"
+        for number, loss in enumerate(_steps(model, loader, optimizer, schedule)):
+            if not math.isfinite(loss):
+                raise CPruneError(f"the loss became {loss} in {where}: lower the learning rate")
             if log_interval and number % log_interval == 0:
-                say(f"epoch {epoch + 1}/{epochs}, batch {number}/{len(loader)}: loss {loss.item():.4f}")
+                say(f"{where}, batch {number}/{len(loader)}: loss {loss:.4f}")
+        if file:
+            file.save(epoch + 1)
     model.eval()
+
+
+def _steps(
+    model: torch.nn.Module, loader: DataLoader, optimizer: torch.optim.SGD, schedule: LRScheduler | None
+) -> Iterator[float]:
+    """Train for one epoch, and yield the loss of each batch."""
+    criterion = torch.nn.CrossEntropyLoss()
+    for inputs, targets in _readable(loader):
+        optimizer.zero_grad()
+        loss = criterion(model(inputs), targets)
+        loss.backward()
+        optimizer.step()
+        if schedule:
+            schedule.step()
+        yield loss.item()
 
 
 def accuracy(model: torch.nn.Module, loader: DataLoader) -> float:

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tutorial's training: it survives kill -9, and a resumed run repeats it bit for bit."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TUTORIAL
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import main as tutorial
+from train import train
+from tvm.contrib.cprune.loop.lock import locked
+from tvm.contrib.cprune.models.checkpoint import digest, load_checkpoint, save_checkpoint
+from tvm.contrib.cprune.models.importance import accumulate_gradients, score
+from tvm.contrib.cprune.models.prunable import PrunableModel
+from tvm.contrib.cprune.types import ChannelStep
+
+IMAGES = torch.randn(48, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+LABELS = torch.arange(48) % 10
+
+
+class KilledError(Exception):
+    """Ends a training in the middle of an epoch."""
+
+
+class Images(TensorDataset):
+    """A few images; reading one more than ``limit`` of them ends the training."""
+
+    def __init__(self, limit: int = 10**9) -> None:
+        super().__init__(IMAGES, LABELS)
+        self.limit, self.read = limit, 0
+
+    def __getitem__(self, index):
+        self.read += 1
+        if self.read > self.limit:
+            raise KilledError
+        return super().__getitem__(index)
+
+
+def loader(limit: int = 10**9) -> DataLoader:
+    return DataLoader(Images(limit), 8, shuffle=True)
+
+
+def network(seed: int = 0) -> nn.Module:
+    """Return a small network, with torch's random generator seeded as before each training of a run."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, stride=2),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Conv2d(8, 16, 3, stride=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    )
+
+
+@pytest.mark.parametrize("anneal", [True, False])
+def test_training_killed_after_an_epoch_resumes_with_identical_results(tmp_path, anneal):
+    options = {"learning_rate": 0.05, "anneal": anneal, "checkpoint": tmp_path / "training.pt"}
+    straight = network()
+    train(straight, loader(), 3, 0.05, anneal)
+
+    with pytest.raises(KilledError):
+        train(network(), loader(limit=48 + 20), 3, **options)
+    resumed, data = network(), loader()
+    train(resumed, data, 3, **options)
+
+    assert data.dataset.read == 2 * 48, "the first epoch was trained again"
+    assert digest(resumed) == digest(straight)
+    assert not list(tmp_path.glob("part-*"))
+
+
+@pytest.mark.parametrize("change", ["weights", "epochs", "rate", "seed"])
+def test_training_does_not_resume_from_another_training(tmp_path, change):
+    path = tmp_path / "training.pt"
+    train(network(), loader(), 2, 0.05, checkpoint=path)
+    model, data = network(seed=1 if change == "weights" else 0), loader()
+    if change == "seed":
+        torch.manual_seed(9)
+    epochs, rate = (1 if change == "epochs" else 2), (0.1 if change == "rate" else 0.05)
+    train(model, data, epochs, rate, checkpoint=path)
+    assert data.dataset.read == epochs * 48
+
+
+@pytest.mark.parametrize("importance", ["l1", "taylor"])
+def test_a_resumed_run_makes_and_trains_the_same_candidate(tmp_path, importance):
+    """The weights of a candidate identify its short-term training after kill -9."""
+    settings = tutorial.make_settings(tutorial.parse_arguments(["--short-term-epochs", "1"]))
+    splits = replace(tutorial.load_data("digits", Path(), 32, 200, 0), train=loader())
+
+    def candidate(model: nn.Module, folder: Path) -> tuple[str, str]:
+        training = tutorial.training_on(splits, settings, folder)
+        prunable = PrunableModel.trace(model, (1, 1, 16, 16))
+        if importance == "taylor":
+            accumulate_gradients(model, training.batches(), training.criterion)
+        group = prunable.groups().groups[0]
+        steps = [ChannelStep(group, group.width // 2, "")]
+        small = prunable.shrink(steps, lambda group: score(group, importance, 1)).model
+        made = digest(small)
+        torch.manual_seed(1)
+        training.short_term(small)
+        return made, digest(small)
+
+    model = network()
+    train(model, loader(), 1)
+    save_checkpoint(tmp_path, "accepted", model)
+    before = candidate(model, tmp_path / "before")
+    # The resumed run has another history: its model comes from a file, its random generator is elsewhere.
+    torch.manual_seed(7)
+    after = candidate(load_checkpoint(tmp_path, "accepted", network(5)), tmp_path / "after")
+    assert before == after
+
+
+MAIN = """
+import os, sys, pathlib, signal, time
+sys.path.insert(0, {tutorial!r})
+import main, run_folder, train
+from tvm.contrib.cprune.models.checkpoint import digest
+
+class Pruner:
+    def __init__(self, model, run_dir, **_):
+        print("PRUNED", digest(model), run_dir, flush=True)
+    def run(self, resume):
+        raise SystemExit(0)
+
+main.CPruner, run_folder.RUNS = Pruner, pathlib.Path({runs!r})
+save, saved = train.torch.save, []
+def kill_after_the_second_epoch(content, path):
+    save(content, path)
+    saved.append(path)
+    if len(saved) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+if {kill}:
+    train.torch.save = kill_after_the_second_epoch
+main.main({arguments})
+"""
+
+
+def run_main(runs: Path, *arguments: str, kill: bool = False) -> subprocess.CompletedProcess[str]:
+    code = MAIN.format(tutorial=str(TUTORIAL), runs=str(runs), kill=kill, arguments=list(arguments))
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_a_run_killed_in_its_first_training_resumes_at_its_last_epoch(tmp_path):
+    options = ("--model", "lenet", "--train-epochs", "4")
+    straight = run_main(tmp_path / "straight", *options)
+    (tmp_path / "runs" / "lenet-digits-20000101-000000").mkdir(parents=True)
+    killed = run_main(tmp_path / "runs", *options, kill=True)
+    assert killed.returncode == -signal.SIGKILL
+    resumed = run_main(tmp_path / "runs", *options, "--resume")
+    assert "resuming the training after epoch 2 of 4" in resumed.stdout
+    weights, folder = resumed.stdout.split("PRUNED ")[1].split()
+    assert weights == straight.stdout.split("PRUNED ")[1].split()[0]
+    assert Path(folder).name > "lenet-digits-2001"
+    assert not list(Path(folder).rglob("part-*")) + list(Path(folder).rglob("training-*.pt"))
+    other = run_main(tmp_path / "runs", "--model", "lenet", "--train-epochs", "5", "--resume")
+    assert "train_epochs: 4 there, 5 now" in other.stderr
+
+
+def test_the_run_folder_is_checked_before_training(tmp_path, capsys):
+    (tmp_path / "file").write_text("content")
+    arguments = ["--train-epochs", "1", "--experiment-data-dir"]
+    assert tutorial.main([*arguments, str(tmp_path / "file" / "run")]) == 1
+    captured = capsys.readouterr()
+    assert "cannot read or write" in captured.err and "training" not in captured.out
+    with locked(tmp_path / "run", name="training.lock"):
+        assert tutorial.main([*arguments, str(tmp_path / "run")]) == 1
+    captured = capsys.readouterr()
+    assert f"is in use by process {os.getpid()}" in captured.err and "training" not in captured.out
