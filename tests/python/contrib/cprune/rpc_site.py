@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from conftest import ROOT
+from commands import ROOT
 
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.types import CPruneError

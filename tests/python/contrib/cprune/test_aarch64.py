@@ -3,13 +3,13 @@
 
 import shutil
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import FAST, randomize_norms
+from networks import randomize_norms
+from programs import FAST
 from torch import nn
 
 from tvm import auto_scheduler
@@ -31,7 +31,6 @@ from tvm.contrib.cprune.types import ChannelStep
 GCC, QEMU, SYSROOT = "aarch64-linux-gnu-gcc", "qemu-aarch64", "/usr/aarch64-linux-gnu"
 HARNESS = Path(__file__).parent / "aot"
 SHAPE = (1, 3, 8, 8)
-TUNE = replace(FAST, trials=2, batch=2)
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which(GCC) and shutil.which(QEMU)),
@@ -77,7 +76,7 @@ def test_a_pruned_network_has_equal_outputs_on_aarch64(tmp_path):
     model = randomize_norms(Net())
     group = find_groups(model, SHAPE).groups[0]
     model = shrink(model, SHAPE, [ChannelStep(group, 12, "")], lambda layer: score(layer, "l1", 0)).eval()
-    with Compiler(PruneConfig(tune=TUNE, measure_repeats=3), SHAPE, tmp_path / "run") as compiler:
+    with Compiler(PruneConfig(tune=FAST, measure_repeats=3), SHAPE, tmp_path / "run") as compiler:
         tuned = compiler.tune(model)
     table = transplanted_table(tuned.table, tuned.relay.mod)
     assert any(

@@ -3,10 +3,12 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import FAST, KINDS, task_of
+from networks import KINDS
+from programs import FAST, task_of
 from tvm.auto_scheduler.measure import MeasureErrorNo
 
 import tvm
@@ -34,7 +36,7 @@ def test_search_uses_its_budget_and_resumes_without_repeating_programs(pool, tar
     assert reports[-1].total_trials == FAST.trials
     lines = path.read_text().splitlines()
     assert search([task], FAST, pool, RecordLog(path)) == 0
-    more = TuneConfig(trials=6, batch=2, population=32, repeats=3)
+    more = replace(FAST, trials=4)
     assert search([task], more, pool, RecordLog(path)) == 2
     after = path.read_text().splitlines()
     assert after[: len(lines)] == lines

@@ -2,13 +2,13 @@
 """AutoTVM as the tuning backend: tasks, configurations, transplants, search and commands."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Branches, OneLayer
+from commands import error_of, run_cprune
+from networks import KINDS, TEMPLATE_KINDS, Branches, OneLayer
+from programs import extract, measured_table, random_configurations, template_task_of
 
 import tvm
 from tvm import autotvm
@@ -16,12 +16,12 @@ from tvm.contrib.cprune import extract_from_program, from_torch
 from tvm.contrib.cprune.building.build import algorithms_of
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
-from tvm.contrib.cprune.measuring.records import RecordLog, dump
+from tvm.contrib.cprune.measuring.records import RecordLog
 from tvm.contrib.cprune.models.groups import find_groups
 from tvm.contrib.cprune.models.importance import score
 from tvm.contrib.cprune.models.surgery import shrink
 from tvm.contrib.cprune.profile import profile_widths
-from tvm.contrib.cprune.table import Row, TaskTable, to_program
+from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.targets.target import host_target
 from tvm.contrib.cprune.tuning.autotvm.configuration import (
     channel_splits,
@@ -33,48 +33,15 @@ from tvm.contrib.cprune.tuning.autotvm.configuration import (
 from tvm.contrib.cprune.tuning.autotvm.search import StridedGridTuner, search
 from tvm.contrib.cprune.tuning.progress import Progress
 from tvm.contrib.cprune.tuning.rescale import at_width, width_of
-from tvm.contrib.cprune.types import ChannelStep, Task, TransplantError
+from tvm.contrib.cprune.types import ChannelStep, TransplantError
 
-TUNE = TuneConfig(tuner="autotvm", trials=4, batch=4, repeats=3)
+TUNE = TuneConfig(tuner="autotvm", trials=2, batch=2, repeats=3)
 ARM = "llvm -device=arm_cpu -mtriple=aarch64-linux-gnu -mattr=+neon"
 MALI = tvm.target.Target("opencl -device=mali", host="llvm -mtriple=aarch64-linux-gnu")
 
 
-def extract(model, shape, target=None):
-    relay_model = from_torch(model, shape, "NCHW")
-    return extract_from_program(relay_model.mod, None, target or host_target(), tuner="autotvm")
-
-
-# Anchor kind -> (network at a width, input shape at a width, layer, side whose width changes).
-KINDS = {
-    "direct": (lambda w: OneLayer(8, w), lambda w: (1, 8, 8, 8), "conv", "out"),
-    "reduction": (lambda w: OneLayer(w, 32), lambda w: (1, w, 8, 8), "conv", "in"),
-    "1x1": (lambda w: OneLayer(16, w, kernel=1), lambda w: (1, 16, 8, 8), "conv", "out"),
-    "strided": (lambda w: OneLayer(8, w, stride=2), lambda w: (1, 8, 8, 8), "conv", "out"),
-    "depthwise": (lambda w: OneLayer(w, w, groups=w), lambda w: (1, w, 8, 8), "conv", "out"),
-    "dense": (lambda w: OneLayer(8, w), lambda w: (1, 8, 8, 8), "fc", "in"),
-}
-
-
-def task_of(kind: str, width: int, target=None) -> Task:
-    """Return the task of a kind's layer at a width."""
-    make, shape, layer, _ = KINDS[kind]
-    return next(task for task in extract(make(width), shape(width), target) if layer in task.layers)
-
-
-def random_records(task: Task, count: int) -> list[str]:
-    """Return records of random configurations, as if they had been measured."""
-    space = task.tvm_task.config_space
-    rng, lines = np.random.default_rng(0), []
-    for index in rng.integers(0, len(space), count):
-        measure_input = autotvm.MeasureInput(task.tvm_task.target, task.tvm_task, space.get(int(index)))
-        result = tvm.auto_scheduler.MeasureResult([1.0], 0, "", 0.1, 0.0)
-        lines.append(dump(measure_input, result).line)
-    return lines
-
-
 def test_every_layer_has_a_task_for_each_of_its_templates():
-    tasks = extract(Branches(16).eval(), (1, 3, 16, 16))
+    tasks = extract(Branches(16).eval(), (1, 3, 16, 16), host_target(), "autotvm")
     templates = {}
     for task in tasks:
         for subgraph in task.subgraphs:
@@ -93,7 +60,8 @@ def test_every_layer_has_a_task_for_each_of_its_templates():
 
 @pytest.mark.parametrize("target", [ARM, MALI], ids=["arm_cpu", "mali"])
 def test_templates_of_other_targets_are_understood_and_compiled(target):
-    task = next(t for t in extract(OneLayer(8, 32).eval(), (1, 8, 8, 8), target) if "conv" in t.layers)
+    tasks = extract(OneLayer(8, 32).eval(), (1, 8, 8, 8), target, "autotvm")
+    task = next(task for task in tasks if "conv" in task.layers)
     assert task.subgraphs[0].algorithm.startswith("conv2d_nchw_")
     names = [name for _, name, _ in task.axes]
     assert [names[i] for i in task.out_axes] == ["tile_co"]
@@ -108,15 +76,15 @@ def test_templates_of_other_targets_are_understood_and_compiled(target):
     assert built >= 8
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TEMPLATE_KINDS)
 def test_transplants_to_fitting_widths_keep_every_inner_length(kind):
-    base, side = task_of(kind, 64), KINDS[kind][3]
-    for line in random_records(base, 6):
+    base, side = template_task_of(kind, 64), KINDS[kind].side
+    for line in random_configurations(base, 6):
         out_splits, in_splits = channel_splits(base, line)
         splits = out_splits if side == "out" else in_splits
         assert splits and all(split.extent == 64 for split in splits)
         for width in (16, 32, 48, 50):
-            new = task_of(kind, width)
+            new = template_task_of(kind, width)
             try:
                 moved = transplant(line, base, new)
             except TransplantError:
@@ -131,11 +99,11 @@ def test_transplants_to_fitting_widths_keep_every_inner_length(kind):
                 assert knob_kind != "sp" or list(value)[1:] == list(old[name])[1:]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TEMPLATE_KINDS)
 def test_transplanted_configurations_compute_the_right_numbers(kind):
-    base = task_of(kind, 64)
-    (line,) = random_records(base, 1)
-    new = task_of(kind, 48)
+    base = template_task_of(kind, 64)
+    (line,) = random_configurations(base, 1)
+    new = template_task_of(kind, 48)
     for measure_input in transplant(line, base, new):
         with new.tvm_task.target:
             schedule, args = new.tvm_task.instantiate(measure_input.config)
@@ -158,36 +126,35 @@ def test_transplanted_configurations_compute_the_right_numbers(kind):
 
 
 @pytest.mark.parametrize("target", [None, ARM, MALI], ids=["x86", "arm_cpu", "mali"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TEMPLATE_KINDS)
 def test_task_at_another_width_equals_the_extracted_task(kind, target):
-    side, base = KINDS[kind][3], task_of(kind, 64, target)
+    side, base = KINDS[kind].side, template_task_of(kind, 64, target)
     assert width_of(base, side) == 64
     for width in (48, 20):
-        expected, actual = task_of(kind, width, target), at_width(base, width, side)
+        expected, actual = template_task_of(kind, width, target), at_width(base, width, side)
         assert actual.workload_key == expected.workload_key
         assert (actual.axes, actual.flops) == (expected.axes, expected.flops)
 
 
 def test_profile_measures_configurations_at_other_widths(pool):
-    task, log = task_of("1x1", 32), RecordLog(None)
+    task, log = template_task_of("1x1", 32), RecordLog(None)
     search([task], TUNE, pool, log)
-    row = Row(task, to_program(task, log.best(task.workload_key)))
-    table = TaskTable((row,), host_target(), 2, True)
+    table = measured_table(task, log.best(task.workload_key))
     profile = profile_widths(table, "conv", pool, RecordLog(None), widths=[8, 16, 32], variants=1)
     assert [result.width for result in profile if result.latency] == [8, 16, 32]
     assert profile[-1].fits
 
 
 def test_transplant_to_another_template_is_rejected():
-    base = task_of("direct", 64)
-    (line,) = random_records(base, 1)
+    base = template_task_of("direct 3x3", 64)
+    (line,) = random_configurations(base, 1)
     with pytest.raises(TransplantError, match=r"the templates differ: conv2d_NCHWc.x86 and depthwise"):
-        transplant(line, base, task_of("depthwise", 64))
+        transplant(line, base, template_task_of("depthwise", 64))
 
 
 @pytest.mark.parametrize("strategy", ["xgb", "xgb-rank", "ga", "random", "gridsearch"])
 def test_every_strategy_finds_programs_and_resumes_from_its_records(strategy, pool, tmp_path):
-    task = task_of("1x1", 32)
+    task = template_task_of("1x1", 32)
     config = TuneConfig(tuner="autotvm", strategy=strategy, trials=4, batch=2, repeats=3)
     log, reports = RecordLog(tmp_path / "log.json"), []
     assert search([task], config, pool, log, report=reports.append) == 4
@@ -204,8 +171,8 @@ def test_every_strategy_finds_programs_and_resumes_from_its_records(strategy, po
 
 
 def test_grid_tuner_takes_even_strides_and_visits_each_configuration_once():
-    space = task_of("1x1", 32).tvm_task.config_space
-    tuner = StridedGridTuner(task_of("1x1", 32).tvm_task)
+    space = template_task_of("1x1", 32).tvm_task.config_space
+    tuner = StridedGridTuner(template_task_of("1x1", 32).tvm_task)
     first = [config.index for config in tuner.next_batch(4)]
     assert max(first) - min(first) > len(space) / 2
     rest = [config.index for config in tuner.next_batch(len(space))]
@@ -239,11 +206,6 @@ def test_model_is_tuned_built_and_transplanted(tmp_path):
     assert [row.program for row in loaded.rows] == [row.program for row in base.table.rows]
 
 
-def cprune(*arguments: str, cwd=ROOT) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "tvm.contrib.cprune", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
-
-
 def test_tune_command_writes_library_table_and_records(tmp_path):
     arguments = ("tune", "--network", "squeezenet_v1.1", "--image-size", "32", "--tuner", "random")
     options = (
@@ -257,7 +219,7 @@ def test_tune_command_writes_library_table_and_records(tmp_path):
         "--format",
         "tar",
     )
-    done = cprune(*arguments, *options)
+    done = run_cprune(*arguments, *options)
     assert done.returncode == 0, done.stderr
     assert "tasks ran with a tuned program" in done.stdout
     assert "standard deviation" in done.stdout
@@ -272,10 +234,10 @@ def test_tune_command_writes_library_table_and_records(tmp_path):
     [
         (("tune", "--network", "nonet"), "unknown model 'nonet'"),
         (("tune", "--network", "missing.onnx"), "cannot read missing.onnx"),
-        (("tune", "--network", "mobilenet", "--target", "abacus"), "target 'abacus' is not one of TVM's"),
+        (("tune", "--network", "mobilenet", "--target", "abacus"), "target 'abacus' is not a TVM target"),
         (
             ("tune", "--network", "mobilenet", "--transfer", "x"),
-            "--transfer is for the tuners xgb and xgb-rank",
+            "--transfer requires --tuner autotvm with --strategy xgb or xgb-rank",
         ),
         (("tune", "--network", "mobilenet", "--trials", "0"), "trials is 0, expected at least 1"),
         (("profile", "m.onnx", "--table", "no.json"), "cannot read no.json"),
@@ -283,9 +245,6 @@ def test_tune_command_writes_library_table_and_records(tmp_path):
     ],
 )
 def test_invalid_input_to_commands_is_reported_in_one_line(arguments, message, tmp_path):
-    done = cprune(*arguments, cwd=tmp_path)
-    assert done.returncode == 1
-    lines = [line for line in done.stderr.splitlines() if "Warning" not in line]
-    assert len(lines) == 1 and message in lines[0], done.stderr
+    assert message in error_of(run_cprune(*arguments, cwd=tmp_path))
     # TVM creates an empty .pkl_memoize_py3 in the working directory when it is imported.
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".pkl")] == []

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import FAST, OneLayer
+from networks import OneLayer
 
 from tvm.contrib.cprune.building.build import ModelBuilder
 from tvm.contrib.cprune.importers.from_torch import from_torch
@@ -15,23 +15,22 @@ from tvm.contrib.cprune.measuring.timing import time_side_by_side
 from tvm.contrib.cprune.table import TaskTable, make_table
 from tvm.contrib.cprune.targets.presets import find_preset
 from tvm.contrib.cprune.tasks import extract_from_program
-from tvm.contrib.cprune.tuning.ansor.search import search
 from tvm.contrib.cprune.types import CPruneError
 
 SHAPE = (1, 8, 8, 8)
 
 
 @pytest.fixture(scope="module")
-def tuned_model(pool, target):
+def tuned_model(pool, target, tuned_run):
     torch.manual_seed(0)
     model = OneLayer(8, 32).eval()
     relay_model = from_torch(model, SHAPE)
+    (records,) = tuned_run("one layer", model, SHAPE).glob("records/*/search.json")
+    log = RecordLog(records)
     # Both algorithms must build with packed weights, whichever is faster.
     tables = {}
     for algorithm in ("direct", "winograd"):
         tasks = extract_from_program(relay_model.mod, None, target, {"conv": algorithm})
-        log = RecordLog(None)
-        search(tasks, FAST, pool, log)
         tables[algorithm] = make_table(tasks, log.best, str(target), pool.threads, True)
     return model, relay_model, tables
 

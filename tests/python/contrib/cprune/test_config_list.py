@@ -2,7 +2,7 @@
 """NNI config lists translated into ``PruneConfig``."""
 
 import pytest
-from conftest import Branches
+from networks import Branches
 
 from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.nni.config_list import read_config_list

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import ROOT
+from commands import ROOT
 
 from tvm.contrib.cprune.models.checkpoint import load_checkpoint, save_checkpoint
 from tvm.contrib.cprune.models.importance import score

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command ``doctor``."""
 
-import subprocess
-import sys
-
+from commands import run_cprune
 from rpc_site import KEY, running_site
 
 
 def doctor(*arguments: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "tvm.contrib.cprune", "doctor", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_cprune("doctor", *arguments)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import Branches, OneLayer, randomize_norms
+from networks import Branches, OneLayer, randomize_norms
 from torch import nn
 
 from models import make_model

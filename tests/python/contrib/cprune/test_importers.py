@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import Branches, OneLayer, randomize_norms
+from networks import Branches, OneLayer, randomize_norms
 from torch import nn
 
 import tvm

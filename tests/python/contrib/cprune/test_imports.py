@@ -2,12 +2,10 @@
 """Imports point one way, and measuring processes never import torch."""
 
 import ast
-import subprocess
-import sys
 from graphlib import TopologicalSorter
 
 import pytest
-from conftest import ROOT
+from commands import ROOT, run_python
 
 PACKAGE = ROOT / "python" / "tvm" / "contrib" / "cprune"
 PREFIX = "tvm.contrib.cprune."
@@ -124,4 +122,4 @@ def test_only_modules_that_handle_models_import_torch(module):
 
 def test_a_measuring_process_does_not_load_torch():
     code = "import sys, tvm.contrib.cprune.measuring.local_pool; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert run_python("-c", code).returncode == 0

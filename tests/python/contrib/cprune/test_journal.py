@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from commands import run_python
 
 from tvm.contrib.cprune.files import append_lines, read_lines, write_text
 from tvm.contrib.cprune.loop.journal import Journal, open_run
@@ -68,6 +69,28 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_text(path, "new\ud800")
     assert path.read_text() == "old"
+
+
+FULL_DISK = """
+import sys
+from pathlib import Path
+from tvm.contrib.cprune.files import append_lines, write_text
+path = Path(sys.argv[1])
+for write in (lambda: append_lines(path, ["new" * 400]), lambda: write_text(path, "new" * 400)):
+    try:
+        write()
+    except OSError as error:
+        print(error.filename, error.strerror)
+"""
+
+
+def test_a_full_disk_is_reported_with_the_file_and_keeps_complete_lines(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    append_lines(path, ["old"])
+    done = run_python("-c", FULL_DISK, path, max_file_size=1024)
+    assert done.stdout.splitlines() == [f"{path} File too large"] * 2, done.stderr
+    assert read_lines(path) == ["old"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_missing_file_has_no_lines(tmp_path):

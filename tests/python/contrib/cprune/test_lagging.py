@@ -3,7 +3,8 @@
 
 import pytest
 import torch
-from conftest import FAST, OneLayer
+from networks import OneLayer
+from programs import FAST
 from torch import nn
 
 from tvm.contrib.cprune import lagging

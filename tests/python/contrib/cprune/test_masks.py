@@ -7,7 +7,8 @@ import warnings
 
 import pytest
 import torch
-from conftest import Branches, randomize_norms, table_of
+from networks import Branches, randomize_norms
+from programs import table_of
 from torch import nn
 
 from models import make_model

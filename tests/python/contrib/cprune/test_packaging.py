@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from commands import ROOT, Done, error_of, run_python
 
 from tvm.contrib import cprune
 
@@ -19,38 +19,28 @@ import tvm_wheel
 DOCS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
 
 
-def run_tool(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "tools" / "tvm_wheel.py"), *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
-    )
-
-
-def only_error_line(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the one line that a failed command wrote to standard error."""
-    assert done.returncode == 1
-    (line,) = done.stderr.strip().splitlines()
-    return line
+def run_tool(*arguments: str, **environment: str) -> Done:
+    return run_python(ROOT / "tools" / "tvm_wheel.py", *arguments, env=environment)
 
 
 def test_wheel_tool_rejects_a_wrong_hash_and_writes_nothing(tmp_path):
     source = tmp_path / "some.whl"
     source.write_bytes(b"not the wheel")
-    line = only_error_line(run_tool("--source", str(source), "--out", str(tmp_path / "out")))
+    line = error_of(run_tool("--source", str(source), "--out", str(tmp_path / "out")))
     assert "has SHA-256" in line
     assert tvm_wheel.SOURCE_SHA256 in line
     assert not (tmp_path / "out").exists()
 
 
 def test_wheel_tool_reports_a_missing_compiler(tmp_path):
-    line = only_error_line(run_tool("--out", str(tmp_path / "out"), PATH=str(tmp_path)))
+    line = error_of(run_tool("--out", str(tmp_path / "out"), PATH=str(tmp_path)))
     assert "g++ is not installed; on Debian: apt-get install g++" in line
 
 
 def test_wheel_tool_reports_a_missing_network(tmp_path):
     offline = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_NO_CACHE_DIR": "1", "PIP_RETRIES": "0"}
     offline |= {"PIP_CONFIG_FILE": os.devnull, "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": ""}
-    line = only_error_line(run_tool("--out", str(tmp_path / "out"), **offline))
+    line = error_of(run_tool("--out", str(tmp_path / "out"), **offline))
     assert "cannot download" in line
     assert "check the network connection" in line
 
@@ -62,7 +52,7 @@ def test_wheel_tool_rejects_other_machines(monkeypatch):
 
 
 def test_wheel_tool_reports_a_missing_source_wheel(tmp_path):
-    line = only_error_line(run_tool("--source", str(tmp_path / "none.whl"), "--out", str(tmp_path / "out")))
+    line = error_of(run_tool("--source", str(tmp_path / "none.whl"), "--out", str(tmp_path / "out")))
     assert "No such file" in line
 
 
@@ -126,13 +116,7 @@ def test_import_without_relay_explains_which_tvm_is_needed(tmp_path):
     (tmp_path / "tvm" / "contrib" / "__init__.py").write_text("")
     source = ROOT / "python" / "tvm" / "contrib" / "cprune" / "__init__.py"
     (package / "__init__.py").write_text(source.read_text())
-    done = subprocess.run(
-        [sys.executable, "-c", "import tvm.contrib.cprune"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-    )
+    done = run_python("-c", "import tvm.contrib.cprune", env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 1
     assert "needs a TVM with Relay and auto_scheduler" in done.stderr
     assert "this is TVM 0.25.0" in done.stderr
@@ -150,4 +134,5 @@ def test_plugin_is_not_loaded_when_libtvm_provides_the_functions():
         "from tvm.contrib.cprune import _plugin\n"
         "assert _plugin.fitting_width(8, 7, 1, 1, []) == 7\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ import math
 import shutil
 
 import pytest
-from conftest import random_records, task_of
+from programs import random_records, task_of
 
 import tvm
 from tvm.contrib.cprune.measuring import local_worker, throttling

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks at other widths, and the latency of a layer at many widths."""
 
-import subprocess
-import sys
+import shutil
 
 import pytest
 import torch
-from conftest import FAST, KINDS, OneLayer, task_of
+from commands import run_cprune
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import KINDS, OneLayer
+from programs import FAST, measured_table, task_of
 
 from tvm import auto_scheduler
 from tvm.contrib.cprune import extract_from_program, from_torch
@@ -20,19 +21,17 @@ from tvm.contrib.cprune.models.groups import find_groups
 from tvm.contrib.cprune.models.importance import score
 from tvm.contrib.cprune.models.surgery import shrink
 from tvm.contrib.cprune.profile import profile_widths, to_csv
-from tvm.contrib.cprune.table import Row, TaskTable, to_program
+from tvm.contrib.cprune.table import to_program
 from tvm.contrib.cprune.targets.target import host_target, pinned_target
 from tvm.contrib.cprune.tuning.rescale import at_width, width_of
 from tvm.contrib.cprune.types import ChannelStep, CPruneError
 
-# Side whose width changes where it is not the output.
-SIDE = {"reduction": "in", "dense": "in"}
 SHAPE, CONFIG = (1, 8, 8, 8), PruneConfig(tune=FAST, measure_repeats=3)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "grouped"])
 def test_task_at_another_width_equals_the_extracted_task(kind, target):
-    base, side = task_of(kind, 64, target), SIDE.get(kind, "out")
+    base, side = task_of(kind, 64, target), KINDS[kind].side
     assert width_of(base, side) == 64
     for width in (48, 20):
         expected, actual = task_of(kind, width, target), at_width(base, width, side)
@@ -46,7 +45,8 @@ def test_task_at_another_width_equals_the_extracted_task(kind, target):
 @given(st.integers(1, 70))
 def test_tasks_at_other_widths_can_be_searched(width):
     task = at_width(task_of("direct 3x3", 64, pinned_target(host_target())), width)
-    policy = auto_scheduler.SketchPolicy(task.tvm_task, params={"sample_init_min_population": 2}, verbose=0)
+    params = {"sample_init_min_population": 2, "evolutionary_search_population": 4}
+    policy = auto_scheduler.SketchPolicy(task.tvm_task, params=params, verbose=0)
     assert policy.sample_initial_population()
 
 
@@ -57,18 +57,12 @@ def test_impossible_width_is_rejected(target):
         at_width(task_of("1x1", 64, target), 0)
 
 
-def table_of(task, best):
-    return TaskTable((Row(task, to_program(task, best)),), str(task.tvm_task.target), 2, True)
-
-
 def test_profile_marks_the_widths_that_fit(tuned, pool, tmp_path):
     task, best = tuned("1x1")
-    log = RecordLog(tmp_path / "profile.json")
+    log, table = RecordLog(tmp_path / "profile.json"), measured_table(task, best)
     widths = [8, 16, 24, 30, 32, 48, 64]
     reports = []
-    profile = profile_widths(
-        table_of(task, best), "conv", pool, log, widths=widths, variants=2, report=reports.append
-    )
+    profile = profile_widths(table, "conv", pool, log, widths=widths, variants=2, report=reports.append)
     assert reports == profile
     assert [result.width for result in profile] == widths
     products = [split.product for split in to_program(task, best).out_splits]
@@ -77,23 +71,22 @@ def test_profile_marks_the_widths_that_fit(tuned, pool, tmp_path):
         assert result.fits == all(result.width % product == 0 for product in products)
         assert result.latency is not None and result.trials <= 2
     measured = len(log.measured)
-    again = profile_widths(table_of(task, best), "conv", pool, RecordLog(log.path), widths=widths, variants=2)
+    again = profile_widths(table, "conv", pool, RecordLog(log.path), widths=widths, variants=2)
     assert again == profile
     assert len(RecordLog(log.path).measured) == measured
     header, *lines = to_csv(profile).splitlines()
     assert header == "width,latency_us,spread_us,fits,trials,error"
     assert [line.split(",")[0] for line in lines] == [str(width) for width in widths]
     with pytest.raises(CPruneError, match="no layer 'nope'; it has conv"):
-        profile_widths(table_of(task, best), "nope", pool, log)
+        profile_widths(table, "nope", pool, log)
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory):
+def searched(tuned_run, tmp_path_factory):
     """Return a model and the folder of a run that searched both algorithms of its convolution."""
     torch.manual_seed(0)
     model, folder = OneLayer(8, 32).eval(), tmp_path_factory.mktemp("run")
-    with Compiler(CONFIG, SHAPE, folder) as compiler:
-        compiler.tune(model)
+    shutil.copytree(tuned_run("one layer", model, SHAPE), folder, dirs_exist_ok=True)
     return model, folder
 
 
@@ -130,8 +123,7 @@ def test_profile_command_writes_table_and_plot(searched, tmp_path):
     torch.jit.trace(model, torch.zeros(SHAPE)).save(str(path))
     arguments = [str(path), "--table", str(tmp_path / "table.json"), "--input-shape", "1,8,8,8"]
     options = ["--layer", "conv", "--every", "8", "--variants", "1", "--out", str(tmp_path / "out")]
-    command = [sys.executable, "-m", "tvm.contrib.cprune", "profile", *arguments, *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_cprune("profile", *arguments, *options)
     assert done.returncode == 0, done.stderr
     lines = (tmp_path / "out" / "profile-conv.csv").read_text().splitlines()
     assert [int(line.split(",")[0]) for line in lines[1:]] == [8, 16, 24, 32]

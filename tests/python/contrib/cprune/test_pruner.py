@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import OneLayer
+from commands import run_python
+from networks import OneLayer
+from programs import FAST
 from torch import nn
 
 from tvm.contrib.cprune.compiler import Compiler
-from tvm.contrib.cprune.config import PruneConfig, TuneConfig
+from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.loop import result as result_module
 from tvm.contrib.cprune.loop.export import export
 from tvm.contrib.cprune.loop.journal import Journal
@@ -28,7 +30,6 @@ from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.types import CandidateError, CPruneError, InfrastructureError, Latency
 
 SHAPE = (1, 8, 16, 16)
-TUNE = TuneConfig(trials=2, batch=2, population=16, repeats=3)
 
 
 class Chain(nn.Module):
@@ -70,7 +71,7 @@ def config(**changes) -> PruneConfig:
         "max_iterations": 3,
         "min_width": 8,
         "measure_repeats": 5,
-        "tune": TUNE,
+        "tune": FAST,
     }
     return PruneConfig(**{**settings, **changes})
 
@@ -275,7 +276,8 @@ def test_a_killed_run_continues_without_repeating_a_measurement(tmp_path):
         seen = now
         if child.returncode == 0:
             break
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "result.json").read_text())
     assert [it["widths"] for it in result["iterations"] if it["accepted"]][: len(seen)] == seen
     for name in ("search.json", "transplant.json"):

@@ -2,8 +2,7 @@
 """The command `round` on an ONNX file and on a TorchScript file, with a table of tuned programs."""
 
 import json
-import subprocess
-import sys
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +11,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import FAST, randomize_norms
+from commands import Done, error_of, run_cprune
+from networks import randomize_norms
 from torch import nn
 
-from tvm.contrib.cprune.compiler import Compiler
-from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.importers.from_onnx import from_onnx
 from tvm.contrib.cprune.models.groups import find_groups
 from tvm.contrib.cprune.models.importance import score
@@ -39,13 +37,12 @@ class Net(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
+def run(tuned_run, tmp_path_factory) -> Path:
     """Return a folder with the table of a tuned network, and two files of it pruned to 27 channels."""
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
     model = randomize_norms(Net())
-    with Compiler(PruneConfig(tune=FAST, measure_repeats=3), SHAPE, folder) as compiler:
-        compiler.tune(model).table.save(folder / "table.json")
+    shutil.copy(tuned_run("round", model, SHAPE) / "table.json", folder)
     (group,) = find_groups(model, SHAPE).groups
     small = shrink(model, SHAPE, [ChannelStep(group, 27, "")], lambda layer: score(layer, "l1", 0)).eval()
     torch.jit.trace(small, torch.zeros(SHAPE)).save(str(folder / "small.pt"))
@@ -53,9 +50,8 @@ def run(tmp_path_factory) -> Path:
     return folder
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess:
-    full = [sys.executable, "-m", "tvm.contrib.cprune", "round", *arguments]
-    return subprocess.run(full, capture_output=True, text=True, check=False)
+def command(*arguments: str) -> Done:
+    return run_cprune("round", *arguments)
 
 
 def outputs(path: Path, data: np.ndarray) -> np.ndarray:
@@ -110,8 +106,7 @@ def test_a_file_that_is_no_model_is_refused_in_one_line(run, tmp_path, name, con
     path.write_bytes(content)
     out = tmp_path / f"out{path.suffix}"
     done = command(str(path), "--table", str(run / "table.json"), "--out", str(out), *arguments)
-    assert done.returncode == 1
-    assert message in done.stderr.splitlines()[-1]
+    assert message in error_of(done)
     assert not out.exists()
 
 
@@ -143,8 +138,7 @@ def test_a_table_of_another_model_version_or_target_is_refused_in_one_line(run, 
     (tmp_path / "table.json").write_text(json.dumps(table))
     out = tmp_path / "out.onnx"
     done = command(str(run / "small.onnx"), "--table", str(tmp_path / "table.json"), "--out", str(out))
-    assert done.returncode == 1
-    assert message in done.stderr.splitlines()[-1], done.stderr
+    assert message in error_of(done)
     assert [path.name for path in tmp_path.iterdir()] == ["table.json"]
 
 
@@ -157,6 +151,5 @@ def test_an_unsupported_operator_is_reported_by_name(run, tmp_path):
     done = command(
         str(tmp_path / "det.onnx"), "--table", str(run / "table.json"), "--out", str(tmp_path / "out.onnx")
     )
-    assert done.returncode == 1
-    assert "Det" in done.stderr.splitlines()[-1], done.stderr
+    assert "Det" in error_of(done)
     assert not (tmp_path / "out.onnx").exists()

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Branches, randomize_norms, table_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import Branches, randomize_norms
+from programs import table_of
 from torch import nn
 
 import tvm

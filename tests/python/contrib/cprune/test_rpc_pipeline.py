@@ -1,18 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pruning and deploying with all measurements on RPC devices."""
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import TUTORIAL
+from commands import TUTORIAL, error_of, run_cprune, run_python
 from rpc_site import KEY, Site, running_site
 
 from tvm.contrib.cprune.targets.target import host_target
 
-DEPLOY = [sys.executable, "-m", "tvm.contrib.cprune", "deploy"]
 OPTIONS = {
     "--model": "lenet",
     "--train-epochs": 1,
@@ -27,10 +24,6 @@ OPTIONS = {
 }
 
 
-def execute(*command: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800)
-
-
 @pytest.fixture
 def site() -> Iterator[Site]:
     with running_site() as running:
@@ -42,15 +35,14 @@ def site() -> Iterator[Site]:
 
 def check_bundle(bundle: Path) -> None:
     """The example runs, and the check of the bundle detects a changed file."""
-    example = execute(sys.executable, str(bundle / "example.py"))
+    example = run_python(bundle / "example.py")
     assert example.stdout.startswith("class "), example.stderr
-    assert execute(*DEPLOY, "--check", str(bundle)).returncode == 0
+    assert run_cprune("deploy", "--check", str(bundle)).returncode == 0
     params = bytearray((bundle / "params.bin").read_bytes())
     params[100] ^= 1
     (bundle / "params.bin").write_bytes(bytes(params))
-    done = execute(*DEPLOY, "--check", str(bundle))
-    assert done.returncode == 1
-    assert "params.bin was changed" in done.stderr.splitlines()[-1]
+    done = run_cprune("deploy", "--check", str(bundle))
+    assert "params.bin was changed" in error_of(done)
 
 
 def test_a_model_is_pruned_and_deployed_on_devices(site, tmp_path):
@@ -58,11 +50,11 @@ def test_a_model_is_pruned_and_deployed_on_devices(site, tmp_path):
     options = [text for name, value in OPTIONS.items() for text in (name, str(value))]
     devices = ["--tracker", site.address, "--device-key", KEY]
     folder = ["--experiment-data-dir", str(run_dir), "--target", host_target()]
-    done = execute(sys.executable, str(TUTORIAL / "main.py"), *options, *devices, *folder)
+    done = run_python(TUTORIAL / "main.py", *options, *devices, *folder, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f'"device_key": "{KEY}"' in (run_dir / "result.json").read_text()
 
-    done = execute(*DEPLOY, str(run_dir), *devices, "--repeats", "5", "--out", str(bundle))
+    done = run_cprune("deploy", str(run_dir), *devices, "--repeats", "5", "--out", str(bundle))
     assert done.returncode == 0, done.stderr
     assert "images per second" in done.stdout and "unpruned" in done.stdout
     check_bundle(bundle)

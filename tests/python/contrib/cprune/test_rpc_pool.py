@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import random_records, task_of
+from programs import random_records, task_of
 from rpc_site import KEY, Site, kill, running_site, wait_until
 from tvm.rpc import base
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The replay of transform steps agrees with TVM's own."""
 
-import functools
 import json
 
 import pytest
-from conftest import KINDS, random_records, task_of
+from networks import KINDS
+from programs import random_records, task_of
 
 from tvm.contrib.cprune.measuring.records import state_of
 from tvm.contrib.cprune.tuning.ansor.steps import channel_splits, loop_counts, splits_of, steps_of
@@ -15,21 +15,10 @@ from tvm.contrib.cprune.types import CPruneError
 INPUT_CHANNELS = {"grouped": 2, "reduction": 64, "1x1": 16, "dense": 64}
 
 
-@pytest.fixture(scope="module")
-def samples(target):
-    """Return a function from an anchor kind to its task at the base width and random records of it."""
-
-    @functools.cache
-    def sample(kind):
-        task = task_of(kind, KINDS[kind][3], target)
-        return task, random_records(task)
-
-    return sample
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_replayed_loops_and_extents_equal_those_of_tvm(kind, samples):
-    task, lines = samples(kind)
+def test_replayed_loops_and_extents_equal_those_of_tvm(kind, target):
+    task = task_of(kind, KINDS[kind].width, target)
+    lines = random_records(task)
     assert lines
     dag = task.tvm_task.compute_dag
     step_kinds = set()
@@ -51,12 +40,12 @@ def test_replayed_loops_and_extents_equal_those_of_tvm(kind, samples):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_channel_splits_have_the_extent_of_the_channels(kind, samples, tuned):
+def test_channel_splits_have_the_extent_of_the_channels(kind, tuned):
     task, best = tuned(kind)
     output_channels = json.loads(task.workload_key)[-1][-1]
     input_channels = INPUT_CHANNELS.get(kind, 8)
     out_extents, in_extents = set(), set()
-    for line in [best.line, *samples(kind)[1]]:
+    for line in [best.line, *random_records(task)]:
         out_splits, in_splits = channel_splits(task, line)
         out_extents.update(split.extent for split in out_splits)
         in_extents.update(split.extent for split in in_splits)

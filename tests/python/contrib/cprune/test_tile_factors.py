@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from conftest import KINDS, random_records, task_of
-from test_autotvm import task_of as template_of
+from networks import KINDS
+from programs import random_records, task_of, template_task_of
 
 import tvm
 from tvm import te
@@ -23,7 +23,7 @@ def anchors_of(task, line):
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("winograd 3x3", "grouped")])
 def test_loops_over_channels_are_the_splits_of_the_record(kind, target):
-    task, compared = task_of(kind, KINDS[kind][3], target), 0
+    task, compared = task_of(kind, KINDS[kind].width, target), 0
     for line in random_records(task)[:12]:
         out, into = channel_splits(task, line)
         for store, *loads in anchors_of(task, line):
@@ -46,9 +46,9 @@ def test_loops_over_channels_are_the_splits_of_the_record(kind, target):
     assert compared >= 8
 
 
-@pytest.mark.parametrize("kind", ["direct", "reduction", "1x1", "strided"])
+@pytest.mark.parametrize("kind", ["direct 3x3", "reduction", "1x1", "strided"])
 def test_packed_channels_are_the_tiles_of_the_configuration(kind):
-    task = template_of(kind, 64)
+    task = template_task_of(kind, 64)
     space, rng = task.tvm_task.config_space, np.random.default_rng(1)
     for index in rng.integers(0, len(space), 10):
         config = space.get(int(index))

@@ -5,9 +5,10 @@ import math
 
 import numpy as np
 import pytest
-from conftest import KINDS, OneLayer, random_records, task_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from networks import KINDS, OneLayer
+from programs import random_records, task_of
 
 import tvm
 from tvm import auto_scheduler, te
@@ -58,7 +59,7 @@ def round_to(kind):
 @given(data=st.data())
 def test_transplanted_programs_compute_the_right_numbers(kind, tuned, pool, target, data):
     task, best = tuned(kind)
-    width = data.draw(st.integers(2, KINDS[kind][3] // round_to(kind))) * round_to(kind)
+    width = data.draw(st.integers(2, KINDS[kind].width // round_to(kind))) * round_to(kind)
     new = task_of(kind, width, target)
     for moved in transplant(best.line, task, new, limit=2):
         check(new, moved, pool)
@@ -67,10 +68,10 @@ def test_transplanted_programs_compute_the_right_numbers(kind, tuned, pool, targ
 @pytest.mark.parametrize("kind", KINDS)
 def test_fitting_widths_keep_inner_loops_and_build_with_packed_weights(kind, tuned, pool, target):
     task, best = tuned(kind)
-    side = 1 if kind in ("reduction", "dense") else 0
+    side = 1 if KINDS[kind].side == "in" else 0
     products = [split.product for split in channel_splits(task, best.line)[side]] or [1]
     step = math.lcm(*products)
-    widths = list(range(step, KINDS[kind][3] + 1, step))[-4:]
+    widths = list(range(step, KINDS[kind].width + 1, step))[-4:]
     if kind == "grouped":
         # Inner loops that cross the boundary between two groups must shrink, even where the product divides.
         widths = [16, 32, 48]

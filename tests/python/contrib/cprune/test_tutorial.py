@@ -3,29 +3,24 @@
 
 import hashlib
 import pickle
-import subprocess
-import sys
+import re
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TUTORIAL
+from commands import TUTORIAL, error_of, run_python, run_tutorial
+from programs import FAST
 from torch.utils.data import DataLoader, Subset
 
-from tvm.contrib.cprune.types import CPruneError
-
-sys.path.insert(0, str(TUTORIAL))
 import main as tutorial
 from c_pruner import CPruner
 from data import load_data
 from models import MODELS, make_model
 from train import accuracy, train
 from tvm.contrib.cprune.models.torchvision_models import import_torchvision
+from tvm.contrib.cprune.types import CPruneError
 
-
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(TUTORIAL / "main.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+UNTRAINED = ("--train-epochs", "0", "--accuracy-requirement", "0", "--experiment-data-dir")
 
 
 @pytest.mark.parametrize(
@@ -50,33 +45,30 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_invalid_input_is_reported_in_one_line_before_the_run_starts(arguments, message, tmp_path):
-    done = run(*arguments, "--experiment-data-dir", str(tmp_path / "run"))
-    assert done.returncode in (1, 2)
-    assert message in done.stderr
-    lines = [line for line in done.stderr.splitlines() if "Warning" not in line and not line.startswith("  ")]
-    assert len(lines) == 1
+    done = run_tutorial(*arguments, "--experiment-data-dir", str(tmp_path / "run"), cwd=tmp_path)
+    assert message in error_of(done, (1, 2))
     assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_an_unusable_run_folder_is_reported_in_one_line(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("content")
-    done = run(
-        "--train-epochs", "0", "--accuracy-requirement", "0", "--experiment-data-dir", str(blocked / "run")
-    )
-    assert done.returncode == 1
-    assert "main.py: cannot read or write" in done.stderr
+    done = run_tutorial(*UNTRAINED, str(blocked / "run"), cwd=tmp_path)
+    assert "main.py: cannot read or write" in error_of(done)
     assert blocked.read_text() == "content"
 
 
-def test_a_full_disk_is_reported_in_one_line(tmp_path):
-    done = run("--train-epochs", "0", "--accuracy-requirement", "0", "--experiment-data-dir", "/dev/full/run")
-    assert done.returncode == 1
-    assert "main.py: " in done.stderr
+def test_a_full_disk_is_reported_in_one_line_and_leaves_no_partial_file(tmp_path):
+    """The checkpoint of the trained network exceeds a limit on the size of files."""
+    done = run_python(TUTORIAL / "main.py", *UNTRAINED, tmp_path / "run", max_file_size=8192)
+    assert re.fullmatch(
+        r"main\.py: cannot read or write \S*resnet8-digits\S*\.pt: File too large", error_of(done)
+    )
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_help_names_the_options_and_the_output():
-    text = run("--help").stdout
+    text = run_python(TUTORIAL / "main.py", "--help").stdout
     words = "--accuracy-requirement --base-algo --experiment-data-dir --resume result.json journal"
     assert [word for word in words.split() if word not in text] == []
 
@@ -184,7 +176,7 @@ def test_training_stops_when_the_loss_is_not_finite():
 
 
 def test_the_class_of_the_original_prunes(tmp_path):
-    from test_pruner import SHAPE, TUNE
+    from test_pruner import SHAPE
     from test_pruner import make_model as chain
 
     pruner = CPruner(
@@ -201,7 +193,7 @@ def test_the_class_of_the_original_prunes(tmp_path):
         input_size=SHAPE,
         dataset="none",
         acc_requirement=0.5,
-        tune=TUNE,
+        tune=FAST,
         max_iterations=1,
     )
     small = pruner.compress()

@@ -2,6 +2,7 @@
 """Checkpoints: the weights of pruned models, loaded into an architecture that is resized to fit them."""
 
 import hashlib
+import io
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -17,7 +18,10 @@ from tvm.contrib.cprune.types import CPruneError
 def save_checkpoint(run_dir: Path, name: str, model: torch.nn.Module) -> str:
     """Save a model's weights atomically as ``<run_dir>/checkpoints/<name>.pt``, and return the name."""
     with replaced(run_dir / "checkpoints" / f"{name}.pt") as aside:
-        torch.save(model.state_dict(), aside)
+        # torch.save to a path would report a full disk as a RuntimeError without the cause.
+        buffer = io.BytesIO()
+        torch.save(model.state_dict(), buffer)
+        aside.write_bytes(buffer.getvalue())
     return name
 
 
