@@ -245,11 +245,3 @@ class ChannelStep:
     def width(self) -> int:
         """Number of channels before the step."""
         return self.group.width
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Whether a candidate was accepted, and the reason shown in reports."""
-
-    accepted: bool
-    reason: str

@@ -8,7 +8,7 @@ import torch
 
 from tvm.contrib.cprune.compiler import Candidate
 from tvm.contrib.cprune.loop.comparison import compare, measured_speedup
-from tvm.contrib.cprune.loop.decision import decide_accuracy
+from tvm.contrib.cprune.loop.decision import Decision, decide_accuracy
 from tvm.contrib.cprune.loop.evaluation import evaluate
 from tvm.contrib.cprune.loop.proposal import Proposal
 from tvm.contrib.cprune.loop.run import AcceptedModel, Run
@@ -16,7 +16,7 @@ from tvm.contrib.cprune.loop.state import Event, LoopState
 from tvm.contrib.cprune.models.checkpoint import save_checkpoint
 from tvm.contrib.cprune.models.importance import accumulate_gradients, score
 from tvm.contrib.cprune.models.prunable import PrunableModel
-from tvm.contrib.cprune.types import CandidateError, Decision
+from tvm.contrib.cprune.types import CandidateError
 
 
 def attempt(

@@ -2,8 +2,7 @@
 """Timing two models in turn until the samples decide which is faster."""
 
 from tvm.contrib.cprune.compiler import Candidate, Compiler
-from tvm.contrib.cprune.loop.decision import decide_latency, undecided
-from tvm.contrib.cprune.types import Decision
+from tvm.contrib.cprune.loop.decision import Decision, decide_latency, undecided
 
 # Tolerated probability of a wrong decision, and the largest number of sessions that share it (Bonferroni).
 LEVEL, SESSIONS = 0.05, 4

@@ -4,11 +4,19 @@
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from scipy import stats
 
 from tvm.contrib.cprune.config import PruneConfig
-from tvm.contrib.cprune.types import Decision
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a candidate was accepted, and the reason shown in reports."""
+
+    accepted: bool
+    reason: str
 
 
 def decide_latency(old: Sequence[float], new: Sequence[float], beta: float, level: float) -> Decision | None:
