@@ -74,11 +74,30 @@ def run(settings: Settings) -> None:
 
 
 def initial_model(settings: Settings, splits: Splits) -> torch.nn.Module:
-    """Return the network with random weights, or with those of the file ``--pretrained``."""
-    data = settings.data
+    """Return the network with random weights, or with those of the file ``--pretrained``.
+
+    Raises
+    ------
+    CPruneError
+        If the weights in the file do not fit the network or the data set.
+    """
+    data, classes = settings.data, len(splits.classes)
     torch.manual_seed(settings.prune.seed)
-    model = make_model(data.model, splits.shape[0], len(splits.classes))
-    return load_weights(data.pretrained, model) if data.pretrained else model
+    model = make_model(data.model, splits.shape[0], classes)
+    if data.pretrained is None:
+        return model
+    model = load_weights(data.pretrained, model).eval()
+    try:
+        with torch.no_grad():
+            outputs = model(torch.zeros(1, *splits.shape)).shape[1]
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise CPruneError(
+            f"{data.pretrained} does not fit {data.model} on {data.dataset}: {reason}"
+        ) from None
+    if outputs != classes:
+        raise CPruneError(f"the network in {data.pretrained} has {outputs} outputs, expected {classes}")
+    return model
 
 
 def trained_model(

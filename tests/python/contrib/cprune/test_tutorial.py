@@ -4,6 +4,9 @@
 import hashlib
 import pickle
 import re
+import subprocess
+import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -38,6 +41,7 @@ UNTRAINED = ("--train-epochs", "0", "--accuracy-requirement", "0", "--experiment
             "imagenet in /nowhere has no usable split 'train'",
         ),
         (["--pretrained", "/nowhere/x.pt"], "cannot read checkpoint /nowhere/x.pt"),
+        (["--pretrained", __file__], "is not a state dict"),
         (
             ["--train-epochs", "0", "--accuracy-requirement", "0.99"],
             "below the requirement of 0.9900: train it further",
@@ -48,6 +52,52 @@ def test_invalid_input_is_reported_in_one_line_before_the_run_starts(arguments, 
     done = run_tutorial(*arguments, "--experiment-data-dir", str(tmp_path / "run"), cwd=tmp_path)
     assert message in error_of(done, (1, 2))
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def write_text_file(path):
+    path.write_text("no checkpoint")
+
+
+def write_zip(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("name", "content")
+
+
+def write_script(path):
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(str(path))
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (write_text_file, "is not a state dict that torch.save wrote"),
+        (write_zip, "is not a state dict that torch.save wrote"),
+        (write_script, "is a TorchScript file, expected a state dict"),
+        (lambda path: torch.save(torch.zeros(3), path), "contains a Tensor, expected a state dict"),
+        (
+            lambda path: torch.save(dict.fromkeys(make_model("lenet", 1, 10).state_dict(), 1), path),
+            "contains a int as .*, expected a tensor",
+        ),
+        (
+            lambda path: torch.save(make_model("resnet8", 1, 10).state_dict(), path),
+            "another architecture: only one of the two has bn1.bias",
+        ),
+        (lambda path: torch.save(make_model("lenet", 3, 10).state_dict(), path), "3 .*channels"),
+        (lambda path: torch.save(make_model("lenet", 1, 7).state_dict(), path), "7 outputs, expected 10"),
+    ],
+    ids=["text", "zip", "script", "tensor", "numbers", "architecture", "channels", "classes"],
+)
+def test_a_pretrained_file_that_does_not_fit_is_reported_in_one_line(write, message, tmp_path, recwarn):
+    path = tmp_path / "file.pt"
+    write(path)
+    recwarn.clear()
+    settings = tutorial.make_settings(
+        tutorial.parse_arguments(["--model", "lenet", "--pretrained", str(path)])
+    )
+    with pytest.raises(CPruneError, match=message) as error:
+        tutorial.initial_model(settings, load_data("digits", None, 32, 100, 0))
+    assert "\n" not in str(error.value)
+    assert not recwarn.list
 
 
 def test_an_unusable_run_folder_is_reported_in_one_line(tmp_path):

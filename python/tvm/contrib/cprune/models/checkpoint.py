@@ -3,8 +3,8 @@
 
 import hashlib
 import io
+import warnings
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -48,13 +48,23 @@ def load_weights(path: Path, architecture: torch.nn.Module) -> torch.nn.Module:
         If the file is missing or damaged, or belongs to another architecture.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CPruneError(f"cannot read checkpoint {path}: {error.strerror}") from None
-    except (RuntimeError, ValueError, EOFError, KeyError, UnpicklingError):
-        raise CPruneError(
-            f"cannot read checkpoint {path}: it is damaged, or not a state dict saved with torch.save"
-        ) from None
+    except Exception as error:  # Almost any type, depending on the file's first bytes.
+        kind = (
+            "is a TorchScript file, expected a state dict"
+            if "TorchScript" in str(error)
+            else "is not a state dict that torch.save wrote, or it is damaged"
+        )
+        raise CPruneError(f"cannot read checkpoint {path}: it {kind}") from None
+    if not isinstance(state, dict):
+        raise CPruneError(f"{path} contains a {type(state).__name__}, expected a state dict")
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise CPruneError(f"{path} contains a {type(value).__name__} as {name!r}, expected a tensor")
     return with_weights(architecture, state)
 
 
