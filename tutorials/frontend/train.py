@@ -89,13 +89,21 @@ def _steps(
 
 
 def accuracy(model: torch.nn.Module, loader: DataLoader) -> float:
-    """Return the fraction of images, in [0, 1], that a model classifies correctly."""
+    """Return the fraction of images, in [0, 1], that a model classifies correctly.
+
+    Raises
+    ------
+    CPruneError
+        If the loader has no image, or an image cannot be read.
+    """
     model.eval()
     correct = count = 0
     with torch.no_grad():
         for inputs, targets in _readable(loader):
             correct += int((model(inputs).argmax(1) == targets).sum())
             count += len(targets)
+    if not count:
+        raise CPruneError("accuracy is undefined: the data set contains no image for this evaluation")
     return correct / count
 
 

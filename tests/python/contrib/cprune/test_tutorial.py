@@ -225,6 +225,12 @@ def test_training_stops_when_the_loss_is_not_finite():
         train(make_model("lenet", 1, 10), splits.train, 3, learning_rate=1e8)
 
 
+def test_accuracy_of_an_empty_split_is_reported():
+    images = torch.utils.data.TensorDataset(torch.zeros(0, 1, 16, 16), torch.zeros(0))
+    with pytest.raises(CPruneError, match="contains no image"):
+        accuracy(make_model("lenet", 1, 10), torch.utils.data.DataLoader(images, 8))
+
+
 def test_the_class_of_the_original_prunes(tmp_path):
     from test_pruner import SHAPE
     from test_pruner import make_model as chain
