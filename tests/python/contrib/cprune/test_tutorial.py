@@ -4,8 +4,6 @@
 import hashlib
 import pickle
 import re
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
