@@ -51,7 +51,7 @@ class ProgramStore:
         self.transplanted = RecordLog(own / "transplant.json")
         context.save(own)
         self._foreign = [
-            RecordLog(path) for path in sorted(folder.glob("*/*.json")) if _is_foreign(path, own)
+            RecordLog.read(path) for path in sorted(folder.glob("*/*.json")) if _is_foreign(path, own)
         ]
         self._profiled = RecordLog(None)
         if profile is not None:
@@ -60,7 +60,7 @@ class ProgramStore:
                     f"cannot read profile {profile}: expected the records that the command `profile` writes"
                 )
             context.require(profile.parent, "a profile")
-            self._profiled.append(RecordLog(profile).measured)
+            self._profiled.append(RecordLog.read(profile).measured)
 
     def best(self, workload_key: str) -> Measured | None:
         """Return the fastest measured program of a workload, None if there is none."""

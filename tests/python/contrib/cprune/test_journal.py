@@ -8,7 +8,7 @@ import sys
 import pytest
 from commands import run_python
 
-from tvm.contrib.cprune.files import append_lines, read_lines, write_text
+from tvm.contrib.cprune.files import append_lines, recover_lines, write_text
 from tvm.contrib.cprune.loop.journal import Journal, open_run
 from tvm.contrib.cprune.loop.lock import locked
 from tvm.contrib.cprune.loop.state import LoopState
@@ -94,7 +94,7 @@ def test_a_full_disk_is_reported_with_the_file_and_keeps_complete_lines(tmp_path
 
 
 def test_a_missing_file_has_no_lines(tmp_path):
-    assert read_lines(tmp_path / "none") == []
+    assert recover_lines(tmp_path / "none") == []
 
 
 def line(key, costs, error=0):

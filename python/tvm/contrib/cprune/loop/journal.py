@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tvm.contrib.cprune.files import append_lines, read_lines, write_text
+from tvm.contrib.cprune.files import append_lines, recover_lines, write_text
 from tvm.contrib.cprune.loop.state import Event, LoopState
 from tvm.contrib.cprune.types import CPruneError
 
@@ -23,7 +23,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.events: list[Event] = [json.loads(line) for line in read_lines(path)]
+            self.events: list[Event] = [json.loads(line) for line in recover_lines(path)]
         except ValueError:
             raise CPruneError(f"{path} is damaged: a line is not JSON") from None
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tuning logs in TVM's format, one record per line, which survive a process that is killed while writing."""
 
+import contextlib
 import json
 import time
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from typing import Any
 from tvm.auto_scheduler.measure_record import dump_record_to_string, load_record_from_string
 
 from tvm import auto_scheduler, autotvm
-from tvm.contrib.cprune.files import append_lines, read_lines
+from tvm.contrib.cprune.files import append_lines, recover_lines
 from tvm.contrib.cprune.types import CPruneError, Latency
 
 
@@ -98,7 +99,8 @@ def to_input(line: str, tvm_task: Any) -> auto_scheduler.MeasureInput:
 class RecordLog:
     """An append-only log of measured programs.
 
-    Opening it removes an incomplete last line, which a killed process may have left.
+    Opening it removes an incomplete last line, which a killed process may have left. Read the files of others
+    with ``RecordLog.read``, which never writes to them.
 
     Parameters
     ----------
@@ -117,8 +119,30 @@ class RecordLog:
         self._best: dict[str, Measured | None] = {}
         self._identities: set[str] = set()
         if path is not None:
-            for line in read_lines(path):
+            for line in recover_lines(path):
                 self._add(parse(line))
+
+    @classmethod
+    def read(cls, path: Path) -> "RecordLog":
+        """Return the records of a file in memory, and leave the file unchanged.
+
+        A last line without a newline counts if it is a record; it is ignored if a killed process left it
+        incomplete.
+
+        Raises
+        ------
+        CPruneError
+            If the file cannot be read, or a line of it is not a record.
+        """
+        try:
+            *complete, last = path.read_text().split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CPruneError(f"cannot read the records in {path}: {error}") from error
+        log = cls(None)
+        log.append(parse(line) for line in complete if line.strip())
+        with contextlib.suppress(CPruneError):
+            log.append([parse(last)])
+        return log
 
     def _add(self, measured: Measured) -> None:
         self.measured.append(measured)

@@ -139,10 +139,10 @@ def _transfer_records(path: str) -> tuple[Measured, ...]:
     """Read the AutoTVM records of another tuning run."""
     if not path:
         return ()
-    records = RecordLog(Path(path)).measured
+    records = RecordLog.read(Path(path)).measured
     if not any("input" in json.loads(record.line) for record in records):
         raise CPruneError(
-            f"{path} contains no AutoTVM records: expected a log of `tune --tuner xgb` or similar"
+            f"{path} contains no AutoTVM records: expected a log of `tune --tuner autotvm`"
         )
     return tuple(records)
 
