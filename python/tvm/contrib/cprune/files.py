@@ -21,8 +21,8 @@ def append_lines(path: Path, lines: Sequence[str]) -> None:
 def recover_lines(path: Path) -> list[str]:
     """Return the lines of a file that ``append_lines`` wrote, none if it does not exist.
 
-    An incomplete last line, which a killed process may have left, is removed from the file. Use it for a run's
-    own files only; read a user's files with ``Path.read_text``.
+    An incomplete last line, which a killed process may have left, is removed from the file. Use it for the
+    files of a run only; read those of users with ``Path.read_text``.
     """
     if not path.exists():
         return []

@@ -5,10 +5,15 @@ import contextlib
 import math
 import shutil
 
+import numpy as np
 import pytest
+import torch
 from programs import random_records, task_of
+from torch import nn
 
 import tvm
+from tvm import relay
+from tvm.contrib.cprune.importers.from_torch import from_torch
 from tvm.contrib.cprune.measuring import local_worker, throttling
 from tvm.contrib.cprune.measuring.records import to_input
 from tvm.contrib.cprune.targets.presets import PRESETS, Preset, find_preset
@@ -47,6 +52,45 @@ def test_a_preset_is_found_by_name_or_by_target_string():
         find_preset("hexagon")
     with pytest.raises(CPruneError, match=r"is not a TVM target.*; the presets are cpu, arm64-linux"):
         find_preset("android-tpu")
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("llvm -mcpu=nosuch", "has -mcpu=nosuch: expected one of .*skylake-avx512"),
+        ("llvm -mtriple=aarch64-linux-gnu -mcpu=core-avx2", "has -mcpu=core-avx2: expected .*cortex-a72"),
+        ("llvm -mattr=+avx2,+nosuch", r"has -mattr=\+nosuch: LLVM has no such feature for x86_64"),
+        ("llvm -mtriple=aarch64-linux-gnu -mattr=-avx2", "has -mattr=-avx2: LLVM has no such feature"),
+        ("llvm -mtriple=nosuch-linux-gnu", "LLVM has no architecture 'nosuch'"),
+        ('{"kind": "opencl", "host": {"kind": "llvm", "mcpu": "nosuch"}}', "has -mcpu=nosuch"),
+    ],
+)
+def test_processors_and_features_that_llvm_does_not_know_are_refused(target, message):
+    with pytest.raises(CPruneError, match=message):
+        find_preset(target)
+
+
+class Pooled(nn.Sequential):
+    """Every operator whose layout TVM can convert, apart from deformable convolutions."""
+
+    def __init__(self) -> None:
+        pools = (
+            nn.MaxPool2d(2, 1),
+            nn.AvgPool2d(2, 1),
+            nn.ConvTranspose2d(8, 8, 2),
+            nn.Upsample(scale_factor=2),
+        )
+        super().__init__(nn.Conv2d(3, 8, 3), *pools, nn.Conv2d(8, 8, 1), nn.AdaptiveAvgPool2d(1))
+
+
+def test_an_import_prints_no_warning(capfd):
+    """TVM prints warnings from C++, with the path of its builder."""
+    torch.manual_seed(0)
+    model, data = Pooled().eval(), np.random.default_rng(0).random((1, 3, 12, 12), "float32")
+    mod = from_torch(model, data.shape).mod
+    assert "Warning" not in capfd.readouterr().err
+    actual = relay.create_executor("graph", mod, tvm.cpu(), "llvm").evaluate()(data).numpy()
+    np.testing.assert_allclose(actual, model(torch.tensor(data)).detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["android-opencl-mali", "android-opencl-adreno"])

@@ -3,7 +3,10 @@
 
 import functools
 import os
+import re
 from pathlib import Path
+
+from tvm.target.codegen import llvm_get_cpu_archlist, llvm_get_cpu_features, llvm_get_targets
 
 import tvm
 from tvm.contrib.cprune.targets.op_strategy import KEY
@@ -16,13 +19,42 @@ def parse_target(target: tvm.target.Target | str) -> tvm.target.Target:
     Raises
     ------
     CPruneError
-        If ``target`` is not a TVM target.
+        If ``target`` is not a TVM target, or LLVM does not support its processor or a feature of it.
     """
     try:
-        return tvm.target.Target(target)
+        parsed = tvm.target.Target(target)
     except (tvm.error.TVMError, ValueError, TypeError) as error:
         reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
         raise CPruneError(f"target {str(target)!r} is not a TVM target: {reason}") from error
+    for part in (parsed, parsed.host):
+        if part is not None and part.kind.name == "llvm":
+            attributes = (str(part.attrs.get("mtriple") or ""), str(part.attrs.get("mcpu") or ""))
+            reason = _unsupported(*attributes, tuple(map(str, part.attrs.get("mattr") or ())))
+            if reason:
+                raise CPruneError(f"target {str(target)!r} {reason}")
+    return parsed
+
+
+@functools.cache
+def _unsupported(triple: str, cpu: str, features: tuple[str, ...]) -> str:
+    """Return what LLVM does not support, "" if it supports everything.
+
+    LLVM itself compiles for a generic processor instead, and crashes on an unknown triple.
+    """
+    architecture = (
+        "i386" if re.match("i[3-9]86", triple) else triple.split("-")[0].replace("arm64", "aarch64")
+    )
+    if triple and not architecture.startswith(tuple(map(str, llvm_get_targets()))):
+        return f"has -mtriple={triple}: LLVM has no architecture {architecture!r}"
+    base = {"kind": "llvm", **({"mtriple": triple} if triple else {})}
+    known = sorted(str(name) for name in llvm_get_cpu_archlist(tvm.target.Target(base)))
+    if cpu and cpu not in known:
+        return f"has -mcpu={cpu}: expected one of {', '.join(known)}"
+    for feature in features:
+        name = feature.lstrip("+-")
+        if name not in llvm_get_cpu_features(tvm.target.Target({**base, "mattr": [f"+{name}"]})):
+            return f"has -mattr={feature}: LLVM has no such feature for {triple or 'this machine'}"
+    return ""
 
 
 def pinned_target(target: tvm.target.Target | str) -> tvm.target.Target:
