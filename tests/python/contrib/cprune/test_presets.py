@@ -21,7 +21,7 @@ from tvm.contrib.cprune.targets.target import pinned_target, vector_lanes
 from tvm.contrib.cprune.transform.tile_factors import read_tile_factors
 from tvm.contrib.cprune.tuning.ansor.steps import channel_splits
 from tvm.contrib.cprune.tuning.ansor.transplant import transplant
-from tvm.contrib.cprune.types import CPruneError, TransplantError
+from tvm.contrib.cprune.types import CPruneError, InfrastructureError, TransplantError
 
 
 @pytest.mark.parametrize(
@@ -148,3 +148,18 @@ def test_a_missing_ndk_is_reported_with_the_expected_compiler(monkeypatch):
     monkeypatch.delenv("TVM_NDK_CC", raising=False)
     with pytest.raises(CPruneError, match="TVM_NDK_CC is not set: expected the NDK's compiler"):
         PRESETS["android-cpu"].compiler()
+
+
+def test_a_linker_that_fails_is_not_the_fault_of_the_program(tmp_path, monkeypatch):
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\necho 'ld: final link failed: No space left on device' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    with pytest.raises(InfrastructureError, match="No space left on device"):
+        throttling.build_reference(find_preset(None), tmp_path / "reference.so")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InfrastructureError, match="no-such-compiler is not installed"):
+        throttling.build_reference(find_preset(None), tmp_path / "reference.so")
+    monkeypatch.delenv("CXX")
+    with pytest.raises(InfrastructureError, match=r"cannot link reference\.so"):
+        throttling.build_reference(find_preset(None), tmp_path / "missing" / "reference.so")

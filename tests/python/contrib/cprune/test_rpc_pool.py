@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +20,17 @@ from tvm.rpc import base
 import tvm
 from tvm import te
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.measuring import throttling
+from tvm.contrib.cprune.measuring import local_worker, rpc_jobs, throttling
 from tvm.contrib.cprune.measuring.records import RecordLog, identity, input_identity, to_input
-from tvm.contrib.cprune.measuring.result import ArgSpecs
+from tvm.contrib.cprune.measuring.result import ArgSpecs, DeviceLost, Failure
+from tvm.contrib.cprune.measuring.rpc_dispatch import RpcDispatcher
+from tvm.contrib.cprune.measuring.rpc_jobs import Job, JobQueue
 from tvm.contrib.cprune.measuring.rpc_pool import RpcMeasurer
+from tvm.contrib.cprune.measuring.rpc_worker import ProgramLibrary
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.targets.presets import Preset, find_preset
 from tvm.contrib.cprune.targets.target import host_target, pinned_target
+from tvm.contrib.cprune.types import InfrastructureError
 
 CONFIG = TuneConfig(repeats=2, run_timeout=6, threads=1)
 PROGRAMS = 12
@@ -131,6 +136,91 @@ def test_measuring_waits_for_a_device_that_registers_late(site, tmp_path, inputs
     measurement.run(inputs[:4], busy=0)
     late.join()
     assert measurement.reported(f"waiting for a device of key {KEY}")
+
+
+def test_a_compiler_without_space_stops_measuring(site, tmp_path, inputs, monkeypatch):
+    site.wait(0)
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\necho 'ld: final link failed: No space left on device' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    measurement = Measurement(site, tmp_path)
+    with measurement.measurer() as measurer:
+        monkeypatch.setenv("CXX", str(compiler))
+        message = r"^cannot link program-\d+\.so for cpu: ld: final link failed: No space left on device$"
+        with pytest.raises(InfrastructureError, match=message):
+            measurer.measure_new(inputs[:2], measurement.log)
+    assert not measurement.log.measured
+
+
+def test_an_unexpected_exception_of_a_builder_ends_the_call(site, tmp_path, monkeypatch):
+    def build_file(*_: Any) -> None:
+        raise AssertionError("a template's assertion")
+
+    site.wait(0)
+    monkeypatch.setattr(local_worker, "build_file", build_file)
+    with Measurement(site, tmp_path).measurer() as measurer, pytest.raises(AssertionError, match="template"):
+        measurer.measure_serialized(["program"] * 4)
+
+
+class FakeTracker:
+    """Lists one device."""
+
+    key, wait = KEY, 1.0
+
+    def devices(self) -> tuple[int, int]:
+        return 1, 1
+
+
+class FakeDevice:
+    """Returns the given outcomes for programs and for the reference program."""
+
+    def __init__(self, program: Any, reference: Any = (1.0,)) -> None:
+        self.program, self.reference, self.address = program, reference, ""
+
+    def acquire(self) -> bool:
+        return True
+
+    def check_speed(self) -> bool:
+        return True
+
+    def release(self) -> None: ...
+
+    def run(self, _: ProgramLibrary) -> Any:
+        if isinstance(self.program, Exception):
+            raise self.program
+        return self.program
+
+    def run_reference(self) -> Any:
+        return self.reference
+
+
+def dispatch(device: FakeDevice) -> list[Any]:
+    """Return the result of a program on a device."""
+    jobs = JobQueue(1)
+    jobs.put(Job(0, ProgramLibrary("no-such-file.so", []), 0.0))
+    RpcDispatcher(FakeTracker(), lambda: device, print).run(jobs)  # type: ignore[arg-type, return-value]
+    return jobs.results()
+
+
+def test_an_unexpected_exception_of_a_device_thread_ends_the_call():
+    with pytest.raises(ZeroDivisionError):
+        dispatch(FakeDevice(ZeroDivisionError()))
+
+
+def test_a_program_that_loses_devices_fails_only_if_the_devices_work_without_it():
+    (result,) = dispatch(FakeDevice(DeviceLost("gone")))
+    assert int(result.error_no) and "3 devices were lost" in str(result.error_msg)
+    for reference, reason in ((DeviceLost("away"), "also lost .*: away"), (Failure(1, "bad"), "failed: bad")):
+        with pytest.raises(InfrastructureError, match=reason):
+            dispatch(FakeDevice(DeviceLost("gone"), reference))
+
+
+def test_devices_that_do_not_come_back_stop_measuring(monkeypatch):
+    monkeypatch.setattr(rpc_jobs, "PROOF_TIMEOUT", 0.5)
+    device = FakeDevice(DeviceLost("gone"))
+    monkeypatch.setattr(device, "run_reference", lambda: time.sleep(1) or DeviceLost("away"))
+    with pytest.raises(InfrastructureError, match="none ran the reference program within"):
+        dispatch(device)
 
 
 def register_unreachable(tracker: socket.socket, port: int) -> None:

@@ -81,3 +81,8 @@ def _parallel_kernel() -> Any:
     array = tvm.nd.array(np.zeros(64, "float32"))
     kernel = tvm.build(schedule, [data, result], "llvm")
     return lambda: kernel(array, array)
+
+
+def run_parallel_kernel() -> None:
+    """Compile the kernel that wakes the threads, and run it."""
+    _parallel_kernel()()

@@ -16,7 +16,7 @@ from tvm.auto_scheduler.measure import MeasureErrorNo
 
 from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.measuring import local_worker
+from tvm.contrib.cprune.measuring import cpu_state, local_worker
 from tvm.contrib.cprune.measuring.measurer import Measurer
 from tvm.contrib.cprune.measuring.process import ProcessPool, WorkerProcess
 from tvm.contrib.cprune.measuring.result import Costs, Failure, to_measure_result
@@ -59,12 +59,12 @@ class LocalMeasurer(Measurer):
             failure = self._build(process, program_id, data)
             results[index] = (program_id, failure, time.time() - started)
 
-        for future in self._pool.submit(build, serialized):
-            future.result()
+        self._pool.join(self._pool.submit(build, serialized))
         return [results[index] for index in range(len(serialized))]
 
     def _build(self, process: WorkerProcess, program_id: int, data: Any) -> Failure | None:
-        failure = process.compile(local_worker.build, program_id, data, timeout=self.config.build_timeout)
+        timeout, control = self.config.build_timeout, cpu_state.run_parallel_kernel
+        failure = process.compile(local_worker.build, program_id, data, timeout=timeout, control=control)
         if failure is None:
             process.programs.add(program_id)
         return failure

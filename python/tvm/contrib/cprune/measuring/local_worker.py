@@ -6,6 +6,7 @@ disk, linked or loaded. For RPC devices it links them into libraries instead.
 """
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tvm.contrib.cprune.measuring import evaluator
 from tvm.contrib.cprune.measuring.cpu_state import PREPARE, limit_threads, pinned_threads, register_prepare
 from tvm.contrib.cprune.measuring.result import ArgSpecs, Costs, Failure, error_summary
 from tvm.contrib.cprune.targets.presets import Preset
-from tvm.contrib.cprune.types import CPruneError
+from tvm.contrib.cprune.types import InfrastructureError
 
 MAX_LOADED_MODELS = 4
 
@@ -43,30 +44,51 @@ def build(program_id: int, serialized: Any) -> Failure | None:
     serialized
         A ``MeasureInput`` of AutoTVM, or a serialized one of auto_scheduler.
     """
-    try:
-        schedule, args, target = _instantiate(serialized)
-    except (tvm.error.TVMError, InstantiationError) as error:
-        return Failure(MeasureErrorNo.INSTANTIATION_ERROR, error_summary(error))
-    try:
-        module = tvm.build(schedule, args, target=target)
+
+    def keep(module: Any, specs: ArgSpecs) -> None:
         module.get_function(module.entry_name, query_imports=True)
-    except (tvm.error.TVMError, ValueError) as error:
-        return Failure(MeasureErrorNo.COMPILE_HOST, error_summary(error))
-    _programs[program_id] = (module, _arg_specs(args))
-    return None
+        _programs[program_id] = (module, specs)
+
+    outcome = _compile(serialized, keep, MeasureErrorNo.COMPILE_HOST)
+    return outcome if isinstance(outcome, Failure) else None
 
 
 def build_file(serialized: Any, path: str, preset: Preset) -> ArgSpecs | Failure:
     """Compile a program into a shared library for another device; return its arguments' specs."""
+
+    def link(module: Any, _: ArgSpecs) -> None:
+        preset.link(module, Path(path))
+
+    return _compile(serialized, link, MeasureErrorNo.COMPILE_DEVICE)
+
+
+def _compile(serialized: Any, finish: Callable[[Any, ArgSpecs], None], error_no: int) -> ArgSpecs | Failure:
+    """Compile a program, pass its module to ``finish`` and return its arguments' specs.
+
+    Templates, schedules and passes of TVM raise exceptions of any type: they are failures of the program
+    (``error_no`` if it could be instantiated).
+
+    Raises
+    ------
+    InfrastructureError
+        If this machine or its compiler fails.
+    """
     try:
-        schedule, args, target = _instantiate(serialized)
-    except (tvm.error.TVMError, InstantiationError) as error:
-        return Failure(MeasureErrorNo.INSTANTIATION_ERROR, error_summary(error))
-    try:
-        preset.link(tvm.build(schedule, args, target=target), Path(path))
-    except (tvm.error.TVMError, ValueError, CPruneError) as error:
-        return Failure(MeasureErrorNo.COMPILE_DEVICE, error_summary(error))
-    return _arg_specs(args)
+        try:
+            schedule, args, target = _instantiate(serialized)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:
+            return Failure(MeasureErrorNo.INSTANTIATION_ERROR, error_summary(error))
+        specs = _arg_specs(args)
+        finish(tvm.build(schedule, args, target=target), specs)
+        return specs
+    except InfrastructureError:
+        raise
+    except (OSError, MemoryError) as error:
+        raise InfrastructureError(f"cannot compile programs: {error_summary(error)}") from error
+    except Exception as error:
+        return Failure(error_no, error_summary(error))
 
 
 def _instantiate(serialized: Any) -> tuple[Any, Any, Any]:

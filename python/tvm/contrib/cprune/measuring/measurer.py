@@ -45,7 +45,13 @@ class Measurer(ABC):
 
     @abstractmethod
     def measure_serialized(self, serialized: Sequence[Any]) -> list[auto_scheduler.MeasureResult]:
-        """Build and time programs that ``serialize`` returned; the results are in the same order."""
+        """Build and time programs that ``serialize`` returned; the results are in the same order.
+
+        Raises
+        ------
+        InfrastructureError
+            If this machine, its compiler or the devices fail, rather than a program.
+        """
 
     @abstractmethod
     def time_models(self, libraries: Sequence[Path], data: np.ndarray, repeats: int) -> list[Costs]:

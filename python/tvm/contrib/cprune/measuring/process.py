@@ -8,19 +8,23 @@ that it was working on is lost.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 from tvm.auto_scheduler.measure import MeasureErrorNo
 from tvm.contrib.popen_pool import PopenWorker
 
 from tvm.contrib.cprune.measuring import local_worker
-from tvm.contrib.cprune.measuring.result import Failure
+from tvm.contrib.cprune.measuring.result import Failure, error_summary
 from tvm.contrib.cprune.targets.target import host_threads
+from tvm.contrib.cprune.types import InfrastructureError
 
 # Programs compiled by a worker before it is restarted. TVM never frees what its common subexpression
 # elimination caches for each of them (src/tir/transforms/common_subexpr_elim_tools.cc, a static cache).
 MAX_PROGRAMS_PER_PROCESS = 100
+
+# Processes that die with a program before the program counts as the cause.
+COMPILE_ATTEMPTS = 2
 
 Item = TypeVar("Item")
 
@@ -55,25 +59,77 @@ class WorkerProcess:
             If the call takes more than ``timeout`` seconds. The process is restarted.
         ChildProcessError
             If the process dies. It is restarted.
+        InfrastructureError
+            If the process cannot be started, or ``function`` raises it.
         """
         try:
-            self.popen.send(function, args, timeout=timeout)
+            self._send(function, args, timeout)
             return self.popen.recv()
         except (TimeoutError, ChildProcessError):
             self.restart()
             raise
+        except InfrastructureError as error:
+            # TVM's worker replaces the message by the traceback, whose last line has it.
+            *_, message = error_summary(error).partition(f"{InfrastructureError.__name__}: ")
+            raise InfrastructureError(message or error_summary(error)) from None
 
-    def compile(self, function: Callable[..., Any], *args: Any, timeout: float) -> Any | Failure:
-        """Run a ``function`` that compiles a program; a timeout or a crash is returned as a failure."""
-        if self._compiled >= MAX_PROGRAMS_PER_PROCESS and not self.programs:
-            self.restart()
-        self._compiled += 1
+    def _send(self, function: Callable[..., Any], args: tuple[Any, ...], timeout: float | None) -> None:
         try:
-            return self.call(function, *args, timeout=timeout)
+            self.popen.send(function, args, timeout=timeout)
+        except (TimeoutError, ChildProcessError):
+            raise
+        except OSError as error:
+            raise InfrastructureError(f"cannot start a worker process: {error}") from error
+
+    def compile(
+        self, function: Callable[..., Any], *args: Any, timeout: float, control: Callable[[], Any]
+    ) -> Any | Failure:
+        """Run a ``function`` that compiles a program; a timeout or a crash is returned as a failure.
+
+        A process that dies, such as for lack of memory, is replaced once before the program counts as the
+        cause.
+
+        Parameters
+        ----------
+        control
+            Compiles a program that is known to work, in the way ``function`` does.
+
+        Raises
+        ------
+        InfrastructureError
+            If ``function`` raises it, or the process also dies in ``control``.
+        """
+        for _ in range(COMPILE_ATTEMPTS):
+            if self._compiled >= MAX_PROGRAMS_PER_PROCESS and not self.programs:
+                self.restart()
+            self._compiled += 1
+            try:
+                return self.call(function, *args, timeout=timeout)
+            except TimeoutError:
+                return Failure(MeasureErrorNo.BUILD_TIMEOUT, f"compiling took longer than {timeout:.0f} s")
+            except ChildProcessError:
+                continue
+        self.check(control, timeout)
+        return Failure(MeasureErrorNo.COMPILE_HOST, f"the compiling process died {COMPILE_ATTEMPTS} times")
+
+    def check(self, control: Callable[[], Any], timeout: float) -> None:
+        """Run a ``control`` that works unless the machine fails.
+
+        Raises
+        ------
+        InfrastructureError
+            If it does not finish within ``timeout`` seconds, or the process dies.
+        """
+        try:
+            self.call(control, timeout=timeout)
         except TimeoutError:
-            return Failure(MeasureErrorNo.BUILD_TIMEOUT, f"compiling took longer than {timeout:.0f} s")
+            message = f"took longer than {timeout:.0f} s"
+            raise InfrastructureError(f"compiling a program that is known to work {message}") from None
         except ChildProcessError:
-            return Failure(MeasureErrorNo.COMPILE_HOST, "the compiling process died")
+            raise InfrastructureError(
+                "worker processes die even with a program that is known to work: "
+                "check this machine's memory and the free space of its temporary folder"
+            ) from None
 
     def restart(self) -> None:
         """Kill the process; the next call starts a new one."""
@@ -107,7 +163,8 @@ class ProcessPool:
 
         Returns
         -------
-        One future per process, done when no item is left for it.
+        One future per process, done when no item is left for it. An exception of ``handle`` is stored in the
+        future, and drops the items that no process has taken.
         """
         queue = deque(enumerate(items))
 
@@ -117,9 +174,20 @@ class ProcessPool:
                     index, item = queue.popleft()
                 except IndexError:
                     return
-                handle(process, index, item)
+                try:
+                    handle(process, index, item)
+                except BaseException:
+                    queue.clear()
+                    raise
 
         return [self._executor.submit(drain, process) for process in self.processes]
+
+    @staticmethod
+    def join(futures: Sequence[Future[None]]) -> None:
+        """Wait until every process is idle, then raise the first exception of ``futures``, if any."""
+        wait(futures)
+        for future in futures:
+            future.result()
 
     def close(self) -> None:
         """Kill the processes."""

@@ -83,6 +83,16 @@ class RpcDevice:
         self._record(outcome)
         return self._health.speed.correct(address, outcome) if isinstance(outcome, tuple) else outcome
 
+    def run_reference(self) -> Costs | Failure | DeviceLost:
+        """Time the reference program on the device that is held."""
+        repeats, seconds = throttling.CHECK_REPEATS, throttling.CHECK_SECONDS
+        settings = replace(self._settings, repeats=repeats, min_seconds=seconds, prepare="")
+        outcome = self._time(self._reference, settings)
+        # Success does not reset the failures: it tells nothing about the programs that failed.
+        if isinstance(outcome, DeviceLost):
+            self._record(outcome)
+        return outcome
+
     def call(self, function: Callable[..., Any], *args: Any) -> Any | DeviceLost:
         """Call a function of ``rpc_worker`` that times or runs models on the device that is held."""
         outcome = self._call(function, *args, timeout=MODEL_TIMEOUT)
@@ -94,14 +104,10 @@ class RpcDevice:
         address, speed = str(self.address), self._health.speed
         if not speed.is_due(address):
             return True
-        repeats, seconds = throttling.CHECK_REPEATS, throttling.CHECK_SECONDS
-        settings = replace(self._settings, repeats=repeats, min_seconds=seconds, prepare="")
         while True:
-            outcome = self._time(self._reference, settings)
+            outcome = self.run_reference()
             if isinstance(outcome, DeviceLost):
-                self._record(outcome)
                 return False
-            # Success here does not reset the failures: it tells nothing about the programs that failed.
             if isinstance(outcome, Failure):
                 speed.postpone(address)
                 self._health.report(f"device {address} failed the reference program: {outcome.message}")

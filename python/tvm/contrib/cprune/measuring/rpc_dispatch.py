@@ -44,7 +44,7 @@ class RpcDispatcher:
         self._tracker, self._make_device, self._report = tracker, make_device, report
 
     def run(self, jobs: JobQueue) -> None:
-        """Return when every job is done; all devices are then released."""
+        """Return when every job is done or the batch is aborted; all devices are then released."""
         threads: dict[RpcDevice, threading.Thread] = {}
         stop = threading.Event()
         polled_at = reported_at = 0.0
@@ -56,6 +56,7 @@ class RpcDispatcher:
                     if not threads and time.time() - reported_at > self._tracker.wait:
                         reported_at = time.time()
                         self._report(f"waiting for a device of key {self._tracker.key}: none is registered")
+                jobs.check_suspects()
                 time.sleep(DONE_INTERVAL)
         finally:
             stop.set()
@@ -78,7 +79,13 @@ class RpcDispatcher:
             threads[device].start()
 
     def _serve(self, device: RpcDevice, jobs: JobQueue, stop: threading.Event) -> None:
-        """Run jobs on one device until all are done or the tracker has no device."""
+        """Run jobs on one device until all are done or the tracker has no device; abort them on an error."""
+        try:
+            self._run_jobs(device, jobs, stop)
+        except BaseException as error:
+            jobs.abort(error)
+
+    def _run_jobs(self, device: RpcDevice, jobs: JobQueue, stop: threading.Event) -> None:
         while not jobs.done and not stop.is_set():
             if device.address is None and not device.acquire():
                 if self._registered() == 0:
@@ -87,7 +94,11 @@ class RpcDispatcher:
             if not device.check_speed():
                 continue
             job = jobs.take(JOB_TIMEOUT)
-            if job is not None:
+            if job is None:
+                continue
+            if job.suspected:
+                jobs.judge(job, device.run_reference())
+            else:
                 jobs.finish(job, device.run(job.program))
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:

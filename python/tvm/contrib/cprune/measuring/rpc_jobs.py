@@ -2,6 +2,7 @@
 """Compiled programs that wait for an RPC device, and their results."""
 
 import queue
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,19 +11,28 @@ from tvm.auto_scheduler.measure import MeasureErrorNo
 from tvm import auto_scheduler
 from tvm.contrib.cprune.measuring.result import Costs, DeviceLost, Failure, to_measure_result
 from tvm.contrib.cprune.measuring.rpc_worker import ProgramLibrary
+from tvm.contrib.cprune.types import InfrastructureError
 
-# Lost devices after which the program itself counts as the cause.
+# Lost devices after which the program itself is suspected as the cause.
 MAX_ATTEMPTS = 3
+# Seconds within which a device must then run the reference program, which proves that devices work.
+PROOF_TIMEOUT = 120.0
 
 
 @dataclass
 class Job:
-    """A program to time; ``index`` is its position in the batch."""
+    """A program to time; ``index`` is its position in the batch, ``losses`` are the devices lost with it."""
 
     index: int
     program: ProgramLibrary
     build_seconds: float
-    attempts: int = 0
+    losses: int = 0
+    reason: str = ""
+
+    @property
+    def suspected(self) -> bool:
+        """Whether to run the reference program instead, which shows whether the job's program is to blame."""
+        return self.losses >= MAX_ATTEMPTS
 
 
 class JobQueue:
@@ -38,14 +48,29 @@ class JobQueue:
         self._size = size
         self._jobs: queue.Queue[Job] = queue.Queue()
         self._results: dict[int, auto_scheduler.MeasureResult] = {}
+        self._error: BaseException | None = None
+        # When each suspected job, by index, lost its last device.
+        self._suspected_at: dict[int, float] = {}
 
     @property
     def done(self) -> bool:
-        """Whether every program has a result."""
-        return len(self._results) == self._size
+        """Whether every program has a result, or the batch was aborted."""
+        return self._error is not None or len(self._results) == self._size
+
+    def abort(self, error: BaseException) -> None:
+        """End the batch without results; only the first error counts."""
+        self._error = self._error or error
 
     def results(self) -> list[auto_scheduler.MeasureResult]:
-        """Return the results in the order of the batch."""
+        """Return the results in the order of the batch.
+
+        Raises
+        ------
+        BaseException
+            The error with which the batch was aborted.
+        """
+        if self._error is not None:
+            raise self._error
         return [self._results[index] for index in range(self._size)]
 
     def put(self, job: Job) -> None:
@@ -66,11 +91,37 @@ class JobQueue:
     def finish(self, job: Job, outcome: Costs | Failure | DeviceLost) -> None:
         """Record a job's outcome; put the job back if its device was lost."""
         if isinstance(outcome, DeviceLost):
-            job.attempts += 1
-            if job.attempts < MAX_ATTEMPTS:
-                self.put(job)
-                return
-            message = f"{job.attempts} devices were lost while running the program: {outcome.reason}"
-            outcome = Failure(MeasureErrorNo.RUN_TIMEOUT, message)
+            job.losses, job.reason = job.losses + 1, outcome.reason
+            if job.suspected:
+                self._suspected_at[job.index] = time.time()
+            self.put(job)
+            return
         Path(job.program.path).unlink(missing_ok=True)
         self._results[job.index] = to_measure_result(outcome, job.build_seconds)
+
+    def judge(self, job: Job, proof: Costs | Failure | DeviceLost) -> None:
+        """Decide about a suspected job by the outcome of the reference program.
+
+        If the reference program runs, the job's program fails. If not, the devices do, which ends the batch.
+        """
+        if isinstance(proof, DeviceLost):
+            job.losses += 1
+            if job.losses < 2 * MAX_ATTEMPTS:
+                self.put(job)
+                return
+            self._abort_suspected(f"they were also lost with the reference program: {proof.reason}")
+        elif isinstance(proof, Failure):
+            self._abort_suspected(f"the reference program failed: {proof.message}")
+        else:
+            del self._suspected_at[job.index]
+            message = f"{MAX_ATTEMPTS} devices were lost while running the program: {job.reason}"
+            self.finish(job, Failure(MeasureErrorNo.RUN_TIMEOUT, message))
+
+    def check_suspects(self) -> None:
+        """End the batch if no device has proved in time that a suspected job is to blame."""
+        suspected_at = list(self._suspected_at.values())  # other threads change the dictionary
+        if suspected_at and time.time() - min(suspected_at) > PROOF_TIMEOUT:
+            self._abort_suspected(f"none ran the reference program within {PROOF_TIMEOUT:.0f} s afterwards")
+
+    def _abort_suspected(self, reason: str) -> None:
+        self.abort(InfrastructureError(f"{MAX_ATTEMPTS} devices were lost while running a program; {reason}"))

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measuring on RPC devices: programs are compiled on this machine and timed on all devices of a key."""
 
+import functools
 import itertools
 import tempfile
 import time
@@ -24,7 +25,7 @@ from tvm.contrib.cprune.measuring.rpc_worker import ProgramLibrary, RunSettings
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.targets.presets import Preset
 from tvm.contrib.cprune.targets.target import host_threads
-from tvm.contrib.cprune.types import INPUT
+from tvm.contrib.cprune.types import INPUT, InfrastructureError
 
 # TVM's function that flushes all arguments but the first from a CPU's cache.
 FLUSH_CACHE = "cache_flush_cpu_non_first_arg"
@@ -46,7 +47,9 @@ class RpcMeasurer(Measurer):
     Raises
     ------
     CPruneError
-        If the tracker does not respond, or the preset's compiler is missing.
+        If the tracker does not respond.
+    InfrastructureError
+        If the preset's compiler is missing, or the folder for temporary files is not writable.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class RpcMeasurer(Measurer):
         super().__init__(config, config.threads)
         self._preset = preset
         self._pool = ProcessPool(config.threads or host_threads())
-        self._folder = tempfile.TemporaryDirectory(prefix="cprune-")
+        self._folder = _temporary_folder()
         self._numbers = itertools.count()
         reference = Path(self._folder.name) / "reference.so"
         library = ProgramLibrary(str(reference), throttling.build_reference(preset, reference))
@@ -91,8 +94,14 @@ class RpcMeasurer(Measurer):
         jobs = JobQueue(len(serialized))
 
         def build(process: WorkerProcess, index: int, data: Any) -> None:
+            if jobs.done:  # aborted
+                return
             started = time.time()
-            library = self._build(process, data)
+            try:
+                library = self._build(process, data)
+            except BaseException as error:
+                jobs.abort(error)
+                raise
             if isinstance(library, Failure):
                 jobs.fail(index, library)
             else:
@@ -102,14 +111,15 @@ class RpcMeasurer(Measurer):
         try:
             self._dispatcher.run(jobs)
         finally:
-            for future in builds:
-                future.result()
+            self._pool.join(builds)
         return jobs.results()
 
     def _build(self, process: WorkerProcess, data: Any) -> ProgramLibrary | Failure:
         path = str(Path(self._folder.name) / f"program-{next(self._numbers)}.so")
         timeout = self.config.build_timeout
-        specs = process.compile(local_worker.build_file, data, path, self._preset, timeout=timeout)
+        control = functools.partial(throttling.build_reference, self._preset, Path(f"{path}.control.so"))
+        arguments = (data, path, self._preset)
+        specs = process.compile(local_worker.build_file, *arguments, timeout=timeout, control=control)
         return specs if isinstance(specs, Failure) else ProgramLibrary(path, specs)
 
     def time_models(self, libraries: Sequence[Path], data: np.ndarray, repeats: int) -> list[Costs]:
@@ -118,6 +128,13 @@ class RpcMeasurer(Measurer):
 
     def run_model(self, library: Path, data: np.ndarray) -> list[np.ndarray]:
         return self._dispatcher.call(rpc_worker.run_model, str(library), self._settings, INPUT, data)
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="cprune-")
+    except OSError as error:
+        raise InfrastructureError(f"cannot create a folder for compiled programs: {error}") from error
 
 
 def _run_settings(config: TuneConfig, preset: Preset, tracker: Tracker, prepare: str | None) -> RunSettings:

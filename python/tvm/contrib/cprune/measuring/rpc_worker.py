@@ -114,10 +114,16 @@ def release() -> None:
 
 
 def run(program: ProgramLibrary, settings: RunSettings) -> Costs | Failure | DeviceLost:
-    """Upload a program, time it, and delete it from the device."""
+    """Upload a program, time it, and delete it from the device.
+
+    A device that cannot store the program counts as lost.
+    """
     name = Path(program.path).name
     try:
         _session.upload(program.path)
+    except tvm.error.TVMError as error:
+        return DeviceLost(f"cannot upload a program: {error_summary(error)}")
+    try:
         _limit_threads(settings)
         module, device = _session.load_module(name), _device(settings)
         args = [_random_array(shape, dtype, device) for shape, dtype in program.specs]

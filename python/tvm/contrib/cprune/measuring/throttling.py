@@ -31,7 +31,7 @@ def build_reference(preset: Preset, path: Path) -> ArgSpecs:
 
     Raises
     ------
-    CPruneError
+    InfrastructureError
         If the preset's compiler is missing or fails.
     """
     shape = (MATRIX_SIZE, MATRIX_SIZE)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import tvm
 from tvm.contrib import cc
 from tvm.contrib.cprune.targets.target import host_target, parse_target
-from tvm.contrib.cprune.types import CPruneError
+from tvm.contrib.cprune.types import CPruneError, InfrastructureError
 
 Linker = Literal["host", "aarch64", "ndk"]
 Device = Literal["cpu", "opencl", "vulkan"]
@@ -58,24 +58,30 @@ class Preset:
 
         Raises
         ------
+        InfrastructureError
+            If the compiler is missing or fails, or a file cannot be written.
         CPruneError
-            If the compiler is missing or fails.
+            If TVM cannot generate the module's code.
         """
         try:
             if path.suffix == ".tar":
                 library.export_library(str(path))
             else:
                 library.export_library(str(path), fcompile=cc.cross_compiler(self.compiler()))
-        except RuntimeError as error:
-            reason = [line for line in str(error).splitlines() if line.strip()][-1]
-            raise CPruneError(f"cannot link {path.name} for {self.name}: {reason}") from error
+        except (RuntimeError, OSError) as error:
+            # TVM appends the compiler's command to the compiler's message.
+            lines = [line for line in str(error).split("\nCommand line:")[0].splitlines() if line.strip()]
+            reason = lines[-1] if lines else type(error).__name__
+            by_module = isinstance(error, tvm.error.TVMError) and "Cannot open" not in reason
+            kind = CPruneError if by_module else InfrastructureError
+            raise kind(f"cannot link {path.name} for {self.name}: {reason}") from error
 
     def compiler(self) -> str:
         """Return the path of the compiler that links libraries.
 
         Raises
         ------
-        CPruneError
+        InfrastructureError
             If the compiler is not installed.
         """
         if self.linker == "host":
@@ -84,7 +90,7 @@ class Preset:
             return _find("aarch64-linux-gnu-g++", "install it, such as `apt install g++-aarch64-linux-gnu`")
         command = os.environ.get("TVM_NDK_CC")
         if not command:
-            raise CPruneError(
+            raise InfrastructureError(
                 "TVM_NDK_CC is not set: expected the NDK's compiler, such as "
                 "$ANDROID_NDK/toolchains/llvm/prebuilt/linux-x86_64/bin/aarch64-linux-android28-clang++"
             )
@@ -94,7 +100,7 @@ class Preset:
 def _find(command: str, advice: str) -> str:
     path = shutil.which(command)
     if path is None:
-        raise CPruneError(f"{command} is not installed: {advice}")
+        raise InfrastructureError(f"{command} is not installed: {advice}")
     return path
 
 

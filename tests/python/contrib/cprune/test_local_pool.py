@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measuring on this machine, with programs, processes and a machine that fail.
+
+The functions that workers run are replaced by local ones, which are sent to the workers by value.
+"""
+
+import errno
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import FAST, task_of
+from tvm.auto_scheduler.measure import MeasureErrorNo
+
+from tvm.contrib.cprune.measuring import cpu_state, local_worker
+from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
+from tvm.contrib.cprune.measuring.measurer import Measurer
+from tvm.contrib.cprune.measuring.records import RecordLog
+from tvm.contrib.cprune.measuring.result import Failure
+from tvm.contrib.cprune.targets.target import host_target, pinned_target
+from tvm.contrib.cprune.tuning.ansor.search import search
+from tvm.contrib.cprune.types import InfrastructureError
+
+
+@pytest.fixture(scope="module")
+def measurer() -> Iterator[LocalMeasurer]:
+    with LocalMeasurer(FAST) as measuring:
+        yield measuring
+
+
+def test_a_compile_process_that_dies_is_replaced_once(measurer, tmp_path, monkeypatch):
+    marker = str(tmp_path / "died")
+
+    def die_once(*_: Any) -> None:
+        if not os.path.exists(marker):  # noqa: PTH110
+            with open(marker, "w"):  # noqa: PTH123
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(local_worker, "build", die_once)
+    [(_, failure, _)] = measurer.build(["program"])
+    assert Path(marker).exists() and failure is None
+
+
+def test_a_program_that_kills_its_compilers_fails_only_if_the_machine_works(measurer, monkeypatch):
+    def die(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(local_worker, "build", die)
+    [(_, failure, _)] = measurer.build(["program"])
+    assert failure == Failure(MeasureErrorNo.COMPILE_HOST, "the compiling process died 2 times")
+    monkeypatch.setattr(cpu_state, "run_parallel_kernel", die)
+    with pytest.raises(InfrastructureError, match="die even with a program that is known to work"):
+        measurer.build(["program"])
+
+
+def no_space(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def wrong_template(*_: Any) -> None:
+    raise AssertionError("a template's assertion")
+
+
+def test_only_the_machine_stops_the_run(monkeypatch):
+    monkeypatch.setattr(local_worker, "_instantiate", no_space)
+    with pytest.raises(InfrastructureError, match="No space left on device"):
+        local_worker.build(0, None)
+    monkeypatch.setattr(local_worker, "_instantiate", wrong_template)
+    failure = Failure(MeasureErrorNo.INSTANTIATION_ERROR, "a template's assertion")
+    assert local_worker.build(0, None) == failure
+    assert local_worker.build_file(None, "", None) == failure  # type: ignore[arg-type]
+
+
+def test_an_unexpected_exception_ends_the_call_and_leaves_the_measurer_usable(measurer, monkeypatch):
+    def build(_: int, data: str) -> None:
+        if data == "wrong":
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(local_worker, "build", build)
+    with pytest.raises(ZeroDivisionError):
+        measurer.build(["wrong", *["right"] * 8])
+    assert [failure for _, failure, _ in measurer.build(["right"] * 4)] == [None] * 4
+
+
+class FullDisk(Measurer):
+    """A measurer whose machine fails."""
+
+    def close(self) -> None: ...
+
+    def measure_serialized(self, serialized: Any) -> Any:
+        raise InfrastructureError("No space left on device")
+
+    def time_models(self, *_: Any) -> Any: ...
+
+    def run_model(self, *_: Any) -> Any: ...
+
+
+def test_auto_scheduler_passes_the_error_on():
+    task, log = task_of("1x1", 16, pinned_target(host_target())), RecordLog(None)
+    with pytest.raises(InfrastructureError, match="No space left on device"):
+        search([task], FAST, FullDisk(FAST, 1), log)
+    assert not log.measured
