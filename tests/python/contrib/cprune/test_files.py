@@ -49,7 +49,7 @@ def test_a_profile_without_a_final_newline_is_read_completely_and_never_written(
 def test_transferred_records_are_read_completely_and_never_written(tmp_path):
     records = write(tmp_path / "transfer.json", AUTOTVM_RECORD)
     config = TuneConfig(transfer=str(records))
-    assert len(search._transferred(config.transfer)) == 1
+    assert len(search._transfer_records(config.transfer)) == 1
     assert records.read_text() == AUTOTVM_RECORD
 
 

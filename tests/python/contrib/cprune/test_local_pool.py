@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FAST, task_of
+from programs import FAST, task_of
 from tvm.auto_scheduler.measure import MeasureErrorNo
 
 from tvm.contrib.cprune.measuring import cpu_state, local_worker

@@ -218,7 +218,12 @@ def test_a_program_that_loses_devices_fails_only_if_the_devices_work_without_it(
 def test_devices_that_do_not_come_back_stop_measuring(monkeypatch):
     monkeypatch.setattr(rpc_jobs, "PROOF_TIMEOUT", 0.5)
     device = FakeDevice(DeviceLost("gone"))
-    monkeypatch.setattr(device, "run_reference", lambda: time.sleep(1) or DeviceLost("away"))
+
+    def run_reference():
+        time.sleep(1)
+        return DeviceLost("away")
+
+    monkeypatch.setattr(device, "run_reference", run_reference)
     with pytest.raises(InfrastructureError, match="none ran the reference program within"):
         dispatch(device)
 

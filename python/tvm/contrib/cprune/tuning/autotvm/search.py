@@ -141,9 +141,7 @@ def _transfer_records(path: str) -> tuple[Measured, ...]:
         return ()
     records = RecordLog.read(Path(path)).measured
     if not any("input" in json.loads(record.line) for record in records):
-        raise CPruneError(
-            f"{path} contains no AutoTVM records: expected a log of `tune --tuner autotvm`"
-        )
+        raise CPruneError(f"{path} contains no AutoTVM records: expected a log of `tune --tuner autotvm`")
     return tuple(records)
 
 
