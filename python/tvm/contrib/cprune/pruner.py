@@ -21,6 +21,7 @@ from tvm.contrib.cprune.loop.run import AcceptedModel, Report, Run
 from tvm.contrib.cprune.loop.training import Training
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.models.checkpoint import digest
+from tvm.contrib.cprune.models.importance import check_importance
 from tvm.contrib.cprune.models.prunable import PrunableModel
 from tvm.contrib.cprune.models.reference import check_batches, torch_outputs
 from tvm.contrib.cprune.models.surgery import widths
@@ -150,6 +151,7 @@ class CPruner:
         """
         if self.config.importance == "taylor" and not (self.training.batches and self.training.criterion):
             raise CPruneError("importance 'taylor' needs Training.batches and Training.criterion")
+        check_importance(self.model, self.config.importance)
         for batch in check_batches(self.input_shape, None):
             require_finite(torch_outputs(self.model, batch), "the unpruned model")
         accuracy, prunable = self._accuracy(), self._prunable()

@@ -49,7 +49,7 @@ class Example:
 
 
 GROUPS = [*tutorial.GROUPS.values(), tune_command.NETWORK, tune_command.TUNE, tune_command.MEASURE]
-CONFIGS = [PruneConfig, TuneConfig, *{options.config for options in GROUPS} - {PruneConfig, TuneConfig}]
+CONFIGS = list(dict.fromkeys([PruneConfig, TuneConfig, *(options.config for options in GROUPS)]))
 OPTIONS = pytest.mark.parametrize("options", GROUPS, ids=lambda options: ",".join(options.names[:2]) or None)
 
 
