@@ -7,22 +7,24 @@ The functions that workers run are replaced by local ones, which are sent to the
 import errno
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from programs import FAST, task_of
 from tvm.auto_scheduler.measure import MeasureErrorNo
 
-from tvm.contrib.cprune.measuring import cpu_state, local_worker
+from tvm.contrib.cprune.measuring import cpu_state, local_worker, model_timing
 from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.measurer import Measurer
 from tvm.contrib.cprune.measuring.records import RecordLog
-from tvm.contrib.cprune.measuring.result import Failure
+from tvm.contrib.cprune.measuring.result import Costs, Failure
 from tvm.contrib.cprune.targets.target import host_target, pinned_target
 from tvm.contrib.cprune.tuning.ansor.search import search
-from tvm.contrib.cprune.types import InfrastructureError
+from tvm.contrib.cprune.types import CPruneError, InfrastructureError
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,37 @@ def test_an_unexpected_exception_ends_the_call_and_leaves_the_measurer_usable(me
     with pytest.raises(ZeroDivisionError):
         measurer.build(["wrong", *["right"] * 8])
     assert [failure for _, failure, _ in measurer.build(["right"] * 4)] == [None] * 4
+
+
+def test_slow_models_are_timed_within_a_budget(measurer, monkeypatch):
+    """A model that takes 0.2 s, with limits that are scaled down."""
+    monkeypatch.setattr(model_timing, "FIRST_RUN_TIMEOUT", 2.0)
+
+    def time_models(_: Any, __: str, ___: Any, repeats: int) -> list[Costs]:
+        time.sleep(0.2 * repeats)
+        return [(0.2,) * repeats]
+
+    monkeypatch.setattr(local_worker, "time_models", time_models)
+    assert measurer.time_models([Path("model.so")], np.zeros(1), 15) == [(0.2,) * 15]
+    monkeypatch.setattr(model_timing, "TIME_BUDGET", 1.5)
+    assert measurer.time_models([Path("model.so")], np.zeros(1), 15) == [(0.2,) * 7]
+    monkeypatch.setattr(model_timing, "TIME_BUDGET", 0.5)
+    assert measurer.time_models([Path("model.so")], np.zeros(1), 15) == [(0.2,) * model_timing.MIN_REPEATS]
+
+
+def test_a_model_that_hangs_or_crashes_is_reported_as_such(measurer, monkeypatch):
+    monkeypatch.setattr(model_timing, "FIRST_RUN_TIMEOUT", 0.5)
+
+    def die(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(local_worker, "run_model", lambda *_: time.sleep(60))
+    with pytest.raises(CPruneError, match="running the model took longer than 0 s"):
+        measurer.run_model(Path("model.so"), np.zeros(1))
+    monkeypatch.setattr(model_timing, "FIRST_RUN_TIMEOUT", 60.0)
+    monkeypatch.setattr(local_worker, "run_model", die)
+    with pytest.raises(CPruneError, match="the model crashed its process 2 times"):
+        measurer.run_model(Path("model.so"), np.zeros(1))
 
 
 class FullDisk(Measurer):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measuring on several devices behind a tracker, with faults of devices and of the tracker."""
 
+import dataclasses
 import re
 import signal
 import socket
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from programs import random_records, task_of
 from rpc_site import KEY, Site, kill, running_site, wait_until
@@ -20,9 +22,16 @@ from tvm.rpc import base
 import tvm
 from tvm import te
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.measuring import local_worker, rpc_jobs, throttling
+from tvm.contrib.cprune.measuring import (
+    local_worker,
+    model_timing,
+    rpc_device,
+    rpc_jobs,
+    rpc_worker,
+    throttling,
+)
 from tvm.contrib.cprune.measuring.records import RecordLog, identity, input_identity, to_input
-from tvm.contrib.cprune.measuring.result import ArgSpecs, DeviceLost, Failure
+from tvm.contrib.cprune.measuring.result import ArgSpecs, Costs, DeviceLost, Failure
 from tvm.contrib.cprune.measuring.rpc_dispatch import RpcDispatcher
 from tvm.contrib.cprune.measuring.rpc_jobs import Job, JobQueue
 from tvm.contrib.cprune.measuring.rpc_pool import RpcMeasurer
@@ -30,7 +39,7 @@ from tvm.contrib.cprune.measuring.rpc_worker import ProgramLibrary
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.targets.presets import Preset, find_preset
 from tvm.contrib.cprune.targets.target import host_target, pinned_target
-from tvm.contrib.cprune.types import InfrastructureError
+from tvm.contrib.cprune.types import CPruneError, InfrastructureError
 
 CONFIG = TuneConfig(repeats=2, run_timeout=6, threads=1)
 PROGRAMS = 12
@@ -58,13 +67,13 @@ class Measurement:
         self.site, self.messages = site, list[str]()
         self.log = RecordLog(folder / "records.json")
 
-    def measurer(self, prepare: str = "cprune.hold") -> RpcMeasurer:
+    def measurer(self, prepare: str = "cprune.hold", config: TuneConfig = CONFIG) -> RpcMeasurer:
         tracker = Tracker.parse(self.site.address, KEY, wait=2)
 
         def report(event: dict[str, Any]) -> None:
             self.messages.append(event["message"])
 
-        return RpcMeasurer(CONFIG, find_preset(None), tracker, report, prepare)
+        return RpcMeasurer(config, find_preset(None), tracker, report, prepare)
 
     def run(self, inputs: list[Any], fault: Callable[[], None] = lambda: None, busy: int = 3) -> None:
         """Measure ``inputs``; cause a fault as soon as ``busy`` devices are at work."""
@@ -162,6 +171,36 @@ def test_an_unexpected_exception_of_a_builder_ends_the_call(site, tmp_path, monk
         measurer.measure_serialized(["program"] * 4)
 
 
+def test_a_slow_model_is_timed_in_a_session_that_outlasts_it(site, tmp_path, monkeypatch):
+    """A model that takes 2.5 s, with limits that are scaled down: programs have sessions of 12 s."""
+    monkeypatch.setattr(rpc_device, "SESSION_MARGIN", 0)
+    monkeypatch.setattr(model_timing, "FIRST_RUN_TIMEOUT", 10.0)
+
+    def time_models(_: Any, __: Any, ___: str, ____: Any, repeats: int) -> list[Costs]:
+        time.sleep(2.5 * repeats)
+        rpc_worker._session.get_function("runtime.config_threadpool")  # fails if the session has ended
+        return [(2.5,) * repeats]
+
+    monkeypatch.setattr(rpc_worker, "time_models", time_models)
+    site.add()
+    site.wait(1)
+    measurement, config = Measurement(site, tmp_path), dataclasses.replace(CONFIG, run_timeout=3)
+    with measurement.measurer(config=config) as measurer:
+        (costs,) = measurer.time_models([tmp_path / "model.so"], np.zeros(1), 6)
+    assert len(costs) == 6
+    assert not measurement.reported("lost device")
+
+
+def test_a_model_that_loses_devices_is_to_blame_only_if_they_work_without_it(monkeypatch):
+    monkeypatch.setattr(rpc_jobs, "PROOF_TIMEOUT", 0.2)
+    for reference, error in (((1.0,), CPruneError), (DeviceLost("away"), InfrastructureError)):
+        device = FakeDevice(DeviceLost("gone"), reference)
+        dispatcher = RpcDispatcher(FakeTracker(), lambda device=device: device, print)  # type: ignore
+        with pytest.raises(CPruneError, match="3 devices were lost while running the model: gone") as caught:
+            dispatcher.run_model("model.so", np.zeros(1), 1.0)
+        assert caught.type is error
+
+
 class FakeTracker:
     """Lists one device."""
 
@@ -177,8 +216,11 @@ class FakeDevice:
     def __init__(self, program: Any, reference: Any = (1.0,)) -> None:
         self.program, self.reference, self.address = program, reference, ""
 
-    def acquire(self) -> bool:
+    def acquire(self, _: float = 0.0) -> bool:
         return True
+
+    def run_model(self, *_: Any) -> Any:
+        return self.program
 
     def check_speed(self) -> bool:
         return True

@@ -5,6 +5,7 @@ One worker process per core compiles programs in parallel. Then one process afte
 that it compiled, while the others are idle.
 """
 
+import functools
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -14,17 +15,15 @@ from typing import Any
 import numpy as np
 from tvm.auto_scheduler.measure import MeasureErrorNo
 
+import tvm
 from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.measuring import cpu_state, local_worker
+from tvm.contrib.cprune.measuring import cpu_state, local_worker, model_timing
 from tvm.contrib.cprune.measuring.measurer import Measurer
-from tvm.contrib.cprune.measuring.process import ProcessPool, WorkerProcess
-from tvm.contrib.cprune.measuring.result import Costs, Failure, to_measure_result
+from tvm.contrib.cprune.measuring.process import MAX_ATTEMPTS, ProcessPool, WorkerProcess
+from tvm.contrib.cprune.measuring.result import Costs, Failure, error_summary, to_measure_result
 from tvm.contrib.cprune.targets.target import host_threads
-from tvm.contrib.cprune.types import INPUT
-
-# Seconds after which timing or running a model counts as hung.
-MODEL_TIMEOUT = 120.0
+from tvm.contrib.cprune.types import INPUT, CPruneError
 
 
 class LocalMeasurer(Measurer):
@@ -95,11 +94,29 @@ class LocalMeasurer(Measurer):
             return Failure(MeasureErrorNo.RUNTIME_DEVICE, "the program crashed its process")
 
     def time_models(self, libraries: Sequence[Path], data: np.ndarray, repeats: int) -> list[Costs]:
-        return self.call(local_worker.time_models, [str(path) for path in libraries], INPUT, data, repeats)
+        paths = [str(path) for path in libraries]
+        run = functools.partial(self._run_models, local_worker.time_models, paths, INPUT, data)
+        return model_timing.time_within_budget(run, repeats)
 
     def run_model(self, library: Path, data: np.ndarray) -> list[np.ndarray]:
-        return self.call(local_worker.run_model, str(library), INPUT, data)
+        timeout = model_timing.FIRST_RUN_TIMEOUT
+        return self._run_models(local_worker.run_model, str(library), INPUT, data, timeout)
 
-    def call(self, function: Callable[..., Any], *args: Any, timeout: float = MODEL_TIMEOUT) -> Any:
+    def _run_models(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function that runs models; its arguments are followed by the timeout in seconds."""
+        *arguments, timeout = args
+        for _ in range(MAX_ATTEMPTS):
+            try:
+                return self.call(function, *arguments, timeout=timeout)
+            except TimeoutError:
+                raise CPruneError(f"running the model took longer than {timeout:.0f} s") from None
+            except ChildProcessError:
+                continue
+            except tvm.error.TVMError as error:
+                raise CPruneError(f"the model failed: {error_summary(error)}") from error
+        self._pool.processes[0].check(cpu_state.run_parallel_kernel, self.config.build_timeout)
+        raise CPruneError(f"the model crashed its process {MAX_ATTEMPTS} times")
+
+    def call(self, function: Callable[..., Any], *args: Any, timeout: float | None = None) -> Any:
         """Call a function of ``local_worker`` in one process while the others are idle."""
         return self._pool.processes[0].call(function, *args, timeout=timeout)

@@ -59,12 +59,20 @@ class Measurer(ABC):
 
         Returns
         -------
-        For each library the seconds of its ``repeats`` runs.
+        For each library the seconds of its runs: ``repeats`` of them, fewer if they exceed the time budget
+        (see ``model_timing``).
+
+        Raises
+        ------
+        CPruneError
+            If a model fails, hangs or crashes.
+        InfrastructureError
+            If this machine or the devices fail.
         """
 
     @abstractmethod
     def run_model(self, library: Path, data: np.ndarray) -> list[np.ndarray]:
-        """Return a compiled model's outputs."""
+        """Return a compiled model's outputs; errors are those of ``time_models``."""
 
     def measure(self, inputs: Sequence[Any]) -> list[auto_scheduler.MeasureResult]:
         """Build and time programs.

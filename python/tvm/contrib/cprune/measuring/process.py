@@ -23,8 +23,8 @@ from tvm.contrib.cprune.types import InfrastructureError
 # elimination caches for each of them (src/tir/transforms/common_subexpr_elim_tools.cc, a static cache).
 MAX_PROGRAMS_PER_PROCESS = 100
 
-# Processes that die with a program before the program counts as the cause.
-COMPILE_ATTEMPTS = 2
+# Processes that die with a program or model before it counts as the cause.
+MAX_ATTEMPTS = 2
 
 Item = TypeVar("Item")
 
@@ -99,7 +99,7 @@ class WorkerProcess:
         InfrastructureError
             If ``function`` raises it, or the process also dies in ``control``.
         """
-        for _ in range(COMPILE_ATTEMPTS):
+        for _ in range(MAX_ATTEMPTS):
             if self._compiled >= MAX_PROGRAMS_PER_PROCESS and not self.programs:
                 self.restart()
             self._compiled += 1
@@ -110,7 +110,7 @@ class WorkerProcess:
             except ChildProcessError:
                 continue
         self.check(control, timeout)
-        return Failure(MeasureErrorNo.COMPILE_HOST, f"the compiling process died {COMPILE_ATTEMPTS} times")
+        return Failure(MeasureErrorNo.COMPILE_HOST, f"the compiling process died {MAX_ATTEMPTS} times")
 
     def check(self, control: Callable[[], Any], timeout: float) -> None:
         """Run a ``control`` that works unless the machine fails.

@@ -6,16 +6,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from tvm.contrib.cprune.measuring import rpc_worker, throttling
 from tvm.contrib.cprune.measuring.process import WorkerProcess
 from tvm.contrib.cprune.measuring.result import Costs, DeviceLost, Failure, error_summary
 from tvm.contrib.cprune.measuring.rpc_health import DeviceHealth
 from tvm.contrib.cprune.measuring.rpc_worker import ProgramLibrary, RunSettings
 from tvm.contrib.cprune.measuring.tracker import Tracker
+from tvm.contrib.cprune.types import INPUT
 
-# Seconds after which the worker process counts as hung: releasing a device, timing or running a model, and
-# requesting a device after the tracker's own timeout.
-RELEASE_TIMEOUT, MODEL_TIMEOUT, REQUEST_MARGIN = 10.0, 120.0, 10.0
+# Seconds after which the worker process counts as hung: releasing a device, and requesting a device after the
+# tracker's own timeout.
+RELEASE_TIMEOUT, REQUEST_MARGIN = 10.0, 10.0
+# Seconds that a session lasts in addition to the programs or models that run in it.
+SESSION_MARGIN = 20
 # Seconds before the next request after the tracker assigned no device, or a paused one.
 RETRY_SECONDS, PAUSED_RETRY_SECONDS = 0.5, 1.0
 
@@ -47,11 +52,19 @@ class RpcDevice:
         self._process = WorkerProcess()
         self._acquired_at = 0.0
         # The server ends a session after this many seconds, which frees the device if a program hangs.
-        self._session_timeout = int(4 * (settings.timeout + tracker.cooldown)) + 20
+        self._min_session_timeout = int(4 * (settings.timeout + tracker.cooldown)) + SESSION_MARGIN
+        self._session_timeout = self._min_session_timeout
 
-    def acquire(self) -> bool:
-        """Request a device from the tracker; return whether it assigned a usable one."""
+    def acquire(self, seconds: float = 0.0) -> bool:
+        """Request a device from the tracker; return whether it assigned a usable one.
+
+        Parameters
+        ----------
+        seconds
+            Duration of a call that the session must outlast, apart from programs.
+        """
         tracker = self._tracker
+        self._session_timeout = self._min_session_timeout + int(seconds)
         arguments = (tracker.host, tracker.port, tracker.key, tracker.wait, self._session_timeout)
         address = self._call(rpc_worker.request, *arguments, timeout=tracker.wait + REQUEST_MARGIN)
         if not isinstance(address, str):
@@ -93,9 +106,20 @@ class RpcDevice:
             self._record(outcome)
         return outcome
 
-    def call(self, function: Callable[..., Any], *args: Any) -> Any | DeviceLost:
-        """Call a function of ``rpc_worker`` that times or runs models on the device that is held."""
-        outcome = self._call(function, *args, timeout=MODEL_TIMEOUT)
+    def time_models(
+        self, libraries: list[str], data: np.ndarray, repeats: int, timeout: float
+    ) -> list[Costs] | DeviceLost:
+        """Time models on the device that is held; see ``rpc_worker.time_models``."""
+        address, arguments = str(self.address), (libraries, self._settings, INPUT, data, repeats)
+        outcome = self._call(rpc_worker.time_models, *arguments, timeout=timeout)
+        self._record(outcome)
+        if isinstance(outcome, DeviceLost):
+            return outcome
+        return [self._health.speed.correct(address, costs) for costs in outcome]
+
+    def run_model(self, library: str, data: np.ndarray, timeout: float) -> list[np.ndarray] | DeviceLost:
+        """Return a model's outputs on the device that is held."""
+        outcome = self._call(rpc_worker.run_model, library, self._settings, INPUT, data, timeout=timeout)
         self._record(outcome)
         return outcome
 

@@ -4,18 +4,23 @@
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
-from tvm.contrib.cprune.measuring.result import DeviceLost
+import numpy as np
+
+from tvm.contrib.cprune.measuring import rpc_jobs
+from tvm.contrib.cprune.measuring.result import Costs, DeviceLost
 from tvm.contrib.cprune.measuring.rpc_device import RpcDevice
 from tvm.contrib.cprune.measuring.rpc_jobs import MAX_ATTEMPTS, JobQueue
 from tvm.contrib.cprune.measuring.tracker import Tracker
-from tvm.contrib.cprune.types import CPruneError
+from tvm.contrib.cprune.types import CPruneError, InfrastructureError
 
 # Seconds between two queries of the tracker's list of devices.
 POLL_INTERVAL = 2.0
 # Seconds between two checks whether a batch is done, and that a device waits for the next program.
 DONE_INTERVAL, JOB_TIMEOUT = 0.02, 0.1
+
+Result = TypeVar("Result")
 
 
 class RpcDispatcher:
@@ -101,27 +106,54 @@ class RpcDispatcher:
             else:
                 jobs.finish(job, device.run(job.program))
 
-    def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function of ``rpc_worker`` on any device; use another one if the device is lost.
+    def time_models(
+        self, libraries: list[str], data: np.ndarray, repeats: int, timeout: float
+    ) -> list[Costs]:
+        """Time models on any device; see ``_call``."""
+        return self._call(lambda device: device.time_models(libraries, data, repeats, timeout), timeout)
+
+    def run_model(self, library: str, data: np.ndarray, timeout: float) -> list[np.ndarray]:
+        """Return a model's outputs on any device; see ``_call``."""
+        return self._call(lambda device: device.run_model(library, data, timeout), timeout)
+
+    def _call(self, function: Callable[[RpcDevice], Result | DeviceLost], timeout: float) -> Result:
+        """Call ``function`` on any device; use another one if the device is lost.
+
+        Parameters
+        ----------
+        timeout
+            Seconds that the function may take; the session with the device lasts longer.
 
         Raises
         ------
         CPruneError
-            If ``MAX_ATTEMPTS`` devices were lost.
+            If ``MAX_ATTEMPTS`` devices were lost with the model, but then run the reference program.
+        InfrastructureError
+            If they do not.
         """
         device, reason = self.devices[0] if self.devices else self._add_device(), ""
         for _ in range(MAX_ATTEMPTS):
             reported_at = 0.0
-            while device.address is None and not device.acquire():
+            while not self._is_ready(device, timeout):
                 if time.time() - reported_at > self._tracker.wait:
                     reported_at = time.time()
                     self._report(f"waiting for a device of key {self._tracker.key}")
-            outcome = device.call(function, *args)
+            outcome = function(device)
             if not isinstance(outcome, DeviceLost):
                 device.release()
                 return outcome
             reason = outcome.reason
-        raise CPruneError(f"{MAX_ATTEMPTS} devices were lost while running the model: {reason}")
+        lost = f"{MAX_ATTEMPTS} devices were lost while running the model: {reason}"
+        deadline = time.time() + rpc_jobs.PROOF_TIMEOUT
+        while time.time() < deadline:
+            if device.acquire() and isinstance(device.run_reference(), tuple):
+                device.release()
+                raise CPruneError(lost)
+        raise InfrastructureError(f"{lost}; none ran the reference program afterwards")
+
+    @staticmethod
+    def _is_ready(device: RpcDevice, timeout: float) -> bool:
+        return (device.address is not None or device.acquire(timeout)) and device.check_speed()
 
     def close(self) -> None:
         """Kill the processes of all devices."""

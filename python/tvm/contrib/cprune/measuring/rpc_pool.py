@@ -13,7 +13,7 @@ import numpy as np
 
 from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.measuring import local_worker, rpc_worker, throttling
+from tvm.contrib.cprune.measuring import local_worker, model_timing, throttling
 from tvm.contrib.cprune.measuring.measurer import Measurer
 from tvm.contrib.cprune.measuring.process import ProcessPool, WorkerProcess
 from tvm.contrib.cprune.measuring.result import Costs, Failure
@@ -25,7 +25,7 @@ from tvm.contrib.cprune.measuring.rpc_worker import ProgramLibrary, RunSettings
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.targets.presets import Preset
 from tvm.contrib.cprune.targets.target import host_threads
-from tvm.contrib.cprune.types import INPUT, InfrastructureError
+from tvm.contrib.cprune.types import InfrastructureError
 
 # TVM's function that flushes all arguments but the first from a CPU's cache.
 FLUSH_CACHE = "cache_flush_cpu_non_first_arg"
@@ -68,7 +68,7 @@ class RpcMeasurer(Measurer):
         self._numbers = itertools.count()
         reference = Path(self._folder.name) / "reference.so"
         library = ProgramLibrary(str(reference), throttling.build_reference(preset, reference))
-        self._settings = settings = _run_settings(config, preset, tracker, prepare)
+        settings = _run_settings(config, preset, tracker, prepare)
 
         def tell(message: str) -> None:
             report({"event": "device", "message": message})
@@ -124,10 +124,14 @@ class RpcMeasurer(Measurer):
 
     def time_models(self, libraries: Sequence[Path], data: np.ndarray, repeats: int) -> list[Costs]:
         paths = [str(path) for path in libraries]
-        return self._dispatcher.call(rpc_worker.time_models, paths, self._settings, INPUT, data, repeats)
+
+        def run(count: int, timeout: float) -> list[Costs]:
+            return self._dispatcher.time_models(paths, data, count, timeout)
+
+        return model_timing.time_within_budget(run, repeats)
 
     def run_model(self, library: Path, data: np.ndarray) -> list[np.ndarray]:
-        return self._dispatcher.call(rpc_worker.run_model, str(library), self._settings, INPUT, data)
+        return self._dispatcher.run_model(str(library), data, model_timing.FIRST_RUN_TIMEOUT)
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
