@@ -17,13 +17,11 @@ def runs(rng, count, ratio, spread, drift):
 
     One run in fifty is disturbed, for half of its time on average.
     """
-    old, new = np.empty(count), np.empty(count)
-    for pair in range(count):
-        order = ((old, 1.0), (new, ratio))
-        for position, (samples, factor) in enumerate(order if pair % 2 == 0 else order[::-1]):
-            disturbance = 1 + rng.exponential(0.5) * (rng.random() < 0.02)
-            speed = np.exp(drift * (2 * pair + position) / (2 * count))
-            samples[pair] = factor * speed * np.exp(rng.normal(0, spread)) * disturbance
+    pairs = np.arange(count)[:, None]
+    positions = 2 * pairs + np.where(pairs % 2 == 0, [[0, 1]], [[1, 0]])
+    disturbance = 1 + rng.exponential(0.5, (count, 2)) * (rng.random((count, 2)) < 0.02)
+    noise = np.exp(rng.normal(0, spread, (count, 2)) + drift * positions / (2 * count))
+    old, new = (np.array([1.0, ratio]) * noise * disturbance).T
     return tuple(old), tuple(new)
 
 
@@ -54,6 +52,15 @@ def test_candidates_without_a_gain_are_accepted_in_at_most_5_percent(spread, dri
 @pytest.mark.parametrize("spread", [0.02, 0.05, 0.10])
 def test_candidates_with_a_clear_gain_are_accepted(spread):
     assert acceptance_rate(0.9, spread, 0.3, beta=0.99, count=40) >= 0.95
+
+
+@pytest.mark.parametrize("repeats", [1, 5])
+def test_sessions_of_few_runs_end_with_a_decision(repeats):
+    simulation = Simulation(0, 0.5, 0.02, 0.0, 0.99)
+    simulation.arguments = (repeats, 0.5, 0.02, 0.0)
+    old, new, decision = compare(simulation, None, None)
+    assert len(old) == len(new) >= 2
+    assert decision.accepted is (repeats == 5)
 
 
 def test_equal_samples_do_not_decide():

@@ -49,10 +49,10 @@ def attempt(
     try:
         prunable = _shrink(run, current.prunable, proposal, number)
         candidate = run.compiler.move(current.candidate, prunable.model)
+        old, new, fast = compare(run.compiler, current.candidate, candidate)
     except CandidateError as error:
         return None, close("impossible", Decision(False, str(error)))
 
-    old, new, fast = compare(run.compiler, current.candidate, candidate)
     facts: dict[str, Any] = {"latency_s": new, "old_latency_s": old}
     if not fast.accepted:
         run.compiler.discard(candidate)

@@ -24,7 +24,11 @@ def compare(compiler: Compiler, old: Candidate, new: Candidate) -> tuple[Samples
     beta = compiler.config.beta
     for _ in range(SESSIONS):
         latencies = compiler.time({"old": old, "new": new})
-        before, after = before + latencies["old"].samples, after + latencies["new"].samples
+        # An even number: the order of the models alternates, and units of two runs cancel a drift.
+        count = len(latencies["old"].samples) // 2 * 2 or 1
+        before, after = before + latencies["old"].samples[:count], after + latencies["new"].samples[:count]
+        if len(before) < 2:
+            continue
         decision = decide_latency(before, after, beta, LEVEL / SESSIONS)
         if decision is not None:
             return before, after, decision

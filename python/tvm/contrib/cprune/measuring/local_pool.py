@@ -23,7 +23,7 @@ from tvm.contrib.cprune.measuring.measurer import Measurer
 from tvm.contrib.cprune.measuring.process import MAX_ATTEMPTS, ProcessPool, WorkerProcess
 from tvm.contrib.cprune.measuring.result import Costs, Failure, error_summary, to_measure_result
 from tvm.contrib.cprune.targets.target import host_threads
-from tvm.contrib.cprune.types import INPUT, CPruneError
+from tvm.contrib.cprune.types import INPUT, CandidateError
 
 
 class LocalMeasurer(Measurer):
@@ -109,13 +109,13 @@ class LocalMeasurer(Measurer):
             try:
                 return self.call(function, *arguments, timeout=timeout)
             except TimeoutError:
-                raise CPruneError(f"running the model took longer than {timeout:.0f} s") from None
+                raise CandidateError(f"running the model took longer than {timeout:.0f} s") from None
             except ChildProcessError:
                 continue
             except tvm.error.TVMError as error:
-                raise CPruneError(f"the model failed: {error_summary(error)}") from error
+                raise CandidateError(f"the model failed: {error_summary(error)}") from error
         self._pool.processes[0].check(cpu_state.run_parallel_kernel, self.config.build_timeout)
-        raise CPruneError(f"the model crashed its process {MAX_ATTEMPTS} times")
+        raise CandidateError(f"the model crashed its process {MAX_ATTEMPTS} times")
 
     def call(self, function: Callable[..., Any], *args: Any, timeout: float | None = None) -> Any:
         """Call a function of ``local_worker`` in one process while the others are idle."""

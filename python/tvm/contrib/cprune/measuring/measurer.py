@@ -64,7 +64,7 @@ class Measurer(ABC):
 
         Raises
         ------
-        CPruneError
+        CandidateError
             If a model fails, hangs or crashes.
         InfrastructureError
             If this machine or the devices fail.
