@@ -2,9 +2,10 @@
 """Algorithm 1 as a whole, on real networks and programs, and its resumption after kill -9."""
 
 import json
+import multiprocessing.forkserver
 import os
+import shutil
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -13,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import run_python
 from networks import OneLayer
 from programs import FAST
 from torch import nn
@@ -151,9 +151,16 @@ def pruner_state(folder: Path):
     return Journal(folder / "journal.jsonl").state()
 
 
-def test_a_candidate_that_loses_accuracy_changes_nothing_and_drops_its_group(tmp_path, latency_by_macs):
+@pytest.fixture
+def tuned_dir(tuned_run, tmp_path) -> Path:
+    """Return the folder of a new run that has the records of the unpruned model."""
+    shutil.copytree(tuned_run("chain", make_model(), SHAPE) / "records", tmp_path / "records")
+    return tmp_path
+
+
+def test_a_candidate_that_loses_accuracy_changes_nothing_and_drops_its_group(tuned_dir, latency_by_macs):
     # The unpruned model, three candidates that fail, then the unpruned model again at the end.
-    pruner = CPruner(make_model(), SHAPE, training([0.9, 0.5, 0.5, 0.5, 0.9, 0.9]), config(), tmp_path)
+    pruner = CPruner(make_model(), SHAPE, training([0.9, 0.5, 0.5, 0.5, 0.9, 0.9]), config(), tuned_dir)
     result = pruner.run()
     assert result["accepted"] == 0
     assert result["pruned"]["widths"] == result["baseline"]["widths"]
@@ -163,7 +170,7 @@ def test_a_candidate_that_loses_accuracy_changes_nothing_and_drops_its_group(tmp
 
 
 def test_both_models_get_the_final_trials_and_the_test_split_is_read_once(
-    tmp_path, latency_by_macs, monkeypatch
+    tuned_dir, latency_by_macs, monkeypatch
 ):
     searches, tests, exports = [], [], []
 
@@ -187,57 +194,53 @@ def test_both_models_get_the_final_trials_and_the_test_split_is_read_once(
 
     measured = replace(training(), test=test)
     with pytest.raises(KeyboardInterrupt):
-        CPruner(make_model(), SHAPE, measured, settings, tmp_path).run()
+        CPruner(make_model(), SHAPE, measured, settings, tuned_dir).run()
     assert searches == [2, 2]
-    result = CPruner(make_model(), SHAPE, measured, settings, tmp_path).run(resume=True)
+    result = CPruner(make_model(), SHAPE, measured, settings, tuned_dir).run(resume=True)
     assert len(tests) == 2
     assert result["baseline"]["accuracy_test"] == result["pruned"]["accuracy_test"] == 0.8
 
 
 def test_a_failure_of_the_infrastructure_stops_the_run_and_drops_no_group(
-    tmp_path, latency_by_macs, monkeypatch
+    tuned_dir, latency_by_macs, monkeypatch
 ):
     def full_disk(*_):
         raise InfrastructureError("cannot link net.so: No space left on device")
 
     monkeypatch.setattr(Compiler, "move", full_disk)
     with pytest.raises(InfrastructureError, match="No space left"):
-        CPruner(make_model(), SHAPE, training(), config(), tmp_path).run()
-    assert Journal(tmp_path / "journal.jsonl").last("candidate") is None
+        CPruner(make_model(), SHAPE, training(), config(), tuned_dir).run()
+    assert Journal(tuned_dir / "journal.jsonl").last("candidate") is None
 
     def no_program(*_):
         raise CandidateError("no valid program for task a in 8 trials")
 
     monkeypatch.setattr(Compiler, "move", no_program)
-    result = CPruner(make_model(), SHAPE, training(), config(), tmp_path).run(resume=True)
+    result = CPruner(make_model(), SHAPE, training(), config(), tuned_dir).run(resume=True)
     assert {it["verdict"] for it in result["iterations"]} == {"impossible"}
 
 
-def test_a_slower_candidate_is_rejected_untrained_and_pruned_further(tmp_path, monkeypatch):
+def test_a_slower_candidate_is_rejected_untrained_and_pruned_further(tuned_dir, monkeypatch):
     def slower(compiler, candidates, rounds=1):
         return {name: Latency((2.0 if name == "new" else 1.0,) * 20) for name in candidates}
 
     monkeypatch.setattr(Compiler, "time", slower)
     # Evaluated: the unpruned model at the start, and before and after the final training.
-    pruner = CPruner(make_model(), SHAPE, training([0.9, 0.9, 0.9]), config(), tmp_path)
+    pruner = CPruner(make_model(), SHAPE, training([0.9, 0.9, 0.9]), config(), tuned_dir)
     result = pruner.run()
     assert result["accepted"] == 0
     assert {it["verdict"] for it in result["iterations"]} == {"latency"}
     tried = [(root, widths[1]) for it in result["iterations"] for root, widths in it["widths"].items()]
     assert len(tried) == len(set(tried)) >= 2
-    assert pruner_state(tmp_path).reached
-    assert pruner_state(tmp_path).speedup == 1.0
+    assert pruner_state(tuned_dir).reached
+    assert pruner_state(tuned_dir).speedup == 1.0
 
 
-CHILD = """
-import os, sys
-sys.path.insert(0, {here!r})
-import test_pruner as t
-from tvm.contrib.cprune.compiler import Compiler
-Compiler.time = t.time_by_macs
-from pathlib import Path
-result = t.CPruner(t.make_model(), t.SHAPE, t.training(), t.config(), Path({folder!r})).run(resume=True)
-"""
+def resume_run(folder: Path) -> None:
+    """Continue the run in ``folder``, in a process group of its own."""
+    os.setsid()
+    pytest.MonkeyPatch().setattr(Compiler, "time", time_by_macs)
+    CPruner(make_model(), SHAPE, training(), config(), folder).run(resume=True)
 
 
 def accepted(folder: Path) -> list[dict]:
@@ -254,30 +257,40 @@ def state_of(line: str) -> str:
     return json.dumps(json.loads(line)["i"])
 
 
-def test_a_killed_run_continues_without_repeating_a_measurement(tmp_path):
+@pytest.fixture(scope="module")
+def processes():
+    """Return a context that forks processes from one that has imported TVM and torch."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        multiprocessing.forkserver.ensure_running()
+    return context
+
+
+def test_a_killed_run_continues_without_repeating_a_measurement(processes, tmp_path):
     """Kill the run whenever it writes something, and resume it, until it completes."""
-    code = CHILD.format(here=str(Path(__file__).parent), folder=str(tmp_path))
     seen: list[dict] = []
     for kills in range(12):
         size = footprint(tmp_path)
-        child = subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.DEVNULL, start_new_session=True
-        )
-        while child.poll() is None and footprint(tmp_path) <= size:
+        child = processes.Process(target=resume_run, args=(tmp_path,))
+        child.start()
+        while child.is_alive() and footprint(tmp_path) <= size:
             time.sleep(0.02)
-        if child.poll() is None:
-            # Sometimes a little later, in the middle of the next step.
-            time.sleep(0.4 * (kills % 3))
-        if child.poll() is None:
+        # Sometimes a little later, in the middle of the next step.
+        child.join(0.4 * (kills % 3))
+        if child.is_alive():
             os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+        child.join()
         now = accepted(tmp_path) if (tmp_path / "journal.jsonl").exists() else []
         assert now[: len(seen)] == seen
         seen = now
-        if child.returncode == 0:
+        if child.exitcode == 0:
             break
-    done = run_python("-c", code)
-    assert done.returncode == 0, done.stderr
+    child = processes.Process(target=resume_run, args=(tmp_path,))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
     result = json.loads((tmp_path / "result.json").read_text())
     assert [it["widths"] for it in result["iterations"] if it["accepted"]][: len(seen)] == seen
     for name in ("search.json", "transplant.json"):
