@@ -61,7 +61,7 @@ LAYERS: dict[Any, Sequence[tuple[int, nn.Module]]] = {
     Kind.IN: [
         (1, nn.InstanceNorm1d(16, affine=True)),
         (2, nn.InstanceNorm2d(16, affine=True, track_running_stats=True)),
-        (3, nn.InstanceNorm3d(16, track_running_stats=True)),
+        (1, nn.InstanceNorm1d(16, track_running_stats=True)),
         (2, nn.InstanceNorm2d(16)),
     ],
     Kind.LN: [(2, ChannelsLast(nn.LayerNorm(16))), (2, ChannelsLast(nn.LayerNorm(16, bias=False)))],
