@@ -336,3 +336,23 @@ def test_a_slowdown_is_reported_and_corrected(site, tmp_path, inputs, monkeypatc
     # The programs themselves run as fast as before, so the correction makes them faster.
     for old, new in zip(before, after, strict=True):
         assert float(min(new.costs)) < float(min(old.costs))
+
+
+@pytest.mark.parametrize(("hold", "corrected"), [(0.15, True), (0.4, False)])
+def test_devices_of_different_speed_are_corrected_or_refused(
+    site, tmp_path, inputs, monkeypatch, hold, corrected
+):
+    monkeypatch.setattr(throttling, "build_reference", build_holding)
+    site.add(hold=0.05)
+    site.wait(1)
+    measurement = Measurement(site, tmp_path)
+    with measurement.measurer(prepare="") as measurer:
+        measurer.measure(inputs[:1])
+        site.wait(1, free=1)
+        site.add(hold=hold)
+        site.wait(2)
+        wait_until(lambda: bool(measurer.measure(inputs) and measurement.messages), "a report")
+    (message,) = measurement.messages
+    end = "; its measurements are divided by this factor" if corrected else " and is not used: "
+    factor = re.search(rf"takes (\S+) times as long as device 127.0.0.1:\d+{end}", message)
+    assert factor and (1.1 if corrected else 4) < float(factor[1]), message

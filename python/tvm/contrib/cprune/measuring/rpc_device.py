@@ -138,6 +138,9 @@ class RpcDevice:
                 return True
             if message := speed.update(address, outcome):
                 self._health.report(message)
+            if speed.is_refused(address):
+                self.release()
+                return False
             if not speed.needs_confirmation(address):
                 return True
 

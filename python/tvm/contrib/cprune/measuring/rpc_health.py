@@ -54,7 +54,9 @@ class DeviceHealth:
             self.report(f"{reason}; retrying the tracker at {tracker}")
 
     def admit(self, address: str) -> bool:
-        """Return whether a device that the tracker assigned may be used: it is not paused."""
+        """Return whether a device that the tracker assigned may be used: it is neither paused nor refused."""
+        if self.speed.is_refused(address):
+            return False
         with self._lock:
             self._reported_refusals.clear()
             count, failed_at = self._failures.get(address, (0, 0.0))

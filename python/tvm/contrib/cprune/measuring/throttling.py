@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detection of devices that throttle: a reference program is timed on each device from time to time."""
+"""Speed of devices: a reference program is timed on each device when it joins, and from time to time."""
 
 import math
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,12 @@ from tvm.contrib.cprune.targets.presets import Preset
 # The reference program multiplies square matrices of this size. Its loop over columns is split by a vector's
 # length on CPUs and by the size of a thread block on GPUs.
 MATRIX_SIZE, VECTOR_LENGTH, BLOCK_SIZE = 384, 16, 64
-# Relative change of a device's speed that is reported and corrected.
+# Relative change of a device's speed, or difference between two devices, that is reported and corrected.
 DRIFT_THRESHOLD = 0.1
+# A device that is this many times as fast or as slow as the first one is not used.
+MAX_DIFFERENCE = 4.0
+# Checks of a device that joins, and the maximum before it is refused: its machine may be busy for a moment.
+JOIN_CHECKS, MAX_JOIN_CHECKS = 2, 5
 # Seconds between two checks of a busy device.
 CHECK_INTERVAL = 20.0
 # Minimum number of runs in a check, and their minimum total duration in seconds.
@@ -55,13 +60,21 @@ def build_reference(preset: Preset, path: Path) -> ArgSpecs:
 
 
 class SpeedWatch:
-    """Tracks the speed of devices, by address, relative to their initial speed.
+    """Tracks the speed of devices, by address: their initial speed relative to the first device, and how it
+    changes. It is safe to share by threads.
 
     A short disturbance must not distort later measurements. A check therefore yields the first quartile of
     its runs, and a change of speed counts only if a second check confirms it.
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # The first device and its initial run time of the reference program.
+        self._standard: tuple[str, float] | None = None
+        self._joining: dict[str, list[float]] = {}
+        self._refused: set[str] = set()
+        # How many times as long as on the first device programs initially take.
+        self._relative: dict[str, float] = {}
         self._initial: dict[str, float] = {}
         self._checked_at: dict[str, float] = {}
         self._unconfirmed: dict[str, float] = {}
@@ -74,7 +87,11 @@ class SpeedWatch:
 
     def needs_confirmation(self, device: str) -> bool:
         """Return whether the last check must be repeated."""
-        return device in self._unconfirmed
+        return device in self._unconfirmed or device in self._joining
+
+    def is_refused(self, device: str) -> bool:
+        """Return whether a device differs too much from the first one."""
+        return device in self._refused
 
     def postpone(self, device: str) -> None:
         """Skip this check of a device that cannot run the reference program."""
@@ -85,20 +102,43 @@ class SpeedWatch:
 
         Returns
         -------
-        A message to report if the device's speed has changed.
+        A message to report if the device's speed has changed, or differs from the first device's.
         """
-        self._checked_at[device] = time.time()
-        cost, unconfirmed = sorted(costs)[len(costs) // 4], self._unconfirmed.pop(device, None)
-        initial, slowdown = self._initial.get(device), self._slowdown.get(device, 1.0)
-        changed = initial is None or abs(cost / initial / slowdown - 1) > DRIFT_THRESHOLD
-        if unconfirmed is None and changed:
-            self._unconfirmed[device] = cost
+        cost = sorted(costs)[len(costs) // 4]
+        with self._lock:
+            self._checked_at[device] = time.time()
+            initial = self._initial.get(device)
+            return self._join(device, cost) if initial is None else self._follow(device, cost / initial)
+
+    def _join(self, device: str, cost: float) -> str | None:
+        """Compare a device with the first one as soon as there are enough checks."""
+        costs = self._joining.setdefault(device, [])
+        costs.append(cost)
+        best = min(costs)
+        first, standard = self._standard or (device, best)
+        relative = best / standard
+        refused = not 1 / MAX_DIFFERENCE <= relative <= MAX_DIFFERENCE
+        if len(costs) < (MAX_JOIN_CHECKS if refused else JOIN_CHECKS):
             return None
-        candidates = [cost] if unconfirmed is None else [cost, unconfirmed]
-        if initial is None:
-            self._initial[device] = min(candidates)
+        del self._joining[device]
+        self._standard = (first, standard)
+        difference = f"device {device} takes {relative:.2f} times as long as device {first}"
+        if refused:
+            self._refused.add(device)
+            return f"{difference} and is not used: register devices of different kinds under different keys"
+        self._initial[device] = best
+        if abs(relative - 1) <= DRIFT_THRESHOLD:
             return None
-        ratios = [candidate / initial for candidate in candidates]
+        self._relative[device] = relative
+        return f"{difference}; its measurements are divided by this factor"
+
+    def _follow(self, device: str, ratio: float) -> str | None:
+        """Detect a change of speed; ``ratio`` is the run time over the initial one."""
+        slowdown, unconfirmed = self._slowdown.get(device, 1.0), self._unconfirmed.pop(device, None)
+        if unconfirmed is None and abs(ratio / slowdown - 1) > DRIFT_THRESHOLD:
+            self._unconfirmed[device] = ratio
+            return None
+        ratios = [ratio] if unconfirmed is None else [ratio, unconfirmed]
         # Of two checks, trust the one that is closer to the earlier speed.
         return self._set_slowdown(device, min(ratios, key=lambda ratio: abs(math.log(ratio / slowdown))))
 
@@ -115,5 +155,6 @@ class SpeedWatch:
         )
 
     def correct(self, device: str, costs: Sequence[float]) -> Costs:
-        """Return the run times that a device would have at its initial speed."""
-        return tuple(cost / self._slowdown.get(device, 1.0) for cost in costs)
+        """Return the run times that the first device would have at its initial speed."""
+        factor = self._relative.get(device, 1.0) * self._slowdown.get(device, 1.0)
+        return tuple(cost / factor for cost in costs)
