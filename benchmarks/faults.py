@@ -28,6 +28,7 @@ from tvm.contrib.cprune.measuring.records import input_identity
 
 MAIN = ROOT / "tutorials" / "frontend" / "main.py"
 QUICK = {
+    "--model": "lenet",
     "--train-epochs": 2,
     "--short-term-epochs": 1,
     "--fine-tune-epochs": 2,
@@ -196,10 +197,14 @@ def main() -> int:
     )
     parser.add_argument("--kills", type=int, default=20, help="number of kills (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")
-    parser.add_argument("--quick", action="store_true", help="train and tune as little as possible")
+    parser.add_argument(
+        "--quick", action="store_true", help="prune LeNet, and train and tune as little as possible"
+    )
     arguments = parser.parse_args()
     quick = [text for name, value in QUICK.items() for text in (name, str(value))]
     options, base = (quick if arguments.quick else []), CACHE / "faults"
+    # Lets the functions that started a run end it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     shutil.rmtree(base, ignore_errors=True)
     base.mkdir(parents=True)
     print_machine()
@@ -214,7 +219,12 @@ def main() -> int:
         killed += 1
         at = f"{moment.delay:.1f} s after write {moment.writes}"
         print(f"kill {killed}: {phase(progress.folder)}, {at}", flush=True)
-    status = start(progress.folder, options).wait()
+    last = start(progress.folder, options)
+    try:
+        status = last.wait()
+    finally:
+        if last.poll() is None:
+            kill(last)
     seconds = time.monotonic() - began
     problems = [f"the last process ended with status {status}"] if status else []
     problems += violations(progress.folder)
