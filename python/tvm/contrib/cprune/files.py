@@ -60,6 +60,12 @@ def replaced(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_partial_files(folder: Path) -> None:
+    """Delete what a killed process left half-written. Only the process that locks the folder may do so."""
+    for path in folder.rglob("part-*"):
+        path.unlink()
+
+
 @contextmanager
 def _file_named_in_errors(path: Path) -> Iterator[None]:
     """Add ``path`` to an ``OSError`` without a file name, such as that of a write to a full disk."""

@@ -9,6 +9,7 @@ import torch
 
 from tvm.contrib.cprune.compiler import Candidate, Compiler
 from tvm.contrib.cprune.config import PruneConfig
+from tvm.contrib.cprune.files import remove_partial_files
 from tvm.contrib.cprune.loop.attempt import attempt
 from tvm.contrib.cprune.loop.baseline import restore, tune_baseline
 from tvm.contrib.cprune.loop.decision import stop_reason
@@ -156,6 +157,7 @@ class CPruner:
             require_finite(torch_outputs(self.model, batch), "the unpruned model")
         accuracy, prunable = self._accuracy(), self._prunable()
         with locked(self.run_dir):
+            remove_partial_files(self.run_dir)
             journal = open_run(self.run_dir, self._settings(), resume)
             if journal.last("result") is not None:
                 result: dict[str, Any] = json.loads((self.run_dir / "result.json").read_text())
