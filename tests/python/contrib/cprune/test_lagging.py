@@ -79,6 +79,7 @@ class TwoConvolutions(nn.Module):
 def test_a_lagging_task_tries_the_other_algorithm_and_a_short_search(tmp_path, monkeypatch):
     """Every program lags: afterwards both algorithms of each lagging convolution were measured."""
     torch.manual_seed(0)
+    monkeypatch.setattr(lagging, "MIN_LATENCY", 1.0)
     with Compiler(PruneConfig(tune=FAST, measure_repeats=3), SHAPE, tmp_path) as compiler:
         model = TwoConvolutions(32).eval()
         compiler.tune(model)
