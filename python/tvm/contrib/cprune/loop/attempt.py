@@ -46,11 +46,14 @@ def attempt(
         seconds = round(time.monotonic() - started, 2)
         return {**event, **facts, **outcome, "seconds": seconds, "trials": run.compiler.programs.trials()}
 
+    candidate = None
     try:
         prunable = _shrink(run, current.prunable, proposal, number)
         candidate = run.compiler.move(current.candidate, prunable.model)
         old, new, fast = compare(run.compiler, current.candidate, candidate)
     except CandidateError as error:
+        if candidate is not None:  # it was built, but failed when it was timed
+            run.compiler.discard(candidate)
         return None, close("impossible", Decision(False, str(error)))
 
     facts: dict[str, Any] = {"latency_s": new, "old_latency_s": old}
