@@ -166,7 +166,7 @@ class PruneConfig:
     tune
         How to search for programs and measure them.
     final_trials
-        Total number of programs to measure in a last search for the pruned model.
+        Number of programs to measure in a final search, once for the pruned and once for the unpruned model.
     """
 
     accuracy_requirement: float = 0.0
