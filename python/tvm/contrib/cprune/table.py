@@ -74,7 +74,7 @@ class TaskTable:
     cold_weights: bool
 
     def by_impact(self) -> list[Row]:
-        """Return the rows in descending order of impact (Algorithm 1, line 4)."""
+        """Return the rows in descending order of impact (Algorithm 1, line 5)."""
         return sorted(self.rows, key=lambda row: row.impact, reverse=True)
 
     def of_layer(self, layer: str) -> list[Row]:

@@ -23,7 +23,7 @@ class Proposal:
 def propose(
     current: AcceptedModel, state: LoopState, original_widths: Mapping[str, int], config: PruneConfig
 ) -> Proposal | None:
-    """Return the task of greatest impact that can still be pruned, None if there is none (lines 4 to 7).
+    """Return the task of greatest impact that can still be pruned, None if there is none (lines 5 and 6).
 
     Parameters
     ----------
