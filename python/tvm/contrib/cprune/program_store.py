@@ -9,9 +9,8 @@ from tvm.contrib.cprune.measuring.context import RecordContext
 from tvm.contrib.cprune.measuring.measurer import Measurer
 from tvm.contrib.cprune.measuring.records import Measured, RecordLog, faster
 from tvm.contrib.cprune.table import Row, TaskTable
-from tvm.contrib.cprune.tuning.ansor.transplant import TransplantError
 from tvm.contrib.cprune.tuning.backends import TuningBackend
-from tvm.contrib.cprune.types import CPruneError, Task
+from tvm.contrib.cprune.types import CPruneError, Task, TransplantError
 
 # Programs borrowed from other tasks.
 MAX_BORROWED = 3
