@@ -4,11 +4,9 @@
 python -m tvm.contrib.cprune <command> --help
 """
 
-import argparse
 import os
 import sys
 from importlib import import_module
-from typing import NoReturn
 
 COMMANDS = {
     "deploy": "build the pruned model of a run for a device, test it there and write a bundle",
@@ -19,12 +17,8 @@ COMMANDS = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see --help)\n")
-
-
 def main(arguments: list[str] | None = None) -> int:
+    from tvm.contrib.cprune.options import ArgumentParser
     from tvm.contrib.cprune.targets.target import host_threads
     from tvm.contrib.cprune.types import CPruneError
 
@@ -33,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     prog = "python -m tvm.contrib.cprune"
     description, _, _ = __doc__.partition("\n")
-    parser = _Parser(prog=prog, description=description, epilog="Every command has its own --help.")
+    parser = ArgumentParser(prog=prog, description=description, epilog="Every command has its own --help.")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, add_help=False)
