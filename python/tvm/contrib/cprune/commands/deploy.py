@@ -65,6 +65,9 @@ def run(options: argparse.Namespace) -> None:
         return
     settings = _settings(options.run)
     shape = tuple(settings["input_shape"])
+    for file in ("model.pt", "unpruned.pt"):
+        if not (options.run / file).exists():
+            raise CPruneError(f"{options.run} has no {file}: finish the run first (--resume)")
     tracker = Tracker.from_options(options.tracker, options.device_key)
     table = TaskTable.load(options.run / "table.json")
     tune = TuneConfig(tuner=table.tuner, threads=table.threads, cold_weights=table.cold_weights)
@@ -85,8 +88,8 @@ def _deploy(
 ) -> None:
     """Compile both models, compare the pruned one with PyTorch, time both, and write the bundle."""
     shape = compiler.input_shape
-    pruned = _load(options.run, "model.pt", shape)
-    unpruned = _load(options.run, "unpruned.pt", shape)
+    pruned = ModelFile.load(options.run / "model.pt", shape)
+    unpruned = ModelFile.load(options.run / "unpruned.pt", shape)
     unpruned_table = TaskTable.load(options.run / "table_unpruned.json")
     relay_model = pruned.relay(table.tuner)
     device_table = compiler.tuner.transplant(relay_model, table)
@@ -117,13 +120,6 @@ def _settings(run_dir: Path) -> dict[str, Any]:
     if missing:
         raise CPruneError(f"{path} has no {missing[0]}: it was written by an older version of CPrune")
     return settings
-
-
-def _load(run_dir: Path, name: str, shape: tuple[int, ...]) -> ModelFile:
-    """Return one of a run's exported models."""
-    if not (run_dir / name).exists():
-        raise CPruneError(f"{run_dir} has no {name}: finish the run first (--resume)")
-    return ModelFile.load(run_dir / name, shape)
 
 
 def _samples(run_dir: Path) -> Samples | None:
