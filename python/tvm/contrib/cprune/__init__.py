@@ -30,7 +30,7 @@ _MODULES = {
     "CPruner": "pruner",
     "PruneConfig": "config",
     "RelayModel": "types",
-    "RoundChannels": "transform.rounding",
+    "RoundChannels": "transform.rounding.round_channels",
     "TaskTable": "table",
     "Tracker": "measuring.tracker",
     "Training": "loop.training",

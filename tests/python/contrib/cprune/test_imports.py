@@ -7,6 +7,8 @@ from graphlib import TopologicalSorter
 import pytest
 from commands import ROOT, run_python
 
+from tvm.contrib import cprune
+
 PACKAGE = ROOT / "python" / "tvm" / "contrib" / "cprune"
 PREFIX = "tvm.contrib.cprune."
 # The folders and the modules beside them, lowest first: each imports only from what precedes it.
@@ -118,6 +120,11 @@ def test_the_modules_of_a_folder_do_not_import_each_other_in_a_cycle(place):
 def test_only_modules_that_handle_models_import_torch(module):
     uses = any(name.split(".")[0] in ("torch", "torch_pruning") for name in imports(module))
     assert not uses or module in WITH_TORCH
+
+
+@pytest.mark.parametrize("name", cprune.__all__)
+def test_every_public_name_can_be_imported(name):
+    assert getattr(cprune, name).__name__ == name
 
 
 def test_a_measuring_process_does_not_load_torch():
