@@ -119,7 +119,7 @@ class ProgramStore:
         return any(record.latency is not None for record in measured)
 
     def borrow(self, task: Task, table: TaskTable) -> None:
-        """Measure on ``task`` the fastest programs that other tasks of ``table`` can lend it."""
+        """Measure the fastest programs of ``table`` that can be moved to ``task``."""
         self._measure(self._borrow(task, table.rows), MAX_BORROWED)
 
     def _measure(self, inputs: Sequence[Any], batch: int) -> None:

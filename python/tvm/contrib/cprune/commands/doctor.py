@@ -4,7 +4,7 @@
     python -m tvm.contrib.cprune doctor
     python -m tvm.contrib.cprune doctor --target android-cpu --tracker 127.0.0.1:9190 --device-key phone
 
-Each line is a check that passed (ok), failed (FAIL, with a way to fix it) or could not be made (?).
+Each line is a check that passed (ok), failed (FAIL, with a way to fix it) or was skipped (?).
 """
 
 import argparse
@@ -129,7 +129,7 @@ def _check_devices(preset: Preset, address: str | None, key: str | None) -> Iter
 def _round_trip(preset: Preset, tracker: Tracker | None) -> Iterator[Check]:
     """Compile a small kernel, run it, and compare its result with NumPy's."""
     if preset.device != "cpu":
-        yield Check("round trip", None, "not made for GPUs, whose kernels need tuning first")
+        yield Check("round trip", None, "skipped for GPUs, whose kernels must be tuned first")
         return
     started = time.time()
     try:

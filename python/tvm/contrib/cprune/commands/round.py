@@ -4,7 +4,7 @@
     python -m tvm.contrib.cprune round model.onnx --table runs/mine/table_unpruned.json --out rounded.onnx
 
 The table comes from a run of CPrune or from the command `tune` on the unpruned model. Its programs are
-assigned to layers by name. Rounding up adds channels of zeros, so the outputs stay equal. Both models are
+assigned to layers by name. Rounding up adds channels of zeros, so the outputs do not change. Both models are
 compiled, compared and timed side by side before the file is written.
 """
 

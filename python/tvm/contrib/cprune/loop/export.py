@@ -30,7 +30,7 @@ def export(run: Run, candidate: Candidate) -> dict[str, Any]:
     Raises
     ------
     CPruneError
-        If an exported model computes something else than its original.
+        If the outputs of an exported model differ from those of the original.
     """
     folder, example, facts = run.folder, torch.zeros(run.input_shape), {}
     pruned, unpruned = candidate.model.cpu().eval(), run.model.cpu().eval()

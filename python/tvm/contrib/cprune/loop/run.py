@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all parts of one run share."""
+"""The values that all parts of a run share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -158,7 +158,7 @@ def _reason_to_cut_reshape(grad_fn: Any) -> str:
 def dependency_graph(model: torch.nn.Module, input_shape: tuple[int, ...]) -> ChannelGraph:
     """Trace a model's dependency graph.
 
-    The graph keeps the activations and weights of the traced run in memory. Use it and let it go.
+    The graph keeps the activations and weights of the traced run in memory. Do not keep it.
 
     Raises
     ------

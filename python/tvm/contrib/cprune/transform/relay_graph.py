@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Traversal of Relay functions, and what a call's operator and span tell."""
+"""Traversal of Relay functions, and the operators and layers of their calls."""
 
 from collections.abc import Callable
 
