@@ -105,7 +105,8 @@ class CPruner:
         Names for the result: ``model``, ``dataset``, ``classes``, and any other setting that a resumed run
         must share.
     report
-        Receives every event of the journal, and the progress of searches.
+        Receives the events of the baseline, of every candidate and of the final training, the progress of
+        searches, and messages about devices.
     profile
         Records written by the command ``profile``, which are not measured again.
     tracker

@@ -31,7 +31,7 @@ class Run:
     labels
         Entries for the result: names of the model, the data set and the classes, and other settings.
     report
-        Receives every event of the journal.
+        Receives events; see ``CPruner``.
     """
 
     model: torch.nn.Module
