@@ -42,12 +42,23 @@ def verify_script(run: Run, model: torch.nn.Module, path: Path, samples: Array |
 
 
 def verify_onnx(run: Run, model: torch.nn.Module, path: Path, samples: Array | None) -> OutputError | None:
-    """Compare an exported ONNX file with its model in ONNX Runtime; None where that is not installed."""
+    """Compare an exported ONNX file with its model in ONNX Runtime; None where that is not installed.
+
+    Raises
+    ------
+    RuntimeError
+        If ONNX Runtime rejects the file.
+    CPruneError
+        As ``verify``.
+    """
     try:
         import onnxruntime
     except ImportError:
         return None
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # the classes of ONNX Runtime's errors have no common base
+        raise RuntimeError(f"ONNX Runtime rejects it: {error}") from error
     name = session.get_inputs()[0].name
     return _verify(run, model, lambda data: list(session.run(None, {name: data})), samples, path.name)
 
