@@ -68,7 +68,9 @@ class ObjectCache:
         except (tvm.error.TVMError, CPruneError) as error:
             # The exception of the code generator passes through TVM, which does not keep its type.
             failure, self._failure = self._failure, None
-            raise (failure or error) from error
+            if failure is None:
+                raise
+            raise failure from error
         finally:
             tvm.register_func(_BUILD, stock, override=True)
 

@@ -13,7 +13,7 @@ from tvm.contrib.cprune.measuring.result import Costs, DeviceLost
 from tvm.contrib.cprune.measuring.rpc_device import RpcDevice
 from tvm.contrib.cprune.measuring.rpc_jobs import MAX_ATTEMPTS, JobQueue
 from tvm.contrib.cprune.measuring.tracker import Tracker
-from tvm.contrib.cprune.types import CPruneError, InfrastructureError
+from tvm.contrib.cprune.types import CandidateError, CPruneError, InfrastructureError
 
 # Seconds between two queries of the tracker's list of devices.
 POLL_INTERVAL = 2.0
@@ -148,7 +148,7 @@ class RpcDispatcher:
         while time.time() < deadline:
             if device.acquire() and isinstance(device.run_reference(), tuple):
                 device.release()
-                raise CPruneError(lost)
+                raise CandidateError(lost)
         raise InfrastructureError(f"{lost}; none ran the reference program afterwards")
 
     @staticmethod
