@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The folder of a run: its name, the options that it was started with, and unfinished trainings."""
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from options import RunSettings
-from tvm.contrib.cprune.files import write_text
+from tvm.contrib.cprune.loop.journal import record_settings
 from tvm.contrib.cprune.types import CPruneError
 
 RUNS = Path("runs")
@@ -40,21 +39,7 @@ def check_options(folder: Path, options: Mapping[str, Any], resume: bool) -> Non
     CPruneError
         If the folder holds a run and ``resume`` is false, or a run with other options.
     """
-    path = folder / "options.json"
-    requested = json.loads(json.dumps(options))
-    if not path.exists():
-        write_text(path, json.dumps(requested, indent=1))
-        return
-    try:
-        stored = json.loads(path.read_text())
-    except ValueError:
-        raise CPruneError(f"{path} is damaged: it is not JSON") from None
-    names = sorted(k for k in stored.keys() | requested.keys() if stored.get(k) != requested.get(k))
-    if names:
-        pairs = ", ".join(f"{k}: {stored.get(k)!r} there, {requested.get(k)!r} now" for k in names[:3])
-        raise CPruneError(f"{folder} belongs to a run with other options ({pairs}); choose another folder")
-    if not resume:
-        raise CPruneError(f"{folder} holds a run with these options; continue it with --resume")
+    record_settings(folder / "options.json", options, resume)
 
 
 def training_file(folder: Path, name: str) -> Path:

@@ -54,19 +54,29 @@ def open_run(folder: Path, config: Mapping[str, Any], resume: bool) -> Journal:
         If the folder holds a run and ``resume`` is false, or a run with another configuration. Nothing is
         changed then.
     """
-    path = folder / "config.json"
-    requested = json.loads(json.dumps(config))
-    if path.exists():
-        try:
-            stored = json.loads(path.read_text())
-        except ValueError:
-            raise CPruneError(f"{path} is damaged: it is not JSON") from None
-        names = sorted(k for k in stored.keys() | requested.keys() if stored.get(k) != requested.get(k))
-        if names:
-            pairs = ", ".join(f"{k}: {stored.get(k)!r} there, {requested.get(k)!r} now" for k in names[:3])
-            raise CPruneError(f"{folder} belongs to another configuration ({pairs}); choose another folder")
-        if not resume:
-            raise CPruneError(f"{folder} holds a run with this configuration; continue it with --resume")
-    else:
-        write_text(path, json.dumps(requested, indent=1))
+    record_settings(folder / "config.json", config, resume)
     return Journal(folder / "journal.jsonl")
+
+
+def record_settings(path: Path, settings: Mapping[str, Any], resume: bool) -> None:
+    """Write the settings of a new run, or compare them with those of the run to resume.
+
+    Raises
+    ------
+    CPruneError
+        If the file exists and ``resume`` is false, or the file has other settings.
+    """
+    requested = json.loads(json.dumps(settings))
+    if not path.exists():
+        write_text(path, json.dumps(requested, indent=1))
+        return
+    try:
+        stored = json.loads(path.read_text())
+    except ValueError:
+        raise CPruneError(f"{path} is damaged: it is not JSON") from None
+    names = sorted(k for k in stored.keys() | requested.keys() if stored.get(k) != requested.get(k))
+    if names:
+        pairs = ", ".join(f"{k}: {stored.get(k)!r} there, {requested.get(k)!r} now" for k in names[:3])
+        raise CPruneError(f"{path.parent} belongs to another configuration ({pairs}); choose another folder")
+    if not resume:
+        raise CPruneError(f"{path.parent} holds a run with this configuration; continue it with --resume")
