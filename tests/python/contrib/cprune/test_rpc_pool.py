@@ -39,7 +39,7 @@ from tvm.contrib.cprune.measuring.rpc_worker import ProgramLibrary
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.targets.presets import Preset, find_preset
 from tvm.contrib.cprune.targets.target import host_target, pinned_target
-from tvm.contrib.cprune.types import CPruneError, InfrastructureError
+from tvm.contrib.cprune.types import CandidateError, CPruneError, InfrastructureError
 
 CONFIG = TuneConfig(repeats=2, run_timeout=6, threads=1)
 PROGRAMS = 12
@@ -193,7 +193,7 @@ def test_a_slow_model_is_timed_in_a_session_that_outlasts_it(site, tmp_path, mon
 
 def test_a_model_that_loses_devices_is_to_blame_only_if_they_work_without_it(monkeypatch):
     monkeypatch.setattr(rpc_jobs, "PROOF_TIMEOUT", 0.2)
-    for reference, error in (((1.0,), CPruneError), (DeviceLost("away"), InfrastructureError)):
+    for reference, error in (((1.0,), CandidateError), (DeviceLost("away"), InfrastructureError)):
         device = FakeDevice(DeviceLost("gone"), reference)
         dispatcher = RpcDispatcher(FakeTracker(), lambda device=device: device, print)  # type: ignore
         with pytest.raises(CPruneError, match="3 devices were lost while running the model: gone") as caught:
