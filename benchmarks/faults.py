@@ -67,7 +67,7 @@ class Progress:
 
     def writes(self) -> int:
         """Look at the folder, and return the number of writes so far."""
-        for path in self.folder.glob("checkpoints/[!p]*.pt"):
+        for path in self.folder.glob("checkpoints/[!.]*.pt"):
             try:
                 self.saves.add((path.name, path.stat().st_mtime_ns))
             except FileNotFoundError:
@@ -172,7 +172,7 @@ def violations(folder: Path) -> Iterator[str]:
     for name in [*names, "final"]:
         if not (folder / "checkpoints" / f"{name}.pt").exists():
             yield f"the checkpoint {name} is missing"
-    for path in [*folder.rglob("part-*"), *folder.glob("checkpoints/training-*.pt")]:
+    for path in [*folder.rglob(".cprune-part-*"), *folder.glob("checkpoints/training-*.pt")]:
         yield f"{path.relative_to(folder)} was left behind"
     yield from _repeated(folder)
 

@@ -33,7 +33,7 @@ from tvm.contrib.cprune.models.checkpoint import load_checkpoint, load_weights, 
 from tvm.contrib.cprune.pruner import CPruner
 from tvm.contrib.cprune.targets.presets import find_preset
 from tvm.contrib.cprune.targets.target import host_threads
-from tvm.contrib.cprune.types import CPruneError
+from tvm.contrib.cprune.types import CPruneError, first_line
 
 START_LEARNING_RATE, FINE_TUNE_LEARNING_RATE = 0.05, 1e-2
 
@@ -91,10 +91,8 @@ def initial_model(settings: Settings, splits: Splits) -> torch.nn.Module:
         with torch.no_grad():
             outputs = model(torch.zeros(1, *splits.shape)).shape[1]
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise CPruneError(
-            f"{data.pretrained} does not fit {data.model} on {data.dataset}: {reason}"
-        ) from None
+        what = f"{data.model} on {data.dataset}"
+        raise CPruneError(f"{data.pretrained} does not fit {what}: {first_line(error)}") from None
     if outputs != classes:
         raise CPruneError(f"the network in {data.pretrained} has {outputs} outputs, expected {classes}")
     return model

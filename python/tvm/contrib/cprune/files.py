@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+# Starts the names of files that are being written, and of no file of the user.
+_PARTIAL = ".cprune-part-"
+
 
 def append_lines(path: Path, lines: Sequence[str]) -> None:
     """Append ``lines`` to a file and flush them to disk; missing folders are created."""
@@ -39,6 +42,11 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text)
 
 
+def partial_path(path: Path) -> Path:
+    """Return where a file is written before it gets its name: in the same folder, with the same suffix."""
+    return path.with_name(f"{_PARTIAL}{path.name}")
+
+
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """Replace a file atomically.
@@ -49,7 +57,7 @@ def replaced(path: Path) -> Iterator[Path]:
     if an exception is raised.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"part-{path.name}")
+    temporary = partial_path(path)
     try:
         with _file_named_in_errors(path):
             yield temporary
@@ -62,7 +70,7 @@ def replaced(path: Path) -> Iterator[Path]:
 
 def remove_partial_files(folder: Path) -> None:
     """Delete what a killed process left half-written. Only the process that locks the folder may do so."""
-    for path in folder.rglob("part-*"):
+    for path in folder.rglob(f"{_PARTIAL}*"):
         path.unlink()
 
 

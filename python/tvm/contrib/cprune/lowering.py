@@ -12,7 +12,7 @@ from tvm.relay.backend import te_compiler
 import tvm
 from tvm import autotvm, relay
 from tvm.contrib.cprune.transform.prepare import DISABLED_PASSES
-from tvm.contrib.cprune.tuning.ansor.axes import axes_of, channel_axes
+from tvm.contrib.cprune.tuning.ansor.axes import axes_of, channel_axes, counted_flops
 from tvm.contrib.cprune.tuning.autotvm import task as autotvm_tasks
 from tvm.contrib.cprune.types import Task, TunerName
 
@@ -89,7 +89,7 @@ def lower_ansor(
     out_axes, in_axes = channel_axes(dag, anchors[0]) if len(anchors) == 1 else ((), ())
     groups = int(getattr(anchors[0].attrs, "groups", 1)) if anchors and "conv2d" in anchors[0].op.name else 1
     task = Task(
-        lookup.key, (), float(dag.flop_ct), out_axes, in_axes, groups, axes_of(dag), "ansor", tvm_task
+        lookup.key, (), counted_flops(dag), out_axes, in_axes, groups, axes_of(dag), "ansor", tvm_task
     )
     return (task,)
 

@@ -12,14 +12,16 @@ from programs import FAST, task_of
 from tvm.auto_scheduler.measure import MeasureErrorNo
 
 import tvm
+from tvm import auto_scheduler, te, topi
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.measuring import local_worker
 from tvm.contrib.cprune.measuring import process as process_module
 from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import RecordLog, to_input
+from tvm.contrib.cprune.tuning.ansor.axes import counted_flops
 from tvm.contrib.cprune.tuning.ansor.search import search
 from tvm.contrib.cprune.tuning.progress import Progress
-from tvm.contrib.cprune.types import CPruneError
+from tvm.contrib.cprune.types import CPruneError, Task
 
 # Evaluated in a worker process. A function of this file would import torch there.
 ENVIRONMENT = (
@@ -42,6 +44,15 @@ def test_search_uses_its_budget_and_resumes_without_repeating_programs(pool, tar
     assert after[: len(lines)] == lines
     states = [line.split('"r":')[0] for line in after]
     assert len(set(states)) == len(states)
+
+
+def test_a_task_whose_operations_cannot_be_counted_has_no_speed():
+    data = te.placeholder((1, 7, 7, 8))
+    dag = auto_scheduler.ComputeDAG([data, topi.nn.adaptive_pool(data, (3, 3), "avg", "NHWC")])
+    assert dag.flop_ct == -1
+    task = Task("[]", (), counted_flops(dag))
+    assert Progress(task, 1, 1e-3, 1, 1, 1.0).speed == "-"
+    assert Progress(replace(task, flops=2e6), 1, 1e-3, 1, 1, 1.0).speed == "2.0"
 
 
 def test_workers_are_reused_and_do_not_import_torch(tuned):

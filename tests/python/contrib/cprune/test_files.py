@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.files import remove_partial_files
+from tvm.contrib.cprune.files import partial_path, remove_partial_files
 from tvm.contrib.cprune.measuring.context import RecordContext
 from tvm.contrib.cprune.measuring.records import RecordLog
 from tvm.contrib.cprune.program_store import ProgramStore
@@ -74,7 +74,7 @@ def test_unreadable_records_are_refused(tmp_path):
 
 def test_partial_files_of_a_killed_process_are_removed(tmp_path):
     (tmp_path / "build" / "objects").mkdir(parents=True)
-    kept, partial = tmp_path / "build" / "a.o", tmp_path / "build" / "objects" / "part-b.o"
+    kept, partial = tmp_path / "build" / "part-a.o", partial_path(tmp_path / "build" / "objects" / "b.o")
     kept.touch()
     partial.touch()
     remove_partial_files(tmp_path)

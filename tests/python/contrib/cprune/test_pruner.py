@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import error_of, run_cprune
 from networks import OneLayer
 from programs import FAST
 from torch import nn
@@ -24,6 +25,7 @@ from tvm.contrib.cprune.loop import result as result_module
 from tvm.contrib.cprune.loop.export import export
 from tvm.contrib.cprune.loop.journal import Journal
 from tvm.contrib.cprune.loop.training import Training
+from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.models.surgery import macs_and_params
 from tvm.contrib.cprune.pruner import CPruner
 from tvm.contrib.cprune.table import TaskTable
@@ -45,6 +47,18 @@ class Chain(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.b(torch.relu(self.a(x))))
         return self.fc(torch.relu(self.c(x)).mean((2, 3)))
+
+
+class TwoOutputs(nn.Module):
+    """The chain, with its outputs before and after a ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chain = Chain()
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = self.chain(x)
+        return y, torch.relu(y)
 
 
 def make_model(winograd: bool = False) -> nn.Module:
@@ -121,7 +135,7 @@ def test_a_run_prunes_measures_and_leaves_its_folder(tmp_path, latency_by_macs):
         "table.json",
     ):
         assert (tmp_path / name).stat().st_size > 0, name
-    assert not list(tmp_path.rglob("part-*"))
+    assert not list(tmp_path.rglob(".cprune-part-*"))
     assert len(list((tmp_path / "build").glob("*.so"))) <= 3
 
     import tvm
@@ -156,6 +170,26 @@ def tuned_dir(tuned_run, tmp_path) -> Path:
     """Return the folder of a new run that has the records of the unpruned model."""
     shutil.copytree(tuned_run("chain", make_model(), SHAPE) / "records", tmp_path / "records")
     return tmp_path
+
+
+def test_all_outputs_of_a_network_are_compared_in_a_run_and_in_deploy(
+    tuned_dir, latency_by_macs, monkeypatch
+):
+    torch.manual_seed(0)
+    model, settings = TwoOutputs().eval(), config(max_iterations=1)
+    result = CPruner(model, SHAPE, training(), settings, tuned_dir).run()
+    assert result["accepted"] == 1
+    assert result["output_error"].keys() == {"net.so", "model.pt", "unpruned.pt", "model.onnx"}
+    done = run_cprune("deploy", str(tuned_dir), "--repeats", "3")
+    assert done.returncode == 0, done.stderr
+    run_model = LocalMeasurer.run_model
+
+    def second_output_off(*arguments):
+        first, second = run_model(*arguments)
+        return [first, second + 1]
+
+    monkeypatch.setattr(LocalMeasurer, "run_model", second_output_off)
+    assert "outputs of the device differ" in error_of(run_cprune("deploy", str(tuned_dir)))
 
 
 def test_a_candidate_that_loses_accuracy_changes_nothing_and_drops_its_group(tuned_dir, latency_by_macs):

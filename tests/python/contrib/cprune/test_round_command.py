@@ -36,6 +36,20 @@ class Net(nn.Module):
         return self.fc(torch.relu(self.body(x) + x).mean((2, 3)))
 
 
+class DepthwiseNet(Net):
+    """The same layers, and a depthwise convolution behind the stem."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem.append(nn.Conv2d(32, 32, 3, padding=1, groups=32))
+
+
+def pruned(model: nn.Module) -> nn.Module:
+    """Return the model with 27 channels in its only group."""
+    (group,) = find_groups(model, SHAPE).groups
+    return shrink(model, SHAPE, [ChannelStep(group, 27, "")], lambda layer: score(layer, "l1", 0)).eval()
+
+
 @pytest.fixture(scope="module")
 def run(tuned_run, tmp_path_factory) -> Path:
     """Return a folder with the table of a tuned network, and two files of it pruned to 27 channels."""
@@ -43,8 +57,7 @@ def run(tuned_run, tmp_path_factory) -> Path:
     torch.manual_seed(0)
     model = randomize_norms(Net())
     shutil.copy(tuned_run("round", model, SHAPE) / "table.json", folder)
-    (group,) = find_groups(model, SHAPE).groups
-    small = shrink(model, SHAPE, [ChannelStep(group, 27, "")], lambda layer: score(layer, "l1", 0)).eval()
+    small = pruned(model)
     torch.jit.trace(small, torch.zeros(SHAPE)).save(str(folder / "small.pt"))
     torch.onnx.export(small, (torch.zeros(SHAPE),), str(folder / "small.onnx"), dynamo=False)
     return folder
@@ -74,6 +87,25 @@ def test_a_rounded_file_has_the_same_outputs(run, suffix, timing):
     data = np.random.default_rng(0).standard_normal(SHAPE).astype("float32")
     expected = outputs(run / f"small{suffix}", data)
     np.testing.assert_allclose(outputs(out, data), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_rounded_depthwise_convolution_runs_in_onnx_runtime(run, tmp_path):
+    model, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    torch.onnx.export(pruned(DepthwiseNet()), (torch.zeros(SHAPE),), str(model), dynamo=False)
+    options = ["--table", str(run / "table.json"), "--out", str(out), "--max-growth", "4", "--no-timing"]
+    done = command(str(model), *options)
+    assert done.returncode == 0, done.stderr
+    width = onnx_groups(out)
+    assert width > onnx_groups(model) == 27 and width % 8 == 0
+    data = np.random.default_rng(0).standard_normal(SHAPE).astype("float32")
+    np.testing.assert_allclose(outputs(out, data), outputs(model, data), rtol=1e-5, atol=1e-5)
+
+
+def onnx_groups(path: Path) -> int:
+    """Return the groups of the convolution that has more than one."""
+    nodes = [node for node in onnx.load(str(path)).graph.node if node.op_type == "Conv"]
+    groups = [attribute.i for node in nodes for attribute in node.attribute if attribute.name == "group"]
+    return max(groups)
 
 
 def test_channels_that_reach_the_outputs_are_kept_and_reported(run):

@@ -82,7 +82,7 @@ def test_training_killed_after_an_epoch_resumes_with_identical_results(tmp_path,
 
     assert images_read(data) == 2 * 48, "the first epoch was trained again"
     assert digest(resumed) == digest(straight)
-    assert not list(tmp_path.glob("part-*"))
+    assert not list(tmp_path.glob(".cprune-part-*"))
 
 
 @pytest.mark.parametrize("change", ["weights", "epochs", "rate", "seed"])
@@ -168,7 +168,7 @@ def test_a_run_killed_in_its_first_training_resumes_at_its_last_epoch(tmp_path):
     weights, folder = resumed.stdout.split("PRUNED ")[1].split()
     assert weights == straight.stdout.split("PRUNED ")[1].split()[0]
     assert Path(folder).name > "lenet-digits-2001"
-    assert not list(Path(folder).rglob("part-*")) + list(Path(folder).rglob("training-*.pt"))
+    assert not list(Path(folder).rglob(".cprune-part-*")) + list(Path(folder).rglob("training-*.pt"))
     other = run_main(tmp_path / "runs", "--model", "lenet", "--train-epochs", "5", "--resume")
     assert "train_epochs: 4 there, 5 now" in other.stderr
 

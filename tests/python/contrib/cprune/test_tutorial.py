@@ -112,7 +112,7 @@ def test_a_full_disk_is_reported_in_one_line_and_leaves_no_partial_file(tmp_path
     assert re.fullmatch(
         r"main\.py: cannot read or write \S*resnet8-digits\S*\.pt: File too large", error_of(done)
     )
-    assert not list(tmp_path.rglob("part-*")) and not list(tmp_path.rglob("*.pt"))
+    assert not list(tmp_path.rglob(".cprune-part-*")) and not list(tmp_path.rglob("*.pt"))
 
 
 def test_help_names_the_options_and_the_output():

@@ -19,7 +19,7 @@ from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.targets.presets import Preset
 from tvm.contrib.cprune.targets.target import parse_target, pinned_target
 from tvm.contrib.cprune.transform.pin_algorithms import pin_algorithms
-from tvm.contrib.cprune.types import Algorithm, CandidateError, RelayModel
+from tvm.contrib.cprune.types import Algorithm, CandidateError, RelayModel, last_line
 
 
 class _AnsorPrograms(DispatchContext):
@@ -109,7 +109,7 @@ def build(
         try:
             library = relay.build(mod, target, **options)
         except tvm.error.TVMError as error:
-            reason = str(error).strip().splitlines()[-1]
+            reason = last_line(error)
             raise CandidateError(f"TVM cannot compile the model: {reason}") from error
     unused = [row.task.title for row in table.rows if row.task.workload_key not in programs.used]
     if unused or (strict and programs.missing):

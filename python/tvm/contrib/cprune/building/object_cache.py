@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import tvm
+from tvm.contrib.cprune.files import partial_path
 from tvm.contrib.cprune.targets.target import host_threads
-from tvm.contrib.cprune.types import CPruneError, InfrastructureError
+from tvm.contrib.cprune.types import CPruneError, InfrastructureError, last_line
 
 _BUILD = "target.build.llvm"
 
@@ -90,13 +91,13 @@ class ObjectCache:
         return load(str(path), [str(func.attrs["global_symbol"])])
 
     def _save(self, module: tvm.runtime.Module, path: Path) -> None:
-        part = path.with_name(f"part-{path.name}")
+        part = partial_path(path)
         try:
             module.save(str(part))
             part.replace(path)
         except (tvm.error.TVMError, OSError) as error:
             part.unlink(missing_ok=True)
-            reason = str(error).strip().splitlines()[-1]
+            reason = last_line(error)
             self._failure = InfrastructureError(f"cannot write the object file {path}: {reason}")
             raise self._failure from error
 

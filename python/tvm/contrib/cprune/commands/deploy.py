@@ -16,12 +16,12 @@ import shutil
 import statistics
 import tempfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from tvm.contrib.cprune.building.build import build
 from tvm.contrib.cprune.building.bundle import check_bundle, write_bundle
@@ -30,8 +30,8 @@ from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.importers.model_file import ModelFile
 from tvm.contrib.cprune.loop.console import ConsoleReport
 from tvm.contrib.cprune.measuring.tracker import Tracker
-from tvm.contrib.cprune.models.reference import check_batches, torch_outputs
-from tvm.contrib.cprune.numerics import OutputError, compare_outputs
+from tvm.contrib.cprune.models.reference import check_batches, compare_with_torch
+from tvm.contrib.cprune.numerics import OutputError
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.targets.presets import NAMES
 from tvm.contrib.cprune.types import CPruneError, Latency
@@ -96,7 +96,9 @@ def _deploy(
     library, path = build(relay_model, device_table), compiler.run_dir / "pruned.so"
     compiler.preset.link(library, path)
     _, unpruned_path = compiler.compile(unpruned.relay(unpruned_table.tuner), unpruned_table, "unpruned")
-    error = _check_outputs(compiler, path, pruned.source, _samples(options.run))
+    batches = check_batches(shape, _samples(options.run))
+    execute = partial(compiler.measurer.run_model, path)
+    error = compare_with_torch(pruned.source, execute, batches, TOLERANCE, "the device")
     report.say(f"outputs differ from PyTorch's by at most {error.max_rel:.1e} of the largest output")
     times = compiler.time_libraries({"pruned": path, "unpruned": unpruned_path})
     for model, latency in times.items():
@@ -129,23 +131,6 @@ def _samples(run_dir: Path) -> Samples | None:
         return None
     samples: Samples = np.load(path, allow_pickle=False)
     return samples
-
-
-def _check_outputs(
-    compiler: Compiler, library: Path, model: torch.nn.Module, samples: Samples | None
-) -> OutputError:
-    """Compare the device's outputs with PyTorch's, on the run's samples and on random inputs.
-
-    Raises
-    ------
-    CPruneError
-        If they differ by more than ``TOLERANCE``, or are not finite.
-    """
-    error = OutputError()
-    for data in check_batches(compiler.input_shape, samples):
-        actual = compiler.measurer.run_model(library, data)
-        error = error.joined(compare_outputs(actual, torch_outputs(model, data), TOLERANCE, "the device"))
-    return error
 
 
 def _line(model: str, latency: Latency, batch: int) -> str:

@@ -23,6 +23,7 @@ from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.files import replaced
 from tvm.contrib.cprune.importers.model_file import ModelFile, add_model_arguments, parse_shape
+from tvm.contrib.cprune.importers.onnx_session import onnx_session
 from tvm.contrib.cprune.measuring.timing import sample_input
 from tvm.contrib.cprune.models.reference import torch_outputs
 from tvm.contrib.cprune.numerics import Array, compare_outputs
@@ -95,7 +96,8 @@ def check_file(saved: ModelFile, original: ModelFile, mode: str) -> None:
     Raises
     ------
     CPruneError
-        If an output is not finite, has another shape, or differs by more than the mode allows.
+        If ONNX Runtime rejects the rounded model, or an output is not finite, has another shape, or differs
+        by more than the mode allows.
     """
     data = sample_input(original.shape)
     actual, expected = (_outputs(file.source, data) for file in (saved, original))
@@ -104,24 +106,11 @@ def check_file(saved: ModelFile, original: ModelFile, mode: str) -> None:
 
 
 def _outputs(source: Any, data: Array) -> list[Array] | None:
-    """Return a model's outputs; None for an ONNX model without ONNX Runtime.
-
-    Raises
-    ------
-    CPruneError
-        If ONNX Runtime rejects the model.
-    """
+    """Return a model's outputs; None for an ONNX model without ONNX Runtime."""
     if isinstance(source, torch.nn.Module):
         return torch_outputs(source, data)
-    try:
-        import onnxruntime
-    except ImportError:
-        return None
-    try:
-        session = onnxruntime.InferenceSession(source.SerializeToString(), providers=["CPUExecutionProvider"])
-        return list(session.run(None, {session.get_inputs()[0].name: data}))
-    except Exception as error:  # the classes of ONNX Runtime's errors have no common base
-        raise CPruneError(f"ONNX Runtime rejects the rounded model: {str(error).splitlines()[0]}") from error
+    execute = onnx_session(source.SerializeToString())
+    return None if execute is None else execute(data)
 
 
 def summary(roundings: tuple[Rounding, ...]) -> Table:

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper, shape_inference
 import tvm
 from tvm import relay
 from tvm.contrib.cprune.importers.relay_model import label_layers, to_relay_model
-from tvm.contrib.cprune.types import INPUT, CPruneError, RelayModel
+from tvm.contrib.cprune.types import INPUT, CPruneError, RelayModel, first_line, last_line
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 
@@ -32,7 +32,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     except OSError as error:
         raise CPruneError(f"cannot read {path}: {error.strerror}") from None
     except (DecodeError, onnx.checker.ValidationError, ValueError) as error:
-        raise CPruneError(f"{path} is not an ONNX model: {str(error).splitlines()[0]}") from None
+        raise CPruneError(f"{path} is not an ONNX model: {first_line(error)}") from None
     return _name_weights(model)
 
 
@@ -188,9 +188,7 @@ def with_parameters(model: onnx.ModelProto, values: dict[str, Any]) -> onnx.Mode
         onnx.checker.check_model(model)
         shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, shape_inference.InferenceError) as error:
-        raise CPruneError(
-            f"the model's graph requires the original shapes: {str(error).strip().splitlines()[-1]}"
-        ) from error
+        raise CPruneError(f"the model's graph requires the original shapes: {last_line(error)}") from error
     return model
 
 

@@ -15,7 +15,7 @@ from tvm.contrib.cprune.importers.from_torch import import_torch
 from tvm.contrib.cprune.importers.relay_model import to_relay_model
 from tvm.contrib.cprune.importers.torch_graph import identity
 from tvm.contrib.cprune.tuning.backends import BACKENDS
-from tvm.contrib.cprune.types import CPruneError, RelayModel, TunerName
+from tvm.contrib.cprune.types import CPruneError, RelayModel, TunerName, first_line
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -117,5 +117,5 @@ def _load_script(path: Path) -> torch.jit.ScriptModule:
             raise CPruneError(f"cannot read {path}: no such file") from None
         raise CPruneError(
             f"{path} is not a TorchScript file from torch.jit.save or from a run of CPrune: "
-            f"{str(error).splitlines()[0]}"
+            f"{first_line(error)}"
         ) from None

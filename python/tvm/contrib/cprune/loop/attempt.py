@@ -32,48 +32,56 @@ def attempt(
         The journal's entry, with ``verdict`` "accepted", "impossible", "latency" or "accuracy".
     """
     started, number = time.monotonic(), state.iteration + 1
-    event: Event = {
+    made = None
+    try:
+        prunable = _shrink(run, current.prunable, proposal, number)
+        made = AcceptedModel(run.compiler.move(current.candidate, prunable.model), prunable)
+        verdict, decision, facts = _judge(run, baseline, current.candidate, made.candidate, state)
+    except CandidateError as error:
+        verdict, decision, facts = "impossible", Decision(False, str(error)), {}
+    if made is not None and not decision.accepted:
+        run.compiler.discard(made.candidate)
+    return made if decision.accepted else None, {
         "event": "candidate",
         "iteration": number,
         "task": proposal.row.task.title,
         "layers": list(proposal.row.task.layers),
         "widths": {step.group.root: [step.width, step.next_width] for step in proposal.steps},
         "reasons": [step.reason for step in proposal.steps],
+        **facts,
+        "accepted": decision.accepted,
+        "verdict": verdict,
+        "reason": decision.reason,
+        "seconds": round(time.monotonic() - started, 2),
+        "trials": run.compiler.programs.trials(),
     }
 
-    def close(verdict: str, decision: Decision, **facts: Any) -> Event:
-        outcome = {"accepted": decision.accepted, "verdict": verdict, "reason": decision.reason}
-        seconds = round(time.monotonic() - started, 2)
-        return {**event, **facts, **outcome, "seconds": seconds, "trials": run.compiler.programs.trials()}
 
-    candidate = None
-    try:
-        prunable = _shrink(run, current.prunable, proposal, number)
-        candidate = run.compiler.move(current.candidate, prunable.model)
-        old, new, fast = compare(run.compiler, current.candidate, candidate)
-    except CandidateError as error:
-        if candidate is not None:  # it was built, but failed when it was timed
-            run.compiler.discard(candidate)
-        return None, close("impossible", Decision(False, str(error)))
+def _judge(
+    run: Run, baseline: Candidate, old: Candidate, new: Candidate, state: LoopState
+) -> tuple[str, Decision, dict[str, Any]]:
+    """Time, train and evaluate a candidate (lines 9 to 13), and save it if it is accepted.
 
-    facts: dict[str, Any] = {"latency_s": new, "old_latency_s": old}
+    Returns
+    -------
+    verdict, decision, facts
+        The verdict by name, its reason, and what was measured, for the journal.
+    """
+    number, facts = state.iteration + 1, dict[str, Any]()
+    facts["old_latency_s"], facts["latency_s"], fast = compare(run.compiler, old, new)
     if not fast.accepted:
-        run.compiler.discard(candidate)
-        return None, close("latency", fast, **facts)
+        return "latency", fast, facts
 
     torch.manual_seed(run.config.seed + number)
-    run.training.short_term(candidate.model)
-    accuracy = facts["accuracy_val"] = evaluate(run.training, candidate.model)
+    run.training.short_term(new.model)
+    accuracy = facts["accuracy_val"] = evaluate(run.training, new.model)
     good = decide_accuracy(state.accuracy, accuracy, run.config)
     if not good.accepted:
-        run.compiler.discard(candidate)
-        return None, close("accuracy", good, **facts)
+        return "accuracy", good, facts
 
-    facts["speedup"] = measured_speedup(run.compiler, baseline, candidate)
-    facts["checkpoint"] = save_checkpoint(run.folder, f"iteration-{number:03}", candidate.model)
-    return AcceptedModel(candidate, prunable), close(
-        "accepted", Decision(True, f"{fast.reason}, {good.reason}"), **facts
-    )
+    facts["speedup"] = measured_speedup(run.compiler, baseline, new)
+    facts["checkpoint"] = save_checkpoint(run.folder, f"iteration-{number:03}", new.model)
+    return "accepted", Decision(True, f"{fast.reason}, {good.reason}"), facts
 
 
 def _shrink(run: Run, current: PrunableModel, proposal: Proposal, number: int) -> PrunableModel:

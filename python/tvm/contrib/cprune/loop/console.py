@@ -71,7 +71,7 @@ class ConsoleReport:
             self.say(
                 f"tuning {progress.total_trials}/{progress.budget}: {progress.task.title}, "
                 f"{progress.trials} trials, "
-                f"{best}, {progress.gflops:.1f} GFLOP/s, {progress.seconds_left:.0f} s left"
+                f"{best}, {progress.speed} GFLOP/s, {progress.seconds_left:.0f} s left"
             )
             return
         if self._live is None:
@@ -86,7 +86,7 @@ class ConsoleReport:
             best = "-" if progress.best == float("inf") else f"{progress.best * 1e6:.1f} us"
             title = progress.task.title
             name = title if len(title) < 48 else title[:45] + "..."
-            table.add_row(str(number), name, str(progress.trials), best, f"{progress.gflops:.1f}")
+            table.add_row(str(number), name, str(progress.trials), best, progress.speed)
         return table
 
     def _end_live(self) -> None:

@@ -9,8 +9,10 @@ import torch
 
 from tvm.contrib.cprune.compiler import Candidate
 from tvm.contrib.cprune.files import replaced
+from tvm.contrib.cprune.importers.onnx_session import OnnxRuntimeError
 from tvm.contrib.cprune.loop.run import Run
 from tvm.contrib.cprune.loop.verification import read_samples, verify, verify_onnx, verify_script
+from tvm.contrib.cprune.types import first_line
 
 # Inputs kept in ``samples.npy``, for the checks of ``deploy``.
 SAMPLES = 8
@@ -51,6 +53,6 @@ def export(run: Run, candidate: Candidate) -> dict[str, Any]:
             torch.onnx.export(pruned, (example,), str(part), dynamo=False, verbose=False)
             error = verify_onnx(run, pruned, part, samples)
             errors.update({"model.onnx": error} if error else {})
-    except (ImportError, RuntimeError, TypeError) as failure:
-        facts["onnx"] = f"not exported: {str(failure).splitlines()[0]}"
+    except (ImportError, RuntimeError, TypeError, OnnxRuntimeError) as failure:
+        facts["onnx"] = f"not exported: {first_line(failure)}"
     return {**facts, "output_error": {name: asdict(error) for name, error in errors.items()}}

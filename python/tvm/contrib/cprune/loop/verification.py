@@ -3,19 +3,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from tvm.contrib.cprune.importers.onnx_session import onnx_session
 from tvm.contrib.cprune.loop.run import Run
-from tvm.contrib.cprune.models.reference import check_batches, torch_outputs
-from tvm.contrib.cprune.numerics import OutputError, compare_outputs
+from tvm.contrib.cprune.models.reference import check_batches, compare_with_torch, torch_outputs
+from tvm.contrib.cprune.numerics import Array, OutputError
 
 # Largest error relative to the largest output; Winograd causes up to 1e-4 in deep networks.
 TOLERANCE = 1e-3
-Array = npt.NDArray[Any]
 
 
 def read_samples(run: Run, count: int) -> Array | None:
@@ -46,21 +43,13 @@ def verify_onnx(run: Run, model: torch.nn.Module, path: Path, samples: Array | N
 
     Raises
     ------
-    RuntimeError
+    OnnxRuntimeError
         If ONNX Runtime rejects the file.
     CPruneError
         As ``verify``.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        return None
-    try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # the classes of ONNX Runtime's errors have no common base
-        raise RuntimeError(f"ONNX Runtime rejects it: {error}") from error
-    name = session.get_inputs()[0].name
-    return _verify(run, model, lambda data: list(session.run(None, {name: data})), samples, path.name)
+    execute = onnx_session(path)
+    return None if execute is None else _verify(run, model, execute, samples, path.name)
 
 
 def _verify(
@@ -70,8 +59,5 @@ def _verify(
     samples: Array | None,
     what: str,
 ) -> OutputError:
-    error = OutputError()
-    for batch in check_batches(run.input_shape, samples, run.config.seed):
-        data = np.ascontiguousarray(batch)
-        error = error.joined(compare_outputs(execute(data), torch_outputs(model, data), TOLERANCE, what))
-    return error
+    batches = check_batches(run.input_shape, samples, run.config.seed)
+    return compare_with_torch(model, execute, batches, TOLERANCE, what)

@@ -41,7 +41,7 @@ def time_side_by_side(
     Returns
     -------
     latencies
-        Latency of each model, with ``repeats * rounds`` samples in seconds.
+        Latency of each model, with up to ``repeats * rounds`` samples in seconds: fewer for slow models.
     """
     data = sample_input(input_shape)
     samples: dict[str, tuple[float, ...]] = dict.fromkeys(libraries, ())

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reference outputs of PyTorch models, and the inputs they are compared on."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-Array = npt.NDArray[Any]
+from tvm.contrib.cprune.numerics import Array, OutputError, compare_outputs
 
 
 def torch_outputs(model: torch.nn.Module, data: Array) -> list[Array]:
@@ -54,3 +54,33 @@ def check_batches(shape: tuple[int, ...], samples: Array | None, seed: int = 0) 
         batches = [filled[i : i + shape[0]].astype("float32") for i in range(0, len(filled), shape[0])]
     batches.append(np.random.default_rng(seed).standard_normal(shape).astype("float32"))
     return batches
+
+
+def compare_with_torch(
+    model: torch.nn.Module,
+    execute: Callable[[Array], list[Array]],
+    batches: list[Array],
+    tolerance: float,
+    what: str,
+) -> OutputError:
+    """Compare all outputs of a compiled or exported model with PyTorch's.
+
+    Parameters
+    ----------
+    execute
+        Runs the other model on one batch, and returns its outputs.
+    batches
+        Inputs; see ``check_batches``.
+    tolerance, what
+        See ``compare_outputs``.
+
+    Raises
+    ------
+    CPruneError
+        If the number or the shapes of the outputs differ, an output is not finite, or the error exceeds
+        ``tolerance``.
+    """
+    error = OutputError()
+    for data in batches:
+        error = error.joined(compare_outputs(execute(data), torch_outputs(model, data), tolerance, what))
+    return error

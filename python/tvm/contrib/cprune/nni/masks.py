@@ -23,7 +23,7 @@ from tvm.contrib.cprune.models.layers import PRUNABLE_LAYERS, Kind, is_depthwise
 from tvm.contrib.cprune.models.prunable import PrunableModel
 from tvm.contrib.cprune.models.tracing import dependency_graph, pruning_group
 from tvm.contrib.cprune.table import TaskTable
-from tvm.contrib.cprune.types import ChannelGroup, CPruneError
+from tvm.contrib.cprune.types import ChannelGroup, CPruneError, first_line
 
 Masks = Mapping[str, Mapping[str, torch.Tensor]]
 
@@ -41,7 +41,7 @@ def load_masks(path: Path) -> dict[str, dict[str, torch.Tensor]]:
     except OSError as error:
         raise CPruneError(f"cannot read {path}: {error.strerror}") from None
     except (RuntimeError, EOFError, UnpicklingError, KeyError, ValueError) as error:
-        raise CPruneError(f"{path} is not a mask file: {str(error).splitlines()[0]}") from None
+        raise CPruneError(f"{path} is not a mask file: {first_line(error)}") from None
     valid = isinstance(masks, dict) and all(
         isinstance(by_name, dict)
         and all(mask is None or isinstance(mask, torch.Tensor) for mask in by_name.values())

@@ -35,9 +35,9 @@ class Progress:
     seconds: float
 
     @property
-    def gflops(self) -> float:
-        """Throughput of the fastest program in GFLOP/s."""
-        return self.task.flops / self.best / 1e9 if self.best else 0.0
+    def speed(self) -> str:
+        """Throughput of the fastest program in GFLOP/s as text, "-" if it is unknown."""
+        return f"{self.task.flops / self.best / 1e9:.1f}" if self.task.flops and self.best else "-"
 
     @property
     def seconds_left(self) -> float:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbered axes of a compute DAG, and those that run over an anchor's channels.
+"""Numbered axes of a compute DAG, those that run over an anchor's channels, and its work.
 
 Axes are numbered consecutively over ``dag.ops``: the dimensions of a placeholder, or the spatial axes of a
 compute operation followed by its reduction axes. ``cprune.AxisClasses`` uses the same numbers.
@@ -32,6 +32,11 @@ def axes_of(dag: Any) -> tuple[Axis, ...]:
 
 def _extent(axis: Any) -> int:
     return int(axis.dom.extent) if isinstance(axis.dom.extent, IntImm | int) else 0
+
+
+def counted_flops(dag: Any) -> float:
+    """Return a compute DAG's floating-point operations, 0 if TVM cannot count them (``flop_ct`` is -1)."""
+    return max(float(dag.flop_ct), 0.0)
 
 
 def channel_axes(dag: Any, anchor: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -9,7 +9,7 @@ from tvm.auto_scheduler.workload_registry import register_workload_tensors
 
 import tvm
 from tvm import auto_scheduler, te, tir
-from tvm.contrib.cprune.tuning.ansor.axes import axes_of
+from tvm.contrib.cprune.tuning.ansor.axes import axes_of, counted_flops
 from tvm.contrib.cprune.types import CPruneError, Side, Task
 
 
@@ -37,7 +37,7 @@ def at_width(task: Task, width: int, side: Side) -> Task:
     return replace(
         task,
         workload_key=key,
-        flops=float(dag.flop_ct),
+        flops=counted_flops(dag),
         axes=axes_of(tvm_task.compute_dag),
         tvm_task=tvm_task,
     )

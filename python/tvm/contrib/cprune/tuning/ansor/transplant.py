@@ -17,7 +17,7 @@ from tvm.contrib.cprune.measuring.records import state_of
 from tvm.contrib.cprune.targets.target import vector_lanes
 from tvm.contrib.cprune.tuning.ansor.steps import Step, splits_of, steps_of
 from tvm.contrib.cprune.tuning.variants import Lengths, length_variants
-from tvm.contrib.cprune.types import Axis, Split, Task, TransplantError
+from tvm.contrib.cprune.types import Axis, Split, Task, TransplantError, last_line
 
 
 def transplant(record: str, old: Task, new: Task, limit: int = 3) -> list[Any]:
@@ -51,7 +51,7 @@ def transplant(record: str, old: Task, new: Task, limit: int = 3) -> list[Any]:
         try:
             new.tvm_task.compute_dag.infer_bound_from_state(state)
         except tvm.error.TVMError as error:
-            cause = str(error).strip().splitlines()[-1]
+            cause = last_line(error)
             continue
         inputs.append(tvm.auto_scheduler.MeasureInput(new.tvm_task, state))
     if not inputs:
