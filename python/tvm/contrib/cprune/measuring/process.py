@@ -12,9 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 from tvm.auto_scheduler.measure import MeasureErrorNo
-from tvm.contrib.popen_pool import PopenWorker
 
 from tvm.contrib.cprune.measuring import local_worker
+from tvm.contrib.cprune.measuring.fork_server import FORK_SERVER, ForkedWorker
 from tvm.contrib.cprune.measuring.result import Failure, error_summary
 from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.types import InfrastructureError
@@ -46,7 +46,7 @@ class WorkerProcess:
     def __init__(
         self, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = ()
     ) -> None:
-        self.popen = PopenWorker(initializer, initargs)
+        self.popen = ForkedWorker(initializer, initargs)
         self.programs: set[int] = set()
         self._compiled = 0
 
@@ -153,6 +153,7 @@ class ProcessPool:
 
     def __init__(self, threads: int) -> None:
         count = host_threads()
+        FORK_SERVER.start()
         self.processes = [WorkerProcess(local_worker.start, (threads,)) for _ in range(count)]
         self._executor = ThreadPoolExecutor(count)
 

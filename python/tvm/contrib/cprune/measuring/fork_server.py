@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Worker processes that start in milliseconds, because they are forks of a process that has imported TVM.
+
+Starting Python and importing TVM takes seconds, which TVM's ``PopenWorker`` spends for each process. A
+``ForkedWorker`` is a fork of one server process. The server starts with the first worker, and ends with the
+process that uses it. It has one thread and never starts TVM's thread pool, so that forking it is safe.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import traceback
+from typing import NoReturn
+
+from tvm.contrib.popen_pool import PopenWorker
+from tvm.exec import popen_worker
+
+from tvm.contrib.cprune.measuring import local_worker, rpc_worker
+from tvm.contrib.cprune.types import InfrastructureError
+
+# Imported for the workers: the functions that run there are found by name.
+PRELOADED = (local_worker, rpc_worker)
+_INT = struct.Struct("<i")
+
+
+class ForkedProcess:
+    """A running worker, with the methods of ``subprocess.Popen`` that ``PopenWorker`` uses.
+
+    Parameters
+    ----------
+    pid
+        Id of the process, which is a child of the fork server.
+    output
+        Read end of the pipe that the worker alone writes to. It hangs up when the worker ends.
+    """
+
+    def __init__(self, pid: int, output: int) -> None:
+        self.pid = pid
+        self._output = os.fdopen(os.dup(output), "rb", buffering=0)
+
+    def poll(self) -> int | None:
+        """Return None while the process runs."""
+        return self._ended(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the process to end.
+
+        Raises
+        ------
+        subprocess.TimeoutExpired
+            If it runs for more than ``timeout`` seconds.
+        """
+        status = self._ended(timeout)
+        if status is None:
+            raise subprocess.TimeoutExpired("worker process", timeout or 0.0)
+        return status
+
+    def kill(self) -> None:
+        """Kill the process."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    def _ended(self, timeout: float | None) -> int | None:
+        poll = select.poll()
+        poll.register(self._output, 0)  # reports nothing but the end
+        return 0 if poll.poll(None if timeout is None else timeout * 1000) else None
+
+
+class ForkServer:
+    """Starts workers as forks of one process; see the module's documentation."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+
+    def fork(self, commands: int, output: int) -> int:
+        """Start a worker with this process's environment and working directory.
+
+        Parameters
+        ----------
+        commands, output
+            Ends of pipes: the worker reads calls from the first and writes results to the second.
+
+        Returns
+        -------
+        The worker's process id.
+
+        Raises
+        ------
+        InfrastructureError
+            If the server cannot be started, or ends.
+        """
+        folder = os.open(".", os.O_RDONLY)
+        try:
+            with self._lock:
+                self._start()
+                return self._request([commands, output, folder])
+        finally:
+            os.close(folder)
+
+    def start(self) -> None:
+        """Start the server, if it does not run, without waiting until it is ready."""
+        with self._lock:
+            self._start()
+
+    def _start(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            return
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", __name__, str(theirs.fileno())]
+            try:
+                self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+            except OSError as error:
+                raise InfrastructureError(f"cannot start a worker process: {error}") from error
+
+    def _request(self, descriptors: list[int]) -> int:
+        assert self._socket is not None
+        environment = json.dumps(dict(os.environ)).encode()
+        try:
+            socket.send_fds(self._socket, [_INT.pack(len(environment))], descriptors)
+            self._socket.sendall(environment)
+            return int(_INT.unpack(_receive(self._socket, _INT.size))[0])
+        except (OSError, EOFError) as error:
+            raise InfrastructureError(f"the process that starts workers has ended: {error}") from error
+
+
+FORK_SERVER = ForkServer()
+
+
+class ForkedWorker(PopenWorker):
+    """TVM's ``PopenWorker``, whose processes come from the fork server."""
+
+    _proc: ForkedProcess | None
+
+    def _start(self) -> None:
+        if self._proc is not None:
+            return
+        results, output = os.pipe()
+        commands, calls = os.pipe()
+        self._reader, self._writer = os.fdopen(results, "rb"), os.fdopen(calls, "wb")
+        try:
+            self._proc = ForkedProcess(FORK_SERVER.fork(commands, output), results)
+        finally:
+            os.close(commands)
+            os.close(output)
+
+
+def _receive(source: socket.socket, size: int) -> bytes:
+    """Return ``size`` bytes; raise ``EOFError`` if the other side has ended."""
+    data = b""
+    while len(data) < size:
+        part = source.recv(size - len(data))
+        if not part:
+            raise EOFError("no answer")
+        data += part
+    return data
+
+
+def serve(requests: socket.socket) -> None:
+    """Fork a worker for each request until the process that sends them ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended workers leave nothing behind
+    while True:
+        header, descriptors, *_ = socket.recv_fds(requests, _INT.size, 3)
+        if not header:
+            return
+        environment = json.loads(_receive(requests, _INT.unpack(header)[0]))
+        pid = os.fork()
+        if pid == 0:
+            requests.close()
+            _work(descriptors, environment)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        requests.sendall(_INT.pack(pid))
+
+
+def _work(descriptors: list[int], environment: dict[str, str]) -> NoReturn:
+    """Turn a fork of the server into a worker of TVM."""
+    status = 1
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        commands, output, folder = descriptors
+        os.environ.clear()
+        os.environ.update(environment)
+        os.fchdir(folder)
+        os.close(folder)
+        for descriptor in (commands, output):
+            os.set_inheritable(descriptor, False)
+        sys.argv = ["popen_worker", str(commands), str(output)]
+        popen_worker.main()
+        status = 0
+    except (KeyboardInterrupt, OSError):
+        pass  # as in TVM's worker: the process that it works for has ended
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))
