@@ -38,7 +38,7 @@ def two_layers(convolutions: tuple[tuple[int, int, int, int], ...]) -> nn.Module
 def untuned(compiler: Compiler, model: nn.Module, path: Path) -> Path:
     """Build the model with TVM's fallback schedules; returns the library's path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with pass_context("autotvm", alter_layouts=True):
+    with pass_context(compiler.target, "autotvm", alter_layouts=True):
         library = relay.build(compiler.import_model(model).mod, compiler.target)
     compiler.preset.link(library, path)
     return path

@@ -11,17 +11,22 @@ from tvm.relay.backend import te_compiler
 
 import tvm
 from tvm import autotvm, relay
+from tvm.contrib.cprune.targets.codegen import codegen_context
 from tvm.contrib.cprune.transform.prepare import DISABLED_PASSES
 from tvm.contrib.cprune.tuning.ansor.axes import axes_of, channel_axes, counted_flops
 from tvm.contrib.cprune.tuning.autotvm import task as autotvm_tasks
 from tvm.contrib.cprune.types import Task, TunerName
 
 
-def pass_context(tuner: TunerName = "ansor", alter_layouts: bool = False) -> tvm.transform.PassContext:
+def pass_context(
+    target: tvm.target.Target, tuner: TunerName = "ansor", alter_layouts: bool = False
+) -> tvm.transform.PassContext:
     """Return the context in which functions are lowered and modules are built.
 
     Parameters
     ----------
+    target
+        The compilation target.
     tuner
         Whose schedules TVM looks up: "ansor" (auto_scheduler) or "autotvm".
     alter_layouts
@@ -29,7 +34,7 @@ def pass_context(tuner: TunerName = "ansor", alter_layouts: bool = False) -> tvm
     """
     disabled = [name for name in DISABLED_PASSES if not alter_layouts or name != "AlterOpLayout"]
     config = {"relay.backend.use_auto_scheduler": tuner == "ansor"}
-    return tvm.transform.PassContext(opt_level=3, config=config, disabled_pass=disabled)
+    return codegen_context(target, config, disabled)
 
 
 @contextmanager
@@ -76,7 +81,7 @@ def lower_ansor(
     lookup = _RecordKey()
     compiler = te_compiler.get()
     compiler.clear()
-    with target, lookup, pass_context(), quietly():
+    with target, lookup, pass_context(target), quietly():
         compiler.lower(function, target)
     if not lookup.key:
         return ()
@@ -106,7 +111,7 @@ def lower_autotvm(
     compiler = te_compiler.get()
     compiler.clear()
     try:
-        with lookup, target, pass_context("autotvm"), quietly():
+        with lookup, target, pass_context(target, "autotvm"), quietly():
             compiler.lower(function, target)
     finally:
         compiler.clear()

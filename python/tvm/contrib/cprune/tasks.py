@@ -86,7 +86,7 @@ def extract_from_program(
     else:
         target = parse_target(target)
     recorder: Any = RecordSubgraphs()
-    with target, pass_context(tuner):
+    with target, pass_context(target, tuner):
         recorder(fuse(prepared))
     cache = LoweringCache() if cache is None else cache
     return _join(recorder.subgraphs, target, algorithms or {}, cache, tuner)

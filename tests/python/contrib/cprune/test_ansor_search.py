@@ -18,6 +18,7 @@ from tvm.contrib.cprune.measuring import local_worker
 from tvm.contrib.cprune.measuring import process as process_module
 from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import RecordLog, to_input
+from tvm.contrib.cprune.tuning.ansor import allocation
 from tvm.contrib.cprune.tuning.ansor.axes import counted_flops
 from tvm.contrib.cprune.tuning.ansor.search import search
 from tvm.contrib.cprune.tuning.progress import Progress
@@ -105,12 +106,13 @@ def test_build_timeout_is_returned_as_a_result(tuned):
         assert "longer than" in str(result.error_msg)
 
 
-def test_error_names_the_task_without_a_valid_program(target):
+def test_error_names_the_task_without_a_valid_program(target, monkeypatch):
+    monkeypatch.setattr(allocation, "MAX_INITIAL_FAILURES", 4)
     task = task_of("1x1", 24, target)
-    config = TuneConfig(trials=32, batch=16, population=32, build_timeout=0.0001)
+    config = TuneConfig(trials=8, batch=4, population=16, build_timeout=0.0001)
     with (
         LocalMeasurer(config) as pool,
-        pytest.raises(CPruneError, match="no valid program for task conv in 16 trials"),
+        pytest.raises(CPruneError, match="no valid program for task conv in 4 trials"),
     ):
         search([task], config, pool, RecordLog(None))
 

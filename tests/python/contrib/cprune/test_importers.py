@@ -26,7 +26,7 @@ def layers_of(model):
 
 
 def run(mod, data, target):
-    with pass_context():
+    with pass_context(target):
         library = relay.build(mod, target)
     module = graph_executor.GraphModule(library["default"](tvm.cpu()))
     module.set_input("data", data)

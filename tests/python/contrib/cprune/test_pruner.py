@@ -305,7 +305,7 @@ def processes():
 def test_a_killed_run_continues_without_repeating_a_measurement(processes, tmp_path):
     """Kill the run whenever it writes something, and resume it, until it completes."""
     seen: list[dict] = []
-    for kills in range(12):
+    for kills in range(8):
         size = footprint(tmp_path)
         child = processes.Process(target=resume_run, args=(tmp_path,))
         child.start()

@@ -172,19 +172,19 @@ def test_an_unexpected_exception_of_a_builder_ends_the_call(site, tmp_path, monk
 
 
 def test_a_slow_model_is_timed_in_a_session_that_outlasts_it(site, tmp_path, monkeypatch):
-    """A model that takes 2.5 s, with limits that are scaled down: programs have sessions of 12 s."""
+    """A model that takes 0.9 s, with limits that are scaled down: programs have sessions of 4 s."""
     monkeypatch.setattr(rpc_device, "SESSION_MARGIN", 0)
     monkeypatch.setattr(model_timing, "FIRST_RUN_TIMEOUT", 10.0)
 
     def time_models(_: Any, __: Any, ___: str, ____: Any, repeats: int) -> list[Costs]:
-        time.sleep(2.5 * repeats)
+        time.sleep(0.9 * repeats)
         rpc_worker._session.get_function("runtime.config_threadpool")  # fails if the session has ended
-        return [(2.5,) * repeats]
+        return [(0.9,) * repeats]
 
     monkeypatch.setattr(rpc_worker, "time_models", time_models)
     site.add()
     site.wait(1)
-    measurement, config = Measurement(site, tmp_path), dataclasses.replace(CONFIG, run_timeout=3)
+    measurement, config = Measurement(site, tmp_path), dataclasses.replace(CONFIG, run_timeout=1)
     with measurement.measurer(config=config) as measurer:
         (costs,) = measurer.time_models([tmp_path / "model.so"], np.zeros(1), 6)
     assert len(costs) == 6
@@ -351,7 +351,7 @@ def test_devices_of_different_speed_are_corrected_or_refused(
         site.wait(1, free=1)
         site.add(hold=hold)
         site.wait(2)
-        wait_until(lambda: bool(measurer.measure(inputs) and measurement.messages), "a report")
+        wait_until(lambda: bool(measurer.measure(inputs[:4]) and measurement.messages), "a report")
     (message,) = measurement.messages
     end = "; its measurements are divided by this factor" if corrected else " and is not used: "
     factor = re.search(rf"takes (\S+) times as long as device 127.0.0.1:\d+{end}", message)

@@ -53,7 +53,7 @@ def round_to(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(
-    max_examples=5,
+    max_examples=3,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())

@@ -100,10 +100,10 @@ def build(
     programs: Any
     if table.tuner == "ansor":
         target, mod = pinned_target(table.target), pin_algorithms(model.mod, algorithms_of(table))
-        programs, context = _AnsorPrograms(table), pass_context()
+        programs, context = _AnsorPrograms(table), pass_context(target)
     else:
         target, mod = parse_target(table.target), model.mod
-        programs, context = _AutoTVMPrograms(table), pass_context("autotvm", alter_layouts=True)
+        programs, context = _AutoTVMPrograms(table), pass_context(target, "autotvm", alter_layouts=True)
     target = tvm.target.Target(target, host=host) if host else target
     with programs, context, quietly():
         try:

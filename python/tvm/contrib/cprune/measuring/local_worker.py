@@ -20,6 +20,7 @@ from tvm.contrib import graph_executor
 from tvm.contrib.cprune.measuring import evaluator
 from tvm.contrib.cprune.measuring.cpu_state import PREPARE, limit_threads, pinned_threads, register_prepare
 from tvm.contrib.cprune.measuring.result import ArgSpecs, Costs, Failure, error_summary
+from tvm.contrib.cprune.targets.codegen import codegen_context
 from tvm.contrib.cprune.targets.presets import Preset
 from tvm.contrib.cprune.types import InfrastructureError
 
@@ -81,7 +82,9 @@ def _compile(serialized: Any, finish: Callable[[Any, ArgSpecs], None], error_no:
         except Exception as error:
             return Failure(MeasureErrorNo.INSTANTIATION_ERROR, error_summary(error))
         specs = _arg_specs(args)
-        finish(tvm.build(schedule, args, target=target), specs)
+        with codegen_context(target):
+            module = tvm.build(schedule, args, target=target)
+        finish(module, specs)
         return specs
     except InfrastructureError:
         raise

@@ -8,8 +8,8 @@ from typing import Any
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.tuning.progress import TaskSearch
 
-# An algorithm slower than its alternative by this factor gets no trials after its first batch.
-ALTERNATIVE_MARGIN = 1.25
+# Trials before an algorithm is compared with its alternative: the first programs are random ones.
+FAIR_TRIALS = 12
 # Give up on a task if at least this many programs were measured and all of them failed.
 MAX_INITIAL_FAILURES = 16
 
@@ -26,11 +26,20 @@ class AnsorSearch(TaskSearch):
         Whether the policy has no more programs.
     alternatives : list of AnsorSearch
         Searches of the same layers with another algorithm.
+    fair_trials : int
+        Trials before the task is compared with its alternatives.
+    model : tvm.auto_scheduler.PythonBasedModel
+        The cost model of ``policy``.
+    lent : set of str
+        Records of other tasks that were tried on this one.
     """
 
     policy: Any
+    model: Any
+    fair_trials: int = FAIR_TRIALS
     exhausted: bool = False
     alternatives: list["AnsorSearch"] = field(default_factory=list)
+    lent: set[str] = field(default_factory=set)
 
     @property
     def only_failures(self) -> bool:
@@ -38,20 +47,23 @@ class AnsorSearch(TaskSearch):
         return self.trials >= MAX_INITIAL_FAILURES and self.failures == self.trials
 
     @property
-    def slower_than_alternative(self) -> bool:
-        """Whether an alternative algorithm is so much faster that this one is dropped."""
-        return self.trials > 0 and any(
-            other.trials > 0 and self.best > ALTERNATIVE_MARGIN * other.best for other in self.alternatives
-        )
+    def speed(self) -> float:
+        """Operations per second of the fastest program, 0 if there is none."""
+        return self.task.flops / self.best
 
     @property
     def expected_gain(self) -> float:
         """Seconds per inference that one more trial may save.
 
-        This is the optimistic guess of Ansor's task scheduler: the latency over the number of trials
-        (``g_next_1`` in ``auto_scheduler/task_scheduler.py``).
+        Ansor's task scheduler guesses that a trial saves the latency over the number of trials (``g_next_1``
+        in ``auto_scheduler/task_scheduler.py``). An algorithm that is slower than its alternative saves only
+        what it would then be ahead. Until it has had a fair number of trials, it counts as equally fast.
         """
-        return self.task.weight * self.best / max(self.trials, 1)
+        reference = min((self.best, *(other.best for other in self.alternatives)))
+        trials = max(self.trials, 1)
+        if trials < self.fair_trials or reference == float("inf"):
+            return self.task.weight * reference / trials
+        return self.task.weight * max(0.0, reference - self.best * (1 - 1 / trials))
 
 
 def first_batch_size(search: AnsorSearch, config: TuneConfig) -> int:
@@ -75,7 +87,8 @@ def next_search(searches: Sequence[AnsorSearch], config: TuneConfig, trials_left
     running = [
         search
         for search in searches
-        if not (search.exhausted or search.slower_than_alternative or search.only_failures)
+        if not (search.exhausted or search.only_failures)
         and search.trials_since_best < config.early_stopping
+        and search.expected_gain > 0
     ]
     return max(running, key=lambda search: search.expected_gain, default=None)

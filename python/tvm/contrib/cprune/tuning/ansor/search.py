@@ -13,7 +13,13 @@ from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.measuring.measurer import Measurer
 from tvm.contrib.cprune.measuring.records import RecordLog, dump, to_input
 from tvm.contrib.cprune.targets.target import host_threads
-from tvm.contrib.cprune.tuning.ansor.allocation import AnsorSearch, first_batch_size, next_search
+from tvm.contrib.cprune.tuning.ansor.allocation import (
+    FAIR_TRIALS,
+    AnsorSearch,
+    first_batch_size,
+    next_search,
+)
+from tvm.contrib.cprune.tuning.ansor.lending import lend
 from tvm.contrib.cprune.tuning.progress import Progress, SearchProgress
 from tvm.contrib.cprune.types import Task
 
@@ -31,6 +37,7 @@ def search(
     """Search for fast programs until the trials or the time are used up.
 
     Every task gets one batch of trials. The remaining trials go where they are expected to save most time.
+    Up to half of a batch are programs of other tasks that promise to be faster (see ``lending.py``).
 
     Parameters
     ----------
@@ -67,6 +74,7 @@ def search(
             size = first_batch_size(current, config)
             if current.trials:
                 size = max(1, min(config.batch, progress.trials_left))
+            size -= lend(current, searches, measurer, log, size // 2)
             _measure_batch(current, size, tvm_measurer, log)
             if strict and current.only_failures:
                 raise current.no_valid_program()
@@ -89,7 +97,9 @@ def _start_searches(
         callbacks = [auto_scheduler.PreloadMeasuredStates(str(log.path))]
     searches = {}
     for task in tasks:
-        search = AnsorSearch(task=task, policy=_make_policy(task, config, model, seed, callbacks))
+        policy = _make_policy(task, config, model, seed, callbacks)
+        fair = min(FAIR_TRIALS, config.trials)
+        search = AnsorSearch(task=task, policy=policy, model=model, fair_trials=fair)
         search.add(log.of(task.workload_key))
         searches[task.workload_key] = search
     for key, other in alternatives.items():

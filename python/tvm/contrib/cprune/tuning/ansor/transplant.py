@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transplants: replaying a program on the same operator at another width instead of searching again.
 
+A program also moves to a task that differs in the operators fused behind the anchor; see ``epilogue.py``.
+
 The state of a program is a list of transform steps. Applied to the compute DAG of another width, they give
 the same loop nest with other extents. If an extent is not a multiple of a split's inner lengths, the lengths
 are rewritten. The innermost length, usually the vector, is changed last.
@@ -15,9 +17,10 @@ import tvm
 from tvm.contrib.cprune import _plugin
 from tvm.contrib.cprune.measuring.records import state_of
 from tvm.contrib.cprune.targets.target import vector_lanes
+from tvm.contrib.cprune.tuning.ansor.epilogue import compare_epilogues, move_steps
 from tvm.contrib.cprune.tuning.ansor.steps import Step, splits_of, steps_of
 from tvm.contrib.cprune.tuning.variants import Lengths, length_variants
-from tvm.contrib.cprune.types import Axis, Split, Task, TransplantError, last_line
+from tvm.contrib.cprune.types import Split, Task, TransplantError, last_line
 
 
 def transplant(record: str, old: Task, new: Task, limit: int = 3) -> list[Any]:
@@ -67,12 +70,13 @@ def keeps_inner_loops(record: str, old: Task, new: Task) -> bool:
     TransplantError
         If the program cannot be moved at all.
     """
-    pairs = zip(steps_of(record), rewrite_steps(record, old, new, 1)[0], strict=True)
-    return all(before[4] == after[4] for before, after in pairs if before[0] == "SP")
+    before, after = steps_of(record), rewrite_steps(record, old, new, 1)[0]
+    lengths = [[step[4] for step in steps if step[0] == "SP"] for steps in (before, after)]
+    return lengths[0] == lengths[1]
 
 
 def rewrite_steps(record: str, old: Task, new: Task, limit: int) -> list[list[Step]]:
-    """Rewrite the transform steps of a program for another width.
+    """Rewrite the transform steps of a program for another width, or for other fused operators.
 
     Parameters
     ----------
@@ -88,8 +92,9 @@ def rewrite_steps(record: str, old: Task, new: Task, limit: int) -> list[list[St
     TransplantError
         If the tasks compute differently, or no inner lengths divide a new extent.
     """
-    _check_same_structure(old.axes, new.axes)
     steps = steps_of(record)
+    if [axis[:2] for axis in old.axes] != [axis[:2] for axis in new.axes]:
+        return [move_steps(steps, compare_epilogues(old.axes, new.axes))]
     extents, choices = _resized_splits(steps, old, new, limit)
     rewritten = []
     for variant in length_variants(choices, limit):
@@ -98,14 +103,6 @@ def rewrite_steps(record: str, old: Task, new: Task, limit: int) -> list[list[St
             new_steps[index][3], new_steps[index][4] = extents[index], list(lengths)
         rewritten.append(new_steps)
     return rewritten
-
-
-def _check_same_structure(old: tuple[Axis, ...], new: tuple[Axis, ...]) -> None:
-    if [axis[:2] for axis in old] != [axis[:2] for axis in new]:
-        old_ops, new_ops = (list(dict.fromkeys(op for op, _, _ in axes)) for axes in (old, new))
-        raise TransplantError(
-            f"the programs compute differently: {', '.join(old_ops)} and {', '.join(new_ops)}"
-        )
 
 
 def _resized_splits(
