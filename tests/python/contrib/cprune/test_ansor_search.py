@@ -19,10 +19,13 @@ from tvm.contrib.cprune.measuring import process as process_module
 from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import RecordLog, to_input
 from tvm.contrib.cprune.tuning.ansor import allocation
+from tvm.contrib.cprune.tuning.ansor import search as search_module
+from tvm.contrib.cprune.tuning.ansor.allocation import AnsorSearch
 from tvm.contrib.cprune.tuning.ansor.axes import counted_flops
-from tvm.contrib.cprune.tuning.ansor.search import search
+from tvm.contrib.cprune.tuning.ansor.lending import lend
+from tvm.contrib.cprune.tuning.ansor.search import search, start_searches
 from tvm.contrib.cprune.tuning.progress import Progress
-from tvm.contrib.cprune.types import CPruneError, Task
+from tvm.contrib.cprune.types import CPruneError, Subgraph, Task
 
 # Evaluated in a worker process. A function of this file would import torch there.
 ENVIRONMENT = (
@@ -117,16 +120,53 @@ def test_error_names_the_task_without_a_valid_program(target, monkeypatch):
         search([task], config, pool, RecordLog(None))
 
 
-def test_much_slower_alternative_gets_no_further_trials(target):
+def test_a_much_slower_alternative_gets_a_fair_number_of_trials_and_no_more(target, monkeypatch):
+    monkeypatch.setattr(search_module, "FAIR_TRIALS", 4)
     # With two threads, other tests on the same cores would delay programs by milliseconds.
-    config = TuneConfig(trials=6, batch=4, population=32, repeats=3, threads=1)
+    config = TuneConfig(trials=8, batch=4, population=16, repeats=3, threads=1)
     slow, fast = task_of("direct 3x3", 1024, target), task_of("1x1", 8, target)
     log = RecordLog(None)
     alternatives = {slow.workload_key: fast.workload_key, fast.workload_key: slow.workload_key}
     with LocalMeasurer(config) as pool:
         search([slow, fast], config, pool, log, alternatives=alternatives)
-    assert len(log.of(slow.workload_key)) == 2
+    assert len(log.of(slow.workload_key)) == 6
     assert len(log.of(fast.workload_key)) == 10
+
+
+def waiting(task: Task, trials: int, best: float, *alternatives: AnsorSearch) -> AnsorSearch:
+    """Return a search with these trials."""
+    made = AnsorSearch(task=task, policy=None, model=None, trials=trials, best=best, fair_trials=4)
+    made.alternatives += alternatives
+    return made
+
+
+def test_trials_go_where_they_may_save_most(target):
+    task = replace(task_of("1x1", 16, target), subgraphs=(Subgraph("f", "nn.conv2d", ("conv",), "direct"),))
+    rival = waiting(task, 8, 1.0)
+    assert rival.expected_gain == pytest.approx(1 / 8)
+    assert waiting(task, 2, float("inf")).expected_gain == float("inf")
+    # Unfairly few trials: as good as the alternative. Then only what it may be ahead counts.
+    assert waiting(task, 2, 9.0, rival).expected_gain == pytest.approx(1 / 2)
+    assert waiting(task, 8, 1.1, rival).expected_gain == pytest.approx(1 - 1.1 * 7 / 8)
+    assert waiting(task, 8, 1.5, rival).expected_gain == 0
+    assert waiting(task, 8, float("inf"), rival).expected_gain == 0
+
+
+def test_a_program_is_lent_to_a_slower_task_once(tuned, pool, target):
+    task, best = tuned("direct 3x3")
+    other = task_of("direct 3x3", 32, target)
+    log, config = RecordLog(None), replace(FAST, population=16)
+    log.append([best])
+    lender, borrower = start_searches([task, other], config, log, 0, {})
+    assert best.latency is not None and lender.best == best.latency.median
+    assert lend(borrower, [lender, borrower], pool, log) == borrower.trials == 1
+    (lent,) = log.of(other.workload_key)
+    assert lent.latency is not None and borrower.best == lent.latency.median
+    assert len(borrower.policy.sample_initial_population()) > 0
+    assert lend(borrower, [lender, borrower], pool, log) == 0
+    lender.best = 1.0  # too slow to be worth a trial
+    borrower.lent.clear()
+    assert lend(borrower, [lender, borrower], pool, log) == 0
 
 
 def registered_functions():

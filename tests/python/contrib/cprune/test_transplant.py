@@ -5,10 +5,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import KINDS, OneLayer
 from programs import random_records, task_of
+from torch import nn
 
 import tvm
 from tvm import auto_scheduler, te
@@ -96,6 +98,33 @@ def test_variants_divide_a_width_that_does_not_fit(tuned, target):
         for step in steps:
             if step[0] == "SP":
                 assert step[3] % math.prod(step[4]) == 0
+
+
+class FusedOperators(nn.Module):
+    """The same convolution with a ReLU, with a residual and a ReLU, and with a bias only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu, self.residual, self.bias = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.relu(x))
+        return self.bias(torch.relu(self.residual(y) + y))
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
+def test_a_program_moves_to_a_task_with_other_fused_operators(algorithm, pool, target):
+    layers = ("relu", "residual", "bias")
+    mod = from_torch(FusedOperators().eval(), (1, 8, 8, 8)).mod
+    tasks = extract_from_program(mod, None, target, dict.fromkeys(layers, algorithm))
+    by_layer = {layer: task for task in tasks for layer in task.layers}
+    assert len({by_layer[layer].workload_key for layer in layers}) == 3
+    for old, new in zip(layers, (*layers[1:], layers[0]), strict=True):
+        records = random_records(by_layer[old])
+        for record in records:
+            (moved,) = transplant(record, by_layer[old], by_layer[new])
+            assert keeps_inner_loops(record, by_layer[old], by_layer[new])
+        check(by_layer[new], moved, pool)
 
 
 def test_transplant_to_another_algorithm_is_rejected(tuned, target):

@@ -62,7 +62,7 @@ def search(
     CPruneError
         If no program of a task is valid. The message names the task and the first failure.
     """
-    searches = _start_searches(tasks, config, log, seed, alternatives or {})
+    searches = start_searches(tasks, config, log, seed, alternatives or {})
     progress = SearchProgress(searches, config.trials * len(searches), report)
     builder, runner = auto_scheduler.LocalBuilder(), auto_scheduler.LocalRunner()
     tvm_measurer = ProgramMeasurer(builder, runner, [], 0)
@@ -85,7 +85,7 @@ def search(
     return progress.new_trials
 
 
-def _start_searches(
+def start_searches(
     tasks: Sequence[Task], config: TuneConfig, log: RecordLog, seed: int, alternatives: Mapping[str, str]
 ) -> list[AnsorSearch]:
     """Create a search for each task. All of them share one cost model."""
