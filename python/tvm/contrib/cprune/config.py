@@ -79,7 +79,7 @@ class TuneConfig:
     batch
         Number of programs to compile and measure together.
     population
-        Population of Ansor's evolutionary search; 0 means 64 per core. Ansor's own default of 2048 takes
+        Population of Ansor's evolutionary search; 0 means 32 per core. Ansor's own default of 2048 takes
         longer to rank than the selected programs take to compile.
     threads
         Number of threads that run the model; 0 means all cores available to this process.
