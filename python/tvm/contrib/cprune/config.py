@@ -79,8 +79,8 @@ class TuneConfig:
     batch
         Number of programs to compile and measure together.
     population
-        Population of Ansor's evolutionary search; 0 means 32 per core. Ansor's own default of 2048 takes
-        longer to rank than the selected programs take to compile.
+        Population of Ansor's evolutionary search; 0 means 32 per core. With Ansor's default of
+        2048, ranking takes longer than compiling the selected programs.
     threads
         Number of threads that run the model; 0 means all cores available to this process.
     cold_weights

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-# Starts the names of files that are being written, and of no file of the user.
+# Prefix of files that are still being written; no file of the user has it.
 _PARTIAL = ".cprune-part-"
 
 

@@ -3,16 +3,21 @@
 
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from commands import ROOT
+from programs import FAST
+from test_pruner import config, time_by_macs, training
 
+from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.models.checkpoint import load_checkpoint, save_checkpoint
 from tvm.contrib.cprune.models.importance import score
 from tvm.contrib.cprune.models.prunable import PrunableModel
 from tvm.contrib.cprune.models.torchvision_models import import_torchvision, load_torchvision
+from tvm.contrib.cprune.pruner import CPruner
 from tvm.contrib.cprune.types import ChannelStep, CPruneError
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -48,6 +53,33 @@ def test_hard_networks_are_pruned_and_reloaded(name, tmp_path):
     torch.manual_seed(0)
     groups = shrink_some_groups(load_torchvision(name, 10).eval(), tmp_path)
     assert len(groups.unprunable) == NETWORKS[name]
+
+
+def small_network(name):
+    """Return a network of torchvision's blocks, with few of them and few channels."""
+    models = import_torchvision().models
+    if name == "convnext":
+        blocks = [models.convnext.CNBlockConfig(16, 32, 1), models.convnext.CNBlockConfig(32, None, 1)]
+        return models.ConvNeXt(blocks, num_classes=10)
+    if name == "regnet":
+        blocks = models.regnet.BlockParams.from_init_params(4, 24, 36.0, 2.5, 8, se_ratio=0.25)
+        return models.RegNet(blocks, num_classes=10)
+    if name == "shufflenet":
+        return models.ShuffleNetV2([1, 1, 1], [8, 16, 32, 64, 64], num_classes=10)
+    block = models.mobilenetv3.InvertedResidualConfig
+    blocks = [block(16, 3, 16, 16, True, "RE", 2, 1, 1.0), block(16, 5, 48, 24, True, "HS", 2, 1, 1.0)]
+    return models.MobileNetV3(blocks, 64, num_classes=10)
+
+
+@pytest.mark.parametrize("name", ["convnext", "regnet", "shufflenet", "mobilenet_v3"])
+def test_hard_networks_complete_the_loop(name, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(Compiler, "time", time_by_macs)
+    model = small_network(name).eval()
+    settings = config(max_iterations=1, tune=replace(FAST, trials=1))
+    result = CPruner(model, SHAPE, training(), settings, tmp_path).run()
+    assert result["accepted"] == 1, result["iterations"]
+    assert {"net.so", "model.pt", "unpruned.pt"} <= result["output_error"].keys()
 
 
 def transformer(kind):

@@ -50,9 +50,11 @@ def test_a_worker_has_the_environment_and_the_folder_of_the_moment(worker, monke
 def test_a_worker_that_ends_is_noticed_and_replaced(worker):
     first = call(worker, os.getpid)
     assert worker.is_alive()
-    with pytest.raises(ChildProcessError):
-        call(worker, os._exit, 0)
+    os.kill(first, signal.SIGKILL)
+    assert worker._proc is not None and worker._proc.wait(10) is not None
     assert not worker.is_alive()
+    with pytest.raises(ChildProcessError):
+        call(worker, os.getpid)
     assert call(worker, os.getpid) != first
     worker.send(time.sleep, (60,), timeout=0.2)
     with pytest.raises(TimeoutError):
@@ -69,6 +71,23 @@ def test_ended_workers_leave_no_process_behind(worker):
     while server.children() and time.time() < deadline:
         time.sleep(0.02)
     assert not server.children()
+
+
+def test_an_interrupted_start_does_not_mix_up_workers(worker, monkeypatch):
+    receive = fork_server._receive
+
+    def interrupted(*arguments):
+        monkeypatch.setattr(fork_server, "_receive", receive)
+        raise KeyboardInterrupt
+
+    server_of(worker)
+    other = ForkedWorker()
+    monkeypatch.setattr(fork_server, "_receive", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        other.send(os.getpid)
+    other = ForkedWorker()
+    assert call(other, os.getpid) == other._proc.pid
+    other.kill()
 
 
 def test_a_server_that_was_killed_is_replaced(worker):

@@ -96,7 +96,7 @@ def check_file(saved: ModelFile, original: ModelFile, mode: str) -> None:
     Raises
     ------
     CPruneError
-        If ONNX Runtime rejects the rounded model, or an output is not finite, has another shape, or differs
+        If ONNX Runtime rejects a model, or an output is not finite, has another shape, or differs
         by more than the mode allows.
     """
     data = sample_input(original.shape)

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import torch
+from tvm.relay.frontend.common import infer_shape
 
 import tvm
 from tvm import relay
@@ -69,6 +70,23 @@ def _import(model: torch.nn.Module, input_shape: tuple[int, ...]) -> tuple[tvm.I
     if not isinstance(traced, torch.jit.ScriptModule):
         traced = torch.jit.trace(model, torch.zeros(input_shape), check_trace=False)
     lifted = lift_tensors(traced, model)
-    mod, _ = relay.frontend.from_pytorch(lifted, lifted.input_infos(input_shape))
+    converters = {"aten::linear": _linear}
+    mod, _ = relay.frontend.from_pytorch(
+        lifted, lifted.input_infos(input_shape), custom_convert_map=converters
+    )
     params = {name: tvm.nd.array(tensor.numpy()) for name, tensor in lifted.tensors.items()}
     return tvm.IRModule({"main": mod["main"]}), params
+
+
+def _linear(inputs: list[Any], _: list[str]) -> relay.Expr:
+    """Convert ``aten::linear`` to one dense layer over all leading dimensions of its input.
+
+    TVM's own converter repeats the weight for each row of a feature map, and multiplies batches of matrices.
+    """
+    data, weight, bias = inputs
+    shape, (units, _) = infer_shape(data), infer_shape(weight)
+    rows = data if len(shape) == 2 else relay.reshape(data, (-1, shape[-1]))
+    result = relay.nn.dense(rows, weight, units=units)
+    if isinstance(bias, relay.Expr):
+        result = relay.nn.bias_add(result, bias, axis=-1)
+    return result if len(shape) == 2 else relay.reshape(result, (*shape[:-1], units))

@@ -32,13 +32,13 @@ def attempt(
         The journal's entry, with ``verdict`` "accepted", "impossible", "latency" or "accuracy".
     """
     started, number = time.monotonic(), state.iteration + 1
-    made = None
+    made, facts = None, dict[str, Any]()
     try:
         prunable = _shrink(run, current.prunable, proposal, number)
         made = AcceptedModel(run.compiler.move(current.candidate, prunable.model), prunable)
-        verdict, decision, facts = _judge(run, baseline, current.candidate, made.candidate, state)
+        verdict, decision = _judge(run, baseline, current.candidate, made.candidate, state, facts)
     except CandidateError as error:
-        verdict, decision, facts = "impossible", Decision(False, str(error)), {}
+        verdict, decision = "impossible", Decision(False, str(error))
     if made is not None and not decision.accepted:
         run.compiler.discard(made.candidate)
     return made if decision.accepted else None, {
@@ -58,30 +58,35 @@ def attempt(
 
 
 def _judge(
-    run: Run, baseline: Candidate, old: Candidate, new: Candidate, state: LoopState
-) -> tuple[str, Decision, dict[str, Any]]:
+    run: Run, baseline: Candidate, old: Candidate, new: Candidate, state: LoopState, facts: dict[str, Any]
+) -> tuple[str, Decision]:
     """Time, train and evaluate a candidate (lines 9 to 13), and save it if it is accepted.
+
+    Parameters
+    ----------
+    facts
+        Receives what is measured, for the journal.
 
     Returns
     -------
-    verdict, decision, facts
-        The verdict by name, its reason, and what was measured, for the journal.
+    verdict, decision
+        The verdict by name, and its reason.
     """
-    number, facts = state.iteration + 1, dict[str, Any]()
+    number = state.iteration + 1
     facts["old_latency_s"], facts["latency_s"], fast = compare(run.compiler, old, new)
     if not fast.accepted:
-        return "latency", fast, facts
+        return "latency", fast
 
     torch.manual_seed(run.config.seed + number)
     run.training.short_term(new.model)
     accuracy = facts["accuracy_val"] = evaluate(run.training, new.model)
     good = decide_accuracy(state.accuracy, accuracy, run.config)
     if not good.accepted:
-        return "accuracy", good, facts
+        return "accuracy", good
 
     facts["speedup"] = measured_speedup(run.compiler, baseline, new)
     facts["checkpoint"] = save_checkpoint(run.folder, f"iteration-{number:03}", new.model)
-    return "accepted", Decision(True, f"{fast.reason}, {good.reason}"), facts
+    return "accepted", Decision(True, f"{fast.reason}, {good.reason}")
 
 
 def _shrink(run: Run, current: PrunableModel, proposal: Proposal, number: int) -> PrunableModel:

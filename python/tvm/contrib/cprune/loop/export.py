@@ -41,7 +41,7 @@ def export(run: Run, candidate: Candidate) -> dict[str, Any]:
     for name, model in (("model.pt", pruned), ("unpruned.pt", unpruned)):
         with torch.no_grad(), replaced(folder / name) as part:
             torch.jit.trace(model, example).save(str(part))
-            errors[name] = verify_script(run, model, part, samples)
+            errors[name] = verify_script(run, model, part, samples, name)
     if samples is not None:
         with replaced(folder / "samples.npy") as part, part.open("wb") as file:
             np.save(file, samples)
@@ -51,7 +51,7 @@ def export(run: Run, candidate: Candidate) -> dict[str, Any]:
     try:
         with replaced(folder / "model.onnx") as part:
             torch.onnx.export(pruned, (example,), str(part), dynamo=False, verbose=False)
-            error = verify_onnx(run, pruned, part, samples)
+            error = verify_onnx(run, pruned, part, samples, "model.onnx")
             errors.update({"model.onnx": error} if error else {})
     except (ImportError, RuntimeError, TypeError, OnnxRuntimeError) as failure:
         facts["onnx"] = f"not exported: {first_line(failure)}"

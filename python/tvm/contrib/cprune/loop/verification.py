@@ -32,13 +32,17 @@ def verify(run: Run, model: torch.nn.Module, library: Path, samples: Array | Non
     return _verify(run, model, lambda data: run.compiler.measurer.run_model(library, data), samples, what)
 
 
-def verify_script(run: Run, model: torch.nn.Module, path: Path, samples: Array | None) -> OutputError:
+def verify_script(
+    run: Run, model: torch.nn.Module, path: Path, samples: Array | None, what: str
+) -> OutputError:
     """Load an exported TorchScript file and compare it with its model; see ``verify``."""
     script = torch.jit.load(str(path), map_location="cpu")
-    return _verify(run, model, lambda data: torch_outputs(script, data), samples, path.name)
+    return _verify(run, model, lambda data: torch_outputs(script, data), samples, what)
 
 
-def verify_onnx(run: Run, model: torch.nn.Module, path: Path, samples: Array | None) -> OutputError | None:
+def verify_onnx(
+    run: Run, model: torch.nn.Module, path: Path, samples: Array | None, what: str
+) -> OutputError | None:
     """Compare an exported ONNX file with its model in ONNX Runtime; None where that is not installed.
 
     Raises
@@ -49,7 +53,7 @@ def verify_onnx(run: Run, model: torch.nn.Module, path: Path, samples: Array | N
         As ``verify``.
     """
     execute = onnx_session(path)
-    return None if execute is None else _verify(run, model, execute, samples, path.name)
+    return None if execute is None else _verify(run, model, execute, samples, what)
 
 
 def _verify(

@@ -3,9 +3,10 @@
 
 Starting Python and importing TVM takes seconds, which TVM's ``PopenWorker`` spends for each process. A
 ``ForkedWorker`` is a fork of one server process. The server starts with the first worker, and ends with the
-process that uses it. It has one thread and never starts TVM's thread pool, so that forking it is safe.
+process that uses it. It never starts TVM's thread pool, and runs nothing while it forks.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -16,7 +17,8 @@ import subprocess
 import sys
 import threading
 import traceback
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 from tvm.contrib.popen_pool import PopenWorker
 from tvm.exec import popen_worker
@@ -81,7 +83,7 @@ class ForkServer:
         self._socket: socket.socket | None = None
 
     def fork(self, commands: int, output: int) -> int:
-        """Start a worker with this process's environment and working directory.
+        """Start a worker with this process's environment, working directory and CPU affinity.
 
         Parameters
         ----------
@@ -97,7 +99,7 @@ class ForkServer:
         InfrastructureError
             If the server cannot be started, or ends.
         """
-        folder = os.open(".", os.O_RDONLY)
+        folder = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))
         try:
             with self._lock:
                 self._start()
@@ -115,7 +117,9 @@ class ForkServer:
             return
         self._socket, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", __name__, str(theirs.fileno())]
+            # Ctrl-C reaches all processes of a terminal: the server ignores it while it imports TVM, too.
+            command = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh"]
+            command += [sys.executable, "-m", __name__, str(theirs.fileno())]
             try:
                 self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
             except OSError as error:
@@ -123,13 +127,24 @@ class ForkServer:
 
     def _request(self, descriptors: list[int]) -> int:
         assert self._socket is not None
-        environment = json.dumps(dict(os.environ)).encode()
+        affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        request = json.dumps({"environment": dict(os.environ), "affinity": affinity}).encode()
         try:
-            socket.send_fds(self._socket, [_INT.pack(len(environment))], descriptors)
-            self._socket.sendall(environment)
+            socket.send_fds(self._socket, [_INT.pack(len(request))], descriptors)
+            self._socket.sendall(request)
             return int(_INT.unpack(_receive(self._socket, _INT.size))[0])
         except (OSError, EOFError) as error:
+            self._abandon()
             raise InfrastructureError(f"the process that starts workers has ended: {error}") from error
+        except BaseException:
+            self._abandon()  # an answer may still come, which the next request must not read
+            raise
+
+    def _abandon(self) -> None:
+        """Let the server end; the next worker starts another one."""
+        if self._socket is not None:
+            self._socket.close()
+        self._process = self._socket = None
 
 
 FORK_SERVER = ForkServer()
@@ -139,6 +154,21 @@ class ForkedWorker(PopenWorker):
     """TVM's ``PopenWorker``, whose processes come from the fork server."""
 
     _proc: ForkedProcess | None
+
+    def __init__(
+        self, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = ()
+    ) -> None:
+        super().__init__(initializer, initargs)
+
+    def kill(self) -> None:
+        """Kill the process and its children; the next call starts another one."""
+        if self._proc is not None and self._proc.poll() is not None:
+            # It has ended, and another process may have its number: kill nothing.
+            self._reader.close()
+            with contextlib.suppress(OSError):
+                self._writer.close()
+            self._proc = None
+        super().kill()
 
     def _start(self) -> None:
         if self._proc is not None:
@@ -168,21 +198,22 @@ def serve(requests: socket.socket) -> None:
     """Fork a worker for each request until the process that sends them ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended workers leave nothing behind
-    while True:
-        header, descriptors, *_ = socket.recv_fds(requests, _INT.size, 3)
-        if not header:
-            return
-        environment = json.loads(_receive(requests, _INT.unpack(header)[0]))
-        pid = os.fork()
-        if pid == 0:
-            requests.close()
-            _work(descriptors, environment)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        requests.sendall(_INT.pack(pid))
+    with contextlib.suppress(OSError, EOFError):  # the process that sends the requests has ended
+        while True:
+            header, descriptors, *_ = socket.recv_fds(requests, _INT.size, 3)
+            if not header:
+                return
+            request = json.loads(_receive(requests, _INT.unpack(header)[0]))
+            pid = os.fork()
+            if pid == 0:
+                requests.close()
+                _work(descriptors, request)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            requests.sendall(_INT.pack(pid))
 
 
-def _work(descriptors: list[int], environment: dict[str, str]) -> NoReturn:
+def _work(descriptors: list[int], request: dict[str, Any]) -> NoReturn:
     """Turn a fork of the server into a worker of TVM."""
     status = 1
     try:
@@ -190,16 +221,17 @@ def _work(descriptors: list[int], environment: dict[str, str]) -> NoReturn:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         commands, output, folder = descriptors
         os.environ.clear()
-        os.environ.update(environment)
+        os.environ.update(request["environment"])
+        if request["affinity"]:
+            os.sched_setaffinity(0, request["affinity"])
         os.fchdir(folder)
         os.close(folder)
         for descriptor in (commands, output):
             os.set_inheritable(descriptor, False)
         sys.argv = ["popen_worker", str(commands), str(output)]
-        popen_worker.main()
+        with contextlib.suppress(KeyboardInterrupt, OSError):  # as TVM's worker ends with its user
+            popen_worker.main()
         status = 0
-    except (KeyboardInterrupt, OSError):
-        pass  # as in TVM's worker: the process that it works for has ended
     except BaseException:
         traceback.print_exc()
     finally:

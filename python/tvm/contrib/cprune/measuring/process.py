@@ -19,8 +19,8 @@ from tvm.contrib.cprune.measuring.result import Failure, error_summary
 from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.types import InfrastructureError
 
-# Programs compiled by a worker before it is restarted. TVM never frees what its common subexpression
-# elimination caches for each of them (src/tir/transforms/common_subexpr_elim_tools.cc, a static cache).
+# Programs compiled by a worker before it is restarted. For GPUs, TVM eliminates common subexpressions, and
+# never frees what that caches (src/tir/transforms/common_subexpr_elim_tools.cc, a static cache).
 MAX_PROGRAMS_PER_PROCESS = 100
 
 # Processes that die with a program or model before it counts as the cause.

@@ -7,7 +7,7 @@ from typing import Any
 import tvm
 
 # LLVM eliminates common subexpressions and simplifies indices itself. TVM's passes for that take up to two
-# thirds of the time that a program compiles, and what they cache is never freed (a static cache in
+# thirds of a program's compile time, and what they cache is never freed (a static cache in
 # src/tir/transforms/common_subexpr_elim_tools.cc). The programs are as fast without them:
 # benchmarks/compile_time.py.
 CPU_CONFIG = {"tir.disable_cse_tir": True}

@@ -47,9 +47,14 @@ class AnsorSearch(TaskSearch):
         return self.trials >= MAX_INITIAL_FAILURES and self.failures == self.trials
 
     @property
+    def has_no_solution(self) -> bool:
+        """Whether no program of the task is valid, and none of its alternatives either."""
+        return not any(search.has_valid_program for search in (self, *self.alternatives))
+
+    @property
     def speed(self) -> float:
         """Operations per second of the fastest program, 0 if there is none."""
-        return self.task.flops / self.best
+        return self.task.flops / self.best if self.best else 0.0
 
     @property
     def expected_gain(self) -> float:
@@ -57,12 +62,15 @@ class AnsorSearch(TaskSearch):
 
         Ansor's task scheduler guesses that a trial saves the latency over the number of trials (``g_next_1``
         in ``auto_scheduler/task_scheduler.py``). An algorithm that is slower than its alternative saves only
-        what it would then be ahead. Until it has had a fair number of trials, it counts as equally fast.
+        the amount by which it would then beat the alternative. Until it has had a fair number of trials, it
+        counts as equally fast.
         """
         reference = min((self.best, *(other.best for other in self.alternatives)))
         trials = max(self.trials, 1)
         if trials < self.fair_trials or reference == float("inf"):
             return self.task.weight * reference / trials
+        if not self.has_valid_program:
+            return 0.0
         return self.task.weight * max(0.0, reference - self.best * (1 - 1 / trials))
 
 
@@ -75,15 +83,16 @@ def first_batch_size(search: AnsorSearch, config: TuneConfig) -> int:
 def next_search(searches: Sequence[AnsorSearch], config: TuneConfig, trials_left: int) -> AnsorSearch | None:
     """Return the search that gets the next batch, or None if the search is complete.
 
-    Every task gets a first batch, even if the budget is used up. Further batches go to the task with the
-    largest expected gain. It is infinite for a task without a valid program, which therefore goes on until it
-    has one or ``only_failures`` holds.
+    Every task gets a first batch, and goes on until it or its alternative has a valid program or
+    ``only_failures`` holds, even if the budget is used up. Further batches go to the task with the largest
+    expected gain.
     """
     for search in searches:
         if search.trials < first_batch_size(search, config) and not search.exhausted:
             return search
     if trials_left <= 0:
-        return None
+        unsolved = (search for search in searches if search.has_no_solution)
+        return next((s for s in unsolved if not (s.exhausted or s.only_failures)), None)
     running = [
         search
         for search in searches

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbered axes of a compute DAG, those that run over an anchor's channels, and its work.
+"""Numbered axes of a compute DAG, those that run over an anchor's channels, and its operations.
 
 Axes are numbered consecutively over ``dag.ops``: the dimensions of a placeholder, or the spatial axes of a
 compute operation followed by its reduction axes. ``cprune.AxisClasses`` uses the same numbers.
@@ -53,8 +53,10 @@ def channel_axes(dag: Any, anchor: Any) -> tuple[tuple[int, ...], tuple[int, ...
     -----
     The last (NHWC, dense) or second (NCHW) dimension of the output is the output channel. Axes of its class
     run over output channels. Axes of the class of the weight's "I" dimension run over input channels. In a
-    depthwise convolution, one axis is both.
+    depthwise convolution, one axis is both. A batched product of activations has no channels.
     """
+    if anchor.op.name == "nn.batch_matmul":
+        return (), ()
     classes = _plugin.axis_classes(list(dag.ops))
     first_axis, count = {}, 0
     for op in dag.ops:

@@ -9,13 +9,25 @@ after the numbers of stages are adapted and the residual's addition is inlined.
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+from tvm import te
 from tvm.contrib.cprune.tuning.ansor.steps import Step
-from tvm.contrib.cprune.types import Axis, TransplantError
+from tvm.contrib.cprune.types import Task, TransplantError
 
-# An operation of a compute DAG: its name, and name and extent of each axis.
-Operation = tuple[str, tuple[tuple[str, int], ...]]
 # Steps that insert a stage, and the position of the new stage relative to theirs.
 _INSERTIONS = {"CHW": 0, "RF": 0, "CHR": 1}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation of a compute DAG, which is a stage of a program without steps."""
+
+    name: str
+    axes: tuple[tuple[str, int], ...]
+    is_input: bool
+
+    @property
+    def extents(self) -> tuple[int, ...]:
+        return tuple(extent for _, extent in self.axes)
 
 
 @dataclass(frozen=True)
@@ -38,17 +50,30 @@ class Epilogue:
     new_inlined: tuple[int, ...]
 
 
-def operations(axes: Sequence[Axis]) -> list[Operation]:
-    """Group the axes of a compute DAG by operation; see ``axes.axes_of``."""
+def operations(task: Task) -> list[Operation]:
+    """Return the operations of a task's compute DAG in order.
+
+    A task that was read from a file has no DAG. Its operations follow from its axes then, which do not tell
+    scalar constants.
+    """
+    if task.tvm_task is not None:
+        found, first = [], 0
+        for op in task.tvm_task.compute_dag.ops:
+            is_input = isinstance(op, te.PlaceholderOp)
+            count = len(op.output(0).shape) if is_input else len(op.axis) + len(op.reduce_axis)
+            axes = tuple((name, extent) for _, name, extent in task.axes[first : first + count])
+            found.append(Operation(str(op.name), axes, is_input))
+            first += count
+        return found
     groups: list[tuple[str, list[tuple[str, int]]]] = []
-    for op, axis, extent in axes:
+    for op, axis, extent in task.axes:
         if not groups or groups[-1][0] != op or axis in [name for name, _ in groups[-1][1]]:
             groups.append((op, []))
         groups[-1][1].append((axis, extent))
-    return [(op, tuple(loops)) for op, loops in groups]
+    return [Operation(op, tuple(axes), axes[0][0].startswith("dim")) for op, axes in groups]
 
 
-def compare_epilogues(old: Sequence[Axis], new: Sequence[Axis]) -> Epilogue:
+def compare_epilogues(old: Sequence[Operation], new: Sequence[Operation]) -> Epilogue:
     """Return how two DAGs differ behind their anchors.
 
     Raises
@@ -56,29 +81,20 @@ def compare_epilogues(old: Sequence[Axis], new: Sequence[Axis]) -> Epilogue:
     TransplantError
         If they differ elsewhere, or a stage between anchor and output is not elementwise.
     """
-    ours, theirs = operations(old), operations(new)
     common = 0
-    for a, b in zip(ours[:-1], theirs[:-1], strict=False):
+    for a, b in zip(old[:-1], new[:-1], strict=False):
         if a != b:
             break
         common += 1
-    for ops in (ours, theirs):
-        shape = _extents(ops[-1])
-        if any(not _is_placeholder(op) and _extents(op) != shape for op in ops[common:-1]) or not common:
-            names = [", ".join(name for name, _ in side) for side in (ours, theirs)]
+    for ops in (old, new):
+        behind = [op for op in ops[common:-1] if not op.is_input]
+        if not common or any(op.extents not in ((), ops[-1].extents) for op in behind):
+            names = [", ".join(op.name for op in side) for side in (old, new)]
             raise TransplantError(f"the programs compute differently: {names[0]} and {names[1]}")
-    if _extents(ours[-1]) != _extents(theirs[-1]):
+    if old[-1].extents != new[-1].extents:
         raise TransplantError("the fused operators differ, and the outputs have other shapes")
-    inlined = [number for number in range(common, len(theirs) - 1) if not _is_placeholder(theirs[number])]
-    return Epilogue(common, len(ours), len(theirs), tuple(inlined))
-
-
-def _extents(operation: Operation) -> list[int]:
-    return [extent for _, extent in operation[1]]
-
-
-def _is_placeholder(operation: Operation) -> bool:
-    return all(axis.startswith("dim") for axis, _ in operation[1])
+    inlined = [number for number in range(common, len(new) - 1) if not new[number].is_input]
+    return Epilogue(common, len(old), len(new), tuple(inlined))
 
 
 def move_steps(steps: Sequence[Step], epilogue: Epilogue) -> list[Step]:
@@ -87,13 +103,15 @@ def move_steps(steps: Sequence[Step], epilogue: Epilogue) -> list[Step]:
     Raises
     ------
     TransplantError
-        If a step does more than inline a stage between the anchor and the output.
+        If a step does more than inline a stage between the anchor and the output, or belongs to another task.
     """
-    old: list[Hashable] = [_label(number, epilogue, epilogue.old) for number in range(epilogue.old)]
-    new: list[Hashable] = [_label(number, epilogue, epilogue.new) for number in range(epilogue.new)]
+    old: list[Hashable] = _labels("old", epilogue.old, epilogue.common)
+    new: list[Hashable] = _labels("new", epilogue.new, epilogue.common)
     moved: list[Step] = []
     renumbered: dict[int, int] = {}
     for number, step in enumerate(steps):
+        if step[1] >= len(old):
+            raise TransplantError(f"the program has a stage {step[1]}, its task only {len(old)}")
         label = old[step[1]]
         if label not in new:
             if step[0] != "CI":
@@ -109,13 +127,9 @@ def move_steps(steps: Sequence[Step], epilogue: Epilogue) -> list[Step]:
     return moved
 
 
-def _label(number: int, epilogue: Epilogue, stages: int) -> Hashable:
-    """Return what identifies a stage in both DAGs, or in one of them if the other does not have it."""
-    if number < epilogue.common:
-        return number
-    if number == stages - 1:
-        return "output"
-    return ("new" if stages == epilogue.new else "old", number)
+def _labels(side: str, stages: int, common: int) -> list[Hashable]:
+    """Return what identifies each stage in both DAGs, or in one of them if the other does not have it."""
+    return [*range(common), *((side, number) for number in range(common, stages - 1)), "output"]
 
 
 def _renumber(

@@ -76,4 +76,6 @@ def _teach(search: AnsorSearch, records: Sequence[Measured]) -> None:
         file.flush()
         ffi.SearchPolicyRunCallbacks(search.policy, [auto_scheduler.PreloadMeasuredStates(file.name)])
     inputs = [to_input(record.line, search.task.tvm_task) for record in records]
-    search.model.update(inputs, [load_record_from_string(record.line)[1] for record in records])
+    # The model trains on them when it is updated after the next batch.
+    search.model.inputs.extend(inputs)
+    search.model.results.extend(load_record_from_string(record.line)[1] for record in records)

@@ -23,8 +23,8 @@ from tvm.contrib.cprune.tuning.ansor.lending import lend
 from tvm.contrib.cprune.tuning.progress import Progress, SearchProgress
 from tvm.contrib.cprune.types import Task
 
-# Generations of the evolutionary search. Ansor's own default of 4 takes longer to rank than the selected
-# programs take to compile, and found no faster programs in 32 trials.
+# Generations of the evolutionary search. With Ansor's default of 4, ranking takes longer than compiling the
+# selected programs, and 32 trials found no faster ones.
 GENERATIONS = 2
 
 
@@ -52,7 +52,7 @@ def search(
     report
         Called after each batch.
     strict
-        Whether a task without a valid program is an error.
+        Whether a task is an error if neither it nor its alternative has a valid program.
     alternatives
         Pairs of workload keys of tasks that compute the same layers with different algorithms, in both
         directions. They compete for trials.
@@ -64,7 +64,8 @@ def search(
     Raises
     ------
     CPruneError
-        If no program of a task is valid. The message names the task and the first failure.
+        If no program of a task or of its alternative is valid. The message names the task and the first
+        failure.
     """
     searches = start_searches(tasks, config, log, seed, alternatives or {})
     progress = SearchProgress(searches, config.trials * len(searches), report)
@@ -80,11 +81,11 @@ def search(
                 size = max(1, min(config.batch, progress.trials_left))
             size -= lend(current, searches, measurer, log, size // 2)
             _measure_batch(current, size, tvm_measurer, log)
-            if strict and current.only_failures:
+            if strict and all(search.only_failures for search in (current, *current.alternatives)):
                 raise current.no_valid_program()
             progress.report(current)
     for finished in searches:
-        if strict and not finished.has_valid_program:
+        if strict and finished.has_no_solution:
             raise finished.no_valid_program()
     return progress.new_trials
 
