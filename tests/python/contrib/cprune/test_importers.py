@@ -34,7 +34,20 @@ def run(mod, data, target):
     return module.get_output(0).numpy()
 
 
+class LinearOnMap(nn.Module):
+    """Linear layers on a feature map, as in ConvNeXt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.wide, self.narrow = nn.Conv2d(3, 8, 3), nn.Linear(8, 16), nn.Linear(16, 8, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x).permute(0, 2, 3, 1)
+        return self.narrow(nn.functional.gelu(self.wide(x)) + 1).permute(0, 3, 1, 2)
+
+
 NETWORKS = {
+    "linear on a feature map": (LinearOnMap, (2, 3, 8, 8)),
     "branches": (Branches, (1, 3, 16, 16)),
     "bias": (lambda: OneLayer(8, 16), (1, 8, 8, 8)),
     "batch of two": (lambda: OneLayer(8, 16), (2, 8, 8, 8)),
