@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does a run survive kill -9? Runs the demo, kills it at random moments, resumes it, and checks the result.
 
-python benchmarks/faults.py                   # 20 kills, three times as long as `make demo`
+python benchmarks/faults.py                   # 20 kills, four times as long as `make demo`
 python benchmarks/faults.py --quick --kills 3
 
-A first run that is not killed shows how long everything takes. The moments are drawn from its whole length,
-training included. A moment is identified by the files written until then, because resuming takes time, too.
+A first run that is not killed shows how long everything takes; later calls reuse its times. The moments are drawn
+from its whole length, training included. A moment is identified by the files written until then, because
+resuming takes time, too.
 """
 
 import argparse
@@ -109,11 +110,24 @@ def time_writes(folder: Path, options: list[str]) -> list[float]:
     return [*progress.times, time.monotonic() - began]
 
 
+def undisturbed_times(base: Path, options: list[str]) -> list[float]:
+    """Return the times of a run that is not killed, from an earlier call with the same options if there is one."""
+    path = base / "undisturbed.json"
+    if path.exists():
+        kept = json.loads(path.read_text())
+        if kept["options"] == options:
+            return list(kept["times"])
+    shutil.rmtree(base / "undisturbed", ignore_errors=True)
+    times = time_writes(base / "undisturbed", options)
+    path.write_text(json.dumps({"options": options, "times": times}))
+    return times
+
+
 def draw_moments(times: list[float], count: int, seed: int) -> list[Moment]:
     """Draw moments from the whole length of a run."""
     *writes, end = times
-    moments = []
-    for second in sorted(random.Random(seed).uniform(0, end) for _ in range(count)):
+    moments, generator = [], random.Random(seed)
+    for second in sorted(generator.uniform(0, end) for _ in range(count)):
         earlier = [written for written in writes if written <= second]
         moments.append(Moment(len(earlier), second - (earlier[-1] if earlier else 0)))
     return moments
@@ -205,10 +219,10 @@ def main() -> int:
     options, base = (quick if arguments.quick else []), CACHE / "faults"
     # Lets the functions that started a run end it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    shutil.rmtree(base, ignore_errors=True)
-    base.mkdir(parents=True)
+    shutil.rmtree(base / "killed", ignore_errors=True)
+    base.mkdir(parents=True, exist_ok=True)
     print_machine()
-    times = time_writes(base / "undisturbed", options)
+    times = undisturbed_times(base, options)
     print(f"undisturbed: {times[-1]:.0f} s, {len(times) - 1} writes", flush=True)
 
     began, killed, progress = time.monotonic(), 0, Progress(base / "killed")
