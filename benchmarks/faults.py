@@ -4,7 +4,7 @@
 python benchmarks/faults.py                   # 20 kills, four times as long as `make demo`
 python benchmarks/faults.py --quick --kills 3
 
-A first run that is not killed shows how long everything takes; later calls reuse its times. The moments are drawn
+A first run that is not killed shows how long everything takes; later calls reuse its times. Moments are drawn
 from its whole length, training included. A moment is identified by the files written until then, because
 resuming takes time, too.
 """
@@ -111,7 +111,7 @@ def time_writes(folder: Path, options: list[str]) -> list[float]:
 
 
 def undisturbed_times(base: Path, options: list[str]) -> list[float]:
-    """Return the times of a run that is not killed, from an earlier call with the same options if there is one."""
+    """Return ``time_writes`` of a run that is not killed, from an earlier call if it had the same options."""
     path = base / "undisturbed.json"
     if path.exists():
         kept = json.loads(path.read_text())
