@@ -29,11 +29,12 @@ from tvm.contrib.cprune.loop.console import ConsoleReport, summary
 from tvm.contrib.cprune.loop.lock import locked
 from tvm.contrib.cprune.loop.training import Training
 from tvm.contrib.cprune.measuring.tracker import Tracker
+from tvm.contrib.cprune.messages import first_line
 from tvm.contrib.cprune.models.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from tvm.contrib.cprune.pruner import CPruner
 from tvm.contrib.cprune.targets.presets import find_preset
 from tvm.contrib.cprune.targets.target import host_threads
-from tvm.contrib.cprune.types import CPruneError, first_line
+from tvm.contrib.cprune.types import CPruneError
 
 START_LEARNING_RATE, FINE_TUNE_LEARNING_RATE = 0.05, 1e-2
 

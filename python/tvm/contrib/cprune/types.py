@@ -23,16 +23,6 @@ class TransplantError(CandidateError):
     """A program cannot be transplanted to a task; the message gives the reason."""
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message, its class if it has no message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def last_line(error: BaseException) -> str:
-    """Return the last line of an exception's message, where TVM writes the cause."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
-
-
 # "direct" or "winograd" for auto_scheduler, the name of a template for AutoTVM.
 Algorithm = str
 TunerName = Literal["ansor", "autotvm"]

@@ -16,6 +16,7 @@ ORDER = [
     "types",
     "files",
     "numerics",
+    "messages",
     "config",
     "stopwatch",
     "options",

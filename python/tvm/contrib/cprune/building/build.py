@@ -15,11 +15,12 @@ from tvm.contrib.cprune.building.object_cache import ObjectCache
 from tvm.contrib.cprune.files import replaced
 from tvm.contrib.cprune.lowering import pass_context, quietly
 from tvm.contrib.cprune.measuring.records import state_of
+from tvm.contrib.cprune.messages import last_line
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.targets.presets import Preset
 from tvm.contrib.cprune.targets.target import parse_target, pinned_target
 from tvm.contrib.cprune.transform.pin_algorithms import pin_algorithms
-from tvm.contrib.cprune.types import Algorithm, CandidateError, RelayModel, last_line
+from tvm.contrib.cprune.types import Algorithm, CandidateError, RelayModel
 
 
 class _AnsorPrograms(DispatchContext):

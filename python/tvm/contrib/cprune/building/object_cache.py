@@ -15,8 +15,9 @@ from typing import Any
 
 import tvm
 from tvm.contrib.cprune.files import partial_path
+from tvm.contrib.cprune.messages import last_line
 from tvm.contrib.cprune.targets.target import host_threads
-from tvm.contrib.cprune.types import CPruneError, InfrastructureError, last_line
+from tvm.contrib.cprune.types import CPruneError, InfrastructureError
 
 _BUILD = "target.build.llvm"
 

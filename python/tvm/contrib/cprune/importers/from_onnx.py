@@ -13,7 +13,8 @@ from onnx import helper, numpy_helper, shape_inference
 import tvm
 from tvm import relay
 from tvm.contrib.cprune.importers.relay_model import label_layers, to_relay_model
-from tvm.contrib.cprune.types import INPUT, CPruneError, RelayModel, first_line, last_line
+from tvm.contrib.cprune.messages import first_line, last_line
+from tvm.contrib.cprune.types import INPUT, CPruneError, RelayModel
 
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 

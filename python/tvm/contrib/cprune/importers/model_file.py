@@ -14,8 +14,9 @@ from tvm.contrib.cprune.importers.from_onnx import import_onnx, load_onnx, with_
 from tvm.contrib.cprune.importers.from_torch import import_torch
 from tvm.contrib.cprune.importers.relay_model import to_relay_model
 from tvm.contrib.cprune.importers.torch_graph import identity
+from tvm.contrib.cprune.messages import first_line
 from tvm.contrib.cprune.tuning.backends import BACKENDS
-from tvm.contrib.cprune.types import CPruneError, RelayModel, TunerName, first_line
+from tvm.contrib.cprune.types import CPruneError, RelayModel, TunerName
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,8 +4,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from tvm.contrib.cprune.messages import first_line
 from tvm.contrib.cprune.numerics import Array
-from tvm.contrib.cprune.types import CPruneError, first_line
+from tvm.contrib.cprune.types import CPruneError
 
 
 class OnnxRuntimeError(CPruneError):

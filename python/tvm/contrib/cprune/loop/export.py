@@ -12,7 +12,7 @@ from tvm.contrib.cprune.files import replaced
 from tvm.contrib.cprune.importers.onnx_session import OnnxRuntimeError
 from tvm.contrib.cprune.loop.run import Run
 from tvm.contrib.cprune.loop.verification import read_samples, verify, verify_onnx, verify_script
-from tvm.contrib.cprune.types import first_line
+from tvm.contrib.cprune.messages import first_line
 
 # Inputs kept in ``samples.npy``, for the checks of ``deploy``.
 SAMPLES = 8

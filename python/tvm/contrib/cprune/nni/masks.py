@@ -17,13 +17,14 @@ import torch_pruning as tp
 from tvm.contrib.cprune._plugin import fitting_width
 from tvm.contrib.cprune.constraints import width_constraints
 from tvm.contrib.cprune.files import replaced
+from tvm.contrib.cprune.messages import first_line
 from tvm.contrib.cprune.models.groups import groups_of_graph
 from tvm.contrib.cprune.models.importance import score
 from tvm.contrib.cprune.models.layers import PRUNABLE_LAYERS, Kind, is_depthwise
 from tvm.contrib.cprune.models.prunable import PrunableModel
 from tvm.contrib.cprune.models.tracing import dependency_graph, pruning_group
 from tvm.contrib.cprune.table import TaskTable
-from tvm.contrib.cprune.types import ChannelGroup, CPruneError, first_line
+from tvm.contrib.cprune.types import ChannelGroup, CPruneError
 
 Masks = Mapping[str, Mapping[str, torch.Tensor]]
 

@@ -16,11 +16,12 @@ from typing import Any
 import tvm
 from tvm.contrib.cprune import _plugin
 from tvm.contrib.cprune.measuring.records import state_of
+from tvm.contrib.cprune.messages import last_line
 from tvm.contrib.cprune.targets.target import vector_lanes
 from tvm.contrib.cprune.tuning.ansor.epilogue import compare_epilogues, move_steps, operations
 from tvm.contrib.cprune.tuning.ansor.steps import Step, splits_of, steps_of
 from tvm.contrib.cprune.tuning.variants import Lengths, length_variants
-from tvm.contrib.cprune.types import Split, Task, TransplantError, last_line
+from tvm.contrib.cprune.types import Split, Task, TransplantError
 
 
 def transplant(record: str, old: Task, new: Task, limit: int = 3) -> list[Any]:
