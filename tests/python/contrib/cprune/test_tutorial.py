@@ -4,6 +4,7 @@
 import hashlib
 import pickle
 import re
+import shutil
 import zipfile
 
 import numpy as np
@@ -229,10 +230,11 @@ def test_accuracy_of_an_empty_split_is_reported():
         accuracy(make_model("lenet", 1, 10), torch.utils.data.DataLoader(images, 8))
 
 
-def test_the_class_of_the_original_prunes(tmp_path):
+def test_the_class_of_the_original_prunes(tuned_run, tmp_path):
     from test_pruner import SHAPE
     from test_pruner import make_model as chain
 
+    shutil.copytree(tuned_run("chain", chain(), SHAPE) / "records", tmp_path / "records")
     pruner = CPruner(
         chain(),
         [{"sparsity": 0.5, "op_types": ["Conv2d"]}],
