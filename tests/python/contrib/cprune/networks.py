@@ -51,6 +51,20 @@ class Branches(nn.Module):
         return result
 
 
+class GroupedConsumer(nn.Module):
+    """A grouped convolution that reads the channels of a single layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(4, 16, 1)
+        self.b = nn.Conv2d(16, 16, 3, padding=1, groups=4)
+        self.fc = nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.fc(self.b(torch.relu(self.a(x))).mean((2, 3)))
+        return result
+
+
 def randomize_norms(model: nn.Module) -> nn.Module:
     """Give batch norms random statistics, so that an error in folding them changes the outputs."""
     generator = torch.Generator().manual_seed(0)

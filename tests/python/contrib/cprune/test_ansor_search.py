@@ -145,7 +145,7 @@ def test_trials_go_where_they_may_save_most(target):
     rival = waiting(task, 8, 1.0)
     assert rival.expected_gain == pytest.approx(1 / 8)
     assert waiting(task, 2, float("inf")).expected_gain == float("inf")
-    # Unfairly few trials: as good as the alternative. Then only what it may be ahead counts.
+    # Before its fair trials, a task counts as fast as its alternative; afterwards it must be able to beat it.
     assert waiting(task, 2, 9.0, rival).expected_gain == pytest.approx(1 / 2)
     assert waiting(task, 8, 1.1, rival).expected_gain == pytest.approx(1 - 1.1 * 7 / 8)
     assert waiting(task, 8, 1.5, rival).expected_gain == 0
@@ -159,15 +159,15 @@ def test_a_program_is_lent_to_a_slower_task_once(tuned, pool, target):
     log.append([best])
     lender, borrower = start_searches([task, other], config, log, 0, {})
     assert best.latency is not None and lender.best == best.latency.median
-    assert lend(borrower, [lender, borrower], pool, log) == borrower.trials == 1
+    assert lend(borrower, [lender, borrower], pool, log, 2) == borrower.trials == 1
     (lent,) = log.of(other.workload_key)
     assert lent.latency is not None and borrower.best == lent.latency.median
     # The cost model trains on it after the next batch.
     assert [str(i.state) for i in borrower.model.inputs] == [str(to_input(lent.line, other.tvm_task).state)]
-    assert lend(borrower, [lender, borrower], pool, log) == 0
+    assert lend(borrower, [lender, borrower], pool, log, 2) == 0
     lender.best = 1.0  # too slow to be worth a trial
     borrower.lent.clear()
-    assert lend(borrower, [lender, borrower], pool, log) == 0
+    assert lend(borrower, [lender, borrower], pool, log, 2) == 0
 
 
 def registered_functions():

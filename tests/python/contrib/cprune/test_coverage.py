@@ -10,7 +10,7 @@ import pytest
 import torch
 from commands import ROOT
 from programs import FAST
-from test_pruner import config, time_by_macs, training
+from pruning import config, time_by_macs, training
 
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.models.checkpoint import load_checkpoint, save_checkpoint

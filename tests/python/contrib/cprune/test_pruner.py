@@ -1,13 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Algorithm 1 as a whole, on real networks and programs, and its resumption after kill -9."""
+"""Algorithm 1 as a whole, on real networks and programs."""
 
 import json
-import multiprocessing.forkserver
-import os
 import shutil
-import signal
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,37 +11,18 @@ import pytest
 import torch
 from commands import error_of, run_cprune
 from networks import OneLayer
-from programs import FAST
+from pruning import SHAPE, Chain, config, make_model, time_by_macs, training
 from torch import nn
 
 from tvm.contrib.cprune.compiler import Compiler
-from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.loop import result as result_module
 from tvm.contrib.cprune.loop.export import export
 from tvm.contrib.cprune.loop.journal import Journal
 from tvm.contrib.cprune.loop.training import Training
 from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
-from tvm.contrib.cprune.models.surgery import macs_and_params
 from tvm.contrib.cprune.pruner import CPruner
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.types import CandidateError, CPruneError, InfrastructureError, Latency
-
-SHAPE = (1, 8, 16, 16)
-
-
-class Chain(nn.Module):
-    """Three convolutions and a linear layer; optionally the last convolution can use Winograd."""
-
-    def __init__(self, winograd: bool = False) -> None:
-        super().__init__()
-        self.a = nn.Conv2d(8, 64, 3, stride=2, padding=1)
-        self.b = nn.Conv2d(64, 64, 1)
-        self.c = nn.Conv2d(64, 32, 3, stride=1 if winograd else 2, padding=1)
-        self.fc = nn.Linear(32, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.relu(self.b(torch.relu(self.a(x))))
-        return self.fc(torch.relu(self.c(x)).mean((2, 3)))
 
 
 class TwoOutputs(nn.Module):
@@ -61,39 +37,10 @@ class TwoOutputs(nn.Module):
         return y, torch.relu(y)
 
 
-def make_model(winograd: bool = False) -> nn.Module:
-    torch.manual_seed(0)
-    return Chain(winograd).eval()
-
-
 def nan_model() -> nn.Module:
     model = make_model()
     model.b.weight.data[0, 0] = float("nan")
     return model
-
-
-def training(accuracies=None) -> Training:
-    """Return a training without data that reports ``accuracies`` in turn, 0.9 by default."""
-    values = iter(accuracies) if accuracies is not None else None
-    return Training(short_term=lambda _: None, evaluate=lambda _: 0.9 if values is None else next(values))
-
-
-def config(**changes) -> PruneConfig:
-    settings = {
-        "alpha": 0.99,
-        "beta": 1.0,
-        "max_iterations": 3,
-        "min_width": 8,
-        "measure_repeats": 5,
-        "tune": FAST,
-    }
-    return PruneConfig(**{**settings, **changes})
-
-
-def time_by_macs(compiler, candidates, rounds=1):
-    """Return latencies proportional to multiply-accumulates: decisions must not depend on the machine."""
-    macs = {name: macs_and_params(c.model, compiler.input_shape)[0] for name, c in candidates.items()}
-    return {name: Latency((count * 1e-9,) * 20) for name, count in macs.items()}
 
 
 @pytest.fixture
@@ -268,75 +215,6 @@ def test_a_slower_candidate_is_rejected_untrained_and_pruned_further(tuned_dir, 
     assert len(tried) == len(set(tried)) >= 2
     assert pruner_state(tuned_dir).reached
     assert pruner_state(tuned_dir).speedup == 1.0
-
-
-def resume_run(folder: Path) -> None:
-    """Continue the run in ``folder``, in a process group of its own."""
-    os.setsid()
-    pytest.MonkeyPatch().setattr(Compiler, "time", time_by_macs)
-    CPruner(make_model(), SHAPE, training(), config(), folder).run(resume=True)
-
-
-def accepted(folder: Path) -> list[dict]:
-    events = Journal(folder / "journal.jsonl").events
-    return [event["widths"] for event in events if event["event"] == "candidate" and event["accepted"]]
-
-
-def lines(folder: Path, name: str) -> list[str]:
-    (path,) = [*folder.glob(f"records/*/{name}")] or [folder / "none"]
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def state_of(line: str) -> str:
-    return json.dumps(json.loads(line)["i"])
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Return a context that forks processes from one that has imported TVM and torch."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        multiprocessing.forkserver.ensure_running()
-    return context
-
-
-def test_a_killed_run_continues_without_repeating_a_measurement(processes, tmp_path):
-    """Kill the run whenever it writes something, and resume it, until it completes."""
-    seen: list[dict] = []
-    for kills in range(8):
-        size = footprint(tmp_path)
-        child = processes.Process(target=resume_run, args=(tmp_path,))
-        child.start()
-        while child.is_alive() and footprint(tmp_path) <= size:
-            time.sleep(0.02)
-        # Sometimes a little later, in the middle of the next step.
-        child.join(0.4 * (kills % 3))
-        if child.is_alive():
-            os.killpg(child.pid, signal.SIGKILL)
-        child.join()
-        now = accepted(tmp_path) if (tmp_path / "journal.jsonl").exists() else []
-        assert now[: len(seen)] == seen
-        seen = now
-        if child.exitcode == 0:
-            break
-    child = processes.Process(target=resume_run, args=(tmp_path,))
-    child.start()
-    child.join()
-    assert child.exitcode == 0
-    result = json.loads((tmp_path / "result.json").read_text())
-    assert [it["widths"] for it in result["iterations"] if it["accepted"]][: len(seen)] == seen
-    for name in ("search.json", "transplant.json"):
-        states = [state_of(line) for line in lines(tmp_path, name)]
-        assert len(states) == len(set(states)), f"a trial of {name} was spent twice"
-    assert len(lines(tmp_path, "search.json")) == result["trials"]["first_tuning"]["search"]
-
-
-def footprint(folder: Path) -> int:
-    """Return how many lines of records and events there are."""
-    files = [*folder.glob("records/*/*.json"), *folder.glob("journal.jsonl")]
-    return sum(path.read_bytes().count(b"\n") for path in files)
 
 
 @pytest.mark.parametrize(

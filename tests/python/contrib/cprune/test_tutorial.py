@@ -12,6 +12,8 @@ import pytest
 import torch
 from commands import TUTORIAL, error_of, run_python, run_tutorial
 from programs import FAST
+from pruning import SHAPE
+from pruning import make_model as chain
 from torch.utils.data import DataLoader, Subset
 
 import main as tutorial
@@ -231,9 +233,6 @@ def test_accuracy_of_an_empty_split_is_reported():
 
 
 def test_the_class_of_the_original_prunes(tuned_run, tmp_path):
-    from test_pruner import SHAPE
-    from test_pruner import make_model as chain
-
     shutil.copytree(tuned_run("chain", chain(), SHAPE) / "records", tmp_path / "records")
     pruner = CPruner(
         chain(),
