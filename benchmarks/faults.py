@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does a run survive kill -9? Runs the demo, kills it at random moments, resumes it, and checks the result.
 
-python benchmarks/faults.py                   # 20 kills, four times as long as `make demo`
+python benchmarks/faults.py                   # 20 kills, three times as long as `make demo`
 python benchmarks/faults.py --quick --kills 3
 
 A first run that is not killed shows how long everything takes; later calls reuse its times. Moments are drawn
@@ -220,6 +220,7 @@ def main() -> int:
     # Lets the functions that started a run end it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     shutil.rmtree(base / "killed", ignore_errors=True)
+    (base / "killed.log").unlink(missing_ok=True)
     base.mkdir(parents=True, exist_ok=True)
     print_machine()
     times = undisturbed_times(base, options)

@@ -3,10 +3,18 @@
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message, its class if it has no message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return the first line of an exception's message, or its class if there is none."""
+    return _lines(error)[0]
 
 
 def last_line(error: BaseException) -> str:
-    """Return the last line of an exception's message, where TVM writes the cause."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    """Return the last line of an exception's message, or its class if there is none.
+
+    TVM puts its stack trace first.
+    """
+    return _lines(error)[-1]
+
+
+def _lines(error: BaseException) -> list[str]:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines or [type(error).__name__]

@@ -112,8 +112,7 @@ def import_onnx(model: onnx.ModelProto) -> tuple[tvm.IRModule, dict[str, Any], t
             mod, params = relay.frontend.from_onnx(model, {INPUT: shape}, freeze_params=False)
         mod = label_layers(tvm.IRModule({"main": mod["main"]}))
     except (tvm.error.TVMError, NotImplementedError, AssertionError, ValueError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise CPruneError(f"TVM cannot import the model: {lines[-1]}") from error
+        raise CPruneError(f"TVM cannot import the model: {last_line(error)}") from error
     body = mod["main"].body.checked_type
     actual = tuple(int(size) for size in body.shape) if isinstance(body, relay.TensorType) else ()
     if expected and actual != expected:

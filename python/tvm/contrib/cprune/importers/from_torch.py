@@ -12,6 +12,7 @@ import tvm
 from tvm import relay
 from tvm.contrib.cprune.importers.relay_model import label_layers, to_relay_model
 from tvm.contrib.cprune.importers.torch_graph import lift_tensors
+from tvm.contrib.cprune.messages import last_line
 from tvm.contrib.cprune.types import CandidateError, RelayModel
 
 
@@ -58,9 +59,8 @@ def import_torch(model: torch.nn.Module, input_shape: tuple[int, ...]) -> tuple[
             warnings.simplefilter("ignore")
             mod, params = _import(plain, tuple(input_shape))
     except (RuntimeError, NotImplementedError, tvm.error.TVMError, AssertionError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CandidateError(
-            f"cannot import {type(model).__name__} for input {input_shape}: {lines[-1]}"
+            f"cannot import {type(model).__name__} for input {input_shape}: {last_line(error)}"
         ) from error
     return label_layers(mod), params
 

@@ -21,7 +21,8 @@ from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.measuring import cpu_state, local_worker, model_timing
 from tvm.contrib.cprune.measuring.measurer import Measurer
 from tvm.contrib.cprune.measuring.process import MAX_ATTEMPTS, ProcessPool, WorkerProcess
-from tvm.contrib.cprune.measuring.result import Costs, Failure, error_summary, to_measure_result
+from tvm.contrib.cprune.measuring.result import Costs, Failure, to_measure_result
+from tvm.contrib.cprune.messages import last_line
 from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.types import INPUT, CandidateError
 
@@ -113,7 +114,7 @@ class LocalMeasurer(Measurer):
             except ChildProcessError:
                 continue
             except tvm.error.TVMError as error:
-                raise CandidateError(f"the model failed: {error_summary(error)}") from error
+                raise CandidateError(f"the model failed: {last_line(error)}") from error
         self._pool.processes[0].check(cpu_state.run_parallel_kernel, self.config.build_timeout)
         raise CandidateError(f"the model crashed its process {MAX_ATTEMPTS} times")
 

@@ -19,7 +19,8 @@ from tvm import auto_scheduler, autotvm
 from tvm.contrib import graph_executor
 from tvm.contrib.cprune.measuring import evaluator
 from tvm.contrib.cprune.measuring.cpu_state import PREPARE, limit_threads, pinned_threads, register_prepare
-from tvm.contrib.cprune.measuring.result import ArgSpecs, Costs, Failure, error_summary
+from tvm.contrib.cprune.measuring.result import ArgSpecs, Costs, Failure
+from tvm.contrib.cprune.messages import last_line
 from tvm.contrib.cprune.targets.codegen import codegen_context
 from tvm.contrib.cprune.targets.presets import Preset
 from tvm.contrib.cprune.types import InfrastructureError
@@ -80,7 +81,7 @@ def _compile(serialized: Any, finish: Callable[[Any, ArgSpecs], None], error_no:
         except (OSError, MemoryError):
             raise
         except Exception as error:
-            return Failure(MeasureErrorNo.INSTANTIATION_ERROR, error_summary(error))
+            return Failure(MeasureErrorNo.INSTANTIATION_ERROR, last_line(error))
         specs = _arg_specs(args)
         with codegen_context(target):
             module = tvm.build(schedule, args, target=target)
@@ -89,9 +90,9 @@ def _compile(serialized: Any, finish: Callable[[Any, ArgSpecs], None], error_no:
     except InfrastructureError:
         raise
     except (OSError, MemoryError) as error:
-        raise InfrastructureError(f"cannot compile programs: {error_summary(error)}") from error
+        raise InfrastructureError(f"cannot compile programs: {last_line(error)}") from error
     except Exception as error:
-        return Failure(error_no, error_summary(error))
+        return Failure(error_no, last_line(error))
 
 
 def _instantiate(serialized: Any) -> tuple[Any, Any, Any]:
@@ -130,7 +131,7 @@ def run(program_id: int, repeats: int, min_seconds: float, cold_weights: bool) -
         with pinned_threads():
             return evaluator.time_program(module, device, args, repeats, min_seconds, PREPARE)
     except tvm.error.TVMError as error:
-        return Failure(MeasureErrorNo.RUNTIME_DEVICE, error_summary(error))
+        return Failure(MeasureErrorNo.RUNTIME_DEVICE, last_line(error))
 
 
 def outputs(program_id: int, inputs: list[np.ndarray]) -> list[np.ndarray]:

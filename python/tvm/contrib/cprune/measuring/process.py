@@ -15,7 +15,8 @@ from tvm.auto_scheduler.measure import MeasureErrorNo
 
 from tvm.contrib.cprune.measuring import local_worker
 from tvm.contrib.cprune.measuring.fork_server import FORK_SERVER, ForkedWorker
-from tvm.contrib.cprune.measuring.result import Failure, error_summary
+from tvm.contrib.cprune.measuring.result import Failure
+from tvm.contrib.cprune.messages import last_line
 from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.types import InfrastructureError
 
@@ -70,8 +71,8 @@ class WorkerProcess:
             raise
         except InfrastructureError as error:
             # TVM's worker replaces the message by the traceback, whose last line has it.
-            *_, message = error_summary(error).partition(f"{InfrastructureError.__name__}: ")
-            raise InfrastructureError(message or error_summary(error)) from None
+            *_, message = last_line(error).partition(f"{InfrastructureError.__name__}: ")
+            raise InfrastructureError(message or last_line(error)) from None
 
     def _send(self, function: Callable[..., Any], args: tuple[Any, ...], timeout: float | None) -> None:
         try:

@@ -13,7 +13,7 @@ from tvm.auto_scheduler.measure_record import dump_record_to_string, load_record
 
 from tvm import auto_scheduler, autotvm
 from tvm.contrib.cprune.files import append_lines, recover_lines
-from tvm.contrib.cprune.types import CPruneError, Latency
+from tvm.contrib.cprune.types import CPruneError, Latency, Task
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,13 @@ def state_of(line: str) -> Any:
 def to_input(line: str, tvm_task: Any) -> auto_scheduler.MeasureInput:
     """Return a ``MeasureInput`` for an auto_scheduler record's program on ``tvm_task``."""
     return auto_scheduler.MeasureInput(tvm_task, state_of(line))
+
+
+def training_data(task: Task, records: Iterable[Measured]) -> tuple[list[Any], list[Any]]:
+    """Return the measure inputs and results of a task's records, for the training of a cost model."""
+    pairs = [load_record_from_string(record.line) for record in records]
+    inputs = [auto_scheduler.MeasureInput(task.tvm_task, measured.state) for measured, _ in pairs]
+    return inputs, [result for _, result in pairs]
 
 
 class RecordLog:

@@ -29,12 +29,6 @@ class DeviceLost:
     reason: str
 
 
-def error_summary(error: BaseException) -> str:
-    """Return the last line of an error message: TVM puts its stack trace first."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
 def to_measure_result(outcome: Costs | Failure, build_seconds: float) -> auto_scheduler.MeasureResult:
     """Convert the outcome of building and timing a program to auto_scheduler's type."""
     if isinstance(outcome, Failure):

@@ -10,10 +10,11 @@ import numpy as np
 
 from tvm.contrib.cprune.measuring import rpc_worker, throttling
 from tvm.contrib.cprune.measuring.process import WorkerProcess
-from tvm.contrib.cprune.measuring.result import Costs, DeviceLost, Failure, error_summary
+from tvm.contrib.cprune.measuring.result import Costs, DeviceLost, Failure
 from tvm.contrib.cprune.measuring.rpc_health import DeviceHealth
 from tvm.contrib.cprune.measuring.rpc_worker import ProgramLibrary, RunSettings
 from tvm.contrib.cprune.measuring.tracker import Tracker
+from tvm.contrib.cprune.messages import last_line
 from tvm.contrib.cprune.types import INPUT
 
 # Seconds after which the worker process counts as hung: releasing a device, and requesting a device after the
@@ -163,4 +164,4 @@ class RpcDevice:
         except TimeoutError:
             return DeviceLost(f"no answer within {timeout:.0f} s")
         except (OSError, RuntimeError) as error:
-            return DeviceLost(error_summary(error))
+            return DeviceLost(last_line(error))

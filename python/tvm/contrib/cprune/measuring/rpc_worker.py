@@ -18,7 +18,8 @@ from tvm.rpc.client import connect as connect_server
 import tvm
 from tvm.contrib import graph_executor
 from tvm.contrib.cprune.measuring import evaluator
-from tvm.contrib.cprune.measuring.result import ArgSpecs, Costs, DeviceLost, Failure, error_summary
+from tvm.contrib.cprune.measuring.result import ArgSpecs, Costs, DeviceLost, Failure
+from tvm.contrib.cprune.messages import last_line
 
 # Seconds to wait for the tracker to accept a connection, and between two attempts.
 CONNECT_TIMEOUT, CONNECT_RETRY_PERIOD = 5.0, 0.5
@@ -82,7 +83,7 @@ def request(host: str, port: int, key: str, wait: float, session_timeout: int) -
     try:
         _session = connect_server(url, device_port, match_key, session_timeout)
     except tvm.error.TVMError as error:
-        raise OSError(f"cannot reach device {url}:{device_port}: {error_summary(error)}") from None
+        raise OSError(f"cannot reach device {url}:{device_port}: {last_line(error)}") from None
     return f"{url}:{device_port}"
 
 
@@ -122,7 +123,7 @@ def run(program: ProgramLibrary, settings: RunSettings) -> Costs | Failure | Dev
     try:
         _session.upload(program.path)
     except tvm.error.TVMError as error:
-        return DeviceLost(f"cannot upload a program: {error_summary(error)}")
+        return DeviceLost(f"cannot upload a program: {last_line(error)}")
     try:
         _limit_threads(settings)
         module, device = _session.load_module(name), _device(settings)
@@ -133,7 +134,7 @@ def run(program: ProgramLibrary, settings: RunSettings) -> Costs | Failure | Dev
         time.sleep(settings.cooldown)
         return costs
     except tvm.error.TVMError as error:
-        message = error_summary(error)
+        message = last_line(error)
         return Failure(MeasureErrorNo.RUNTIME_DEVICE, message) if _is_alive() else DeviceLost(message)
 
 
@@ -146,7 +147,7 @@ def time_models(
         models = [_load_model(path, settings) for path in libraries]
         return evaluator.time_alternately(models, _device(settings), input_name, data, repeats)
     except tvm.error.TVMError as error:
-        return DeviceLost(error_summary(error))
+        return DeviceLost(last_line(error))
 
 
 def run_model(
@@ -157,7 +158,7 @@ def run_model(
         model = _load_model(library, settings)
         return evaluator.all_outputs(model, _device(settings), input_name, data)
     except tvm.error.TVMError as error:
-        return DeviceLost(error_summary(error))
+        return DeviceLost(last_line(error))
 
 
 def _device(settings: RunSettings) -> Any:

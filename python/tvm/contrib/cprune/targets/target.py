@@ -9,6 +9,7 @@ from pathlib import Path
 from tvm.target.codegen import llvm_get_cpu_archlist, llvm_get_cpu_features, llvm_get_targets
 
 import tvm
+from tvm.contrib.cprune.messages import last_line
 from tvm.contrib.cprune.targets.op_strategy import KEY
 from tvm.contrib.cprune.types import CPruneError
 
@@ -24,8 +25,7 @@ def parse_target(target: tvm.target.Target | str) -> tvm.target.Target:
     try:
         parsed = tvm.target.Target(target)
     except (tvm.error.TVMError, ValueError, TypeError) as error:
-        reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
-        raise CPruneError(f"target {str(target)!r} is not a TVM target: {reason}") from error
+        raise CPruneError(f"target {str(target)!r} is not a TVM target: {last_line(error)}") from error
     for part in (parsed, parsed.host):
         if part is not None and part.kind.name == "llvm":
             attributes = (str(part.attrs.get("mtriple") or ""), str(part.attrs.get("mcpu") or ""))

@@ -53,8 +53,8 @@ class Epilogue:
 def operations(task: Task) -> list[Operation]:
     """Return the operations of a task's compute DAG in order.
 
-    A task that was read from a file has no DAG. Its operations follow from its axes then, which do not tell
-    scalar constants.
+    A task that was read from a file has no DAG. Its operations then follow from its axes, which lack scalar
+    constants.
     """
     if task.tvm_task is not None:
         found, first = [], 0
@@ -71,6 +71,15 @@ def operations(task: Task) -> list[Operation]:
             groups.append((op, []))
         groups[-1][1].append((axis, extent))
     return [Operation(op, tuple(axes), axes[0][0].startswith("dim")) for op, axes in groups]
+
+
+def same_structure(old: Task, new: Task) -> bool:
+    """Return whether two tasks have the same operations and axes, whatever their extents."""
+    if [axis[:2] for axis in old.axes] != [axis[:2] for axis in new.axes]:
+        return False
+    # Scalar constants have no axes.
+    dags = [task.tvm_task.compute_dag for task in (old, new) if task.tvm_task is not None]
+    return len({len(dag.ops) for dag in dags}) <= 1
 
 
 def compare_epilogues(old: Sequence[Operation], new: Sequence[Operation]) -> Epilogue:

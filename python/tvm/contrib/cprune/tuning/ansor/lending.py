@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from tvm.auto_scheduler import _ffi_api as ffi
-from tvm.auto_scheduler.measure_record import load_record_from_string
 
 from tvm import auto_scheduler
 from tvm.contrib.cprune.measuring.measurer import Measurer
-from tvm.contrib.cprune.measuring.records import Measured, RecordLog, to_input
+from tvm.contrib.cprune.measuring.records import Measured, RecordLog, training_data
 from tvm.contrib.cprune.tuning.ansor.allocation import AnsorSearch
 from tvm.contrib.cprune.tuning.ansor.transplant import transplant
 from tvm.contrib.cprune.types import TransplantError
@@ -30,7 +29,7 @@ def lend(
     searches: Sequence[AnsorSearch],
     measurer: Measurer,
     log: RecordLog,
-    limit: int = MAX_LENT,
+    limit: int,
 ) -> int:
     """Measure on a task the fastest programs of other tasks that promise to be faster than its own.
 
@@ -75,7 +74,7 @@ def _teach(search: AnsorSearch, records: Sequence[Measured]) -> None:
         file.writelines(f"{record.line}\n" for record in records)
         file.flush()
         ffi.SearchPolicyRunCallbacks(search.policy, [auto_scheduler.PreloadMeasuredStates(file.name)])
-    inputs = [to_input(record.line, search.task.tvm_task) for record in records]
+    inputs, results = training_data(search.task, records)
     # The model trains on them when it is updated after the next batch.
     search.model.inputs.extend(inputs)
-    search.model.results.extend(load_record_from_string(record.line)[1] for record in records)
+    search.model.results.extend(results)

@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tvm.auto_scheduler.measure import ProgramMeasurer
-from tvm.auto_scheduler.measure_record import load_record_from_string
 
 from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.measuring.measurer import Measurer
-from tvm.contrib.cprune.measuring.records import RecordLog, dump, to_input
+from tvm.contrib.cprune.measuring.records import RecordLog, dump, training_data
 from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.tuning.ansor.allocation import (
     FAIR_TRIALS,
@@ -23,8 +22,8 @@ from tvm.contrib.cprune.tuning.ansor.lending import lend
 from tvm.contrib.cprune.tuning.progress import Progress, SearchProgress
 from tvm.contrib.cprune.types import Task
 
-# Generations of the evolutionary search. With Ansor's default of 4, ranking takes longer than compiling the
-# selected programs, and 32 trials found no faster ones.
+# Generations of the evolutionary search. With Ansor's default of 4, ranking programs takes almost as long as
+# compiling the selected ones.
 GENERATIONS = 2
 
 
@@ -41,7 +40,7 @@ def search(
     """Search for fast programs until the trials or the time are used up.
 
     Every task gets one batch of trials. The remaining trials go where they are expected to save most time.
-    Up to half of a batch are programs of other tasks that promise to be faster (see ``lending.py``).
+    Up to half of a batch is spent on programs of other tasks that promise to be faster (see ``lending.py``).
 
     Parameters
     ----------
@@ -117,13 +116,12 @@ def _train_cost_model(model: Any, tasks: Sequence[Task], log: RecordLog) -> None
 
     Records of other tasks are skipped: their workloads may not be registered in this process.
     """
-    inputs, results = [], []
+    inputs: list[Any] = []
+    results: list[Any] = []
     for task in tasks:
-        for record in log.of(task.workload_key):
-            inputs.append(to_input(record.line, task.tvm_task))
-            results.append(load_record_from_string(record.line)[1])
-    if inputs:
-        model.update(inputs, results)
+        pairs = training_data(task, log.of(task.workload_key))
+        inputs, results = inputs + pairs[0], results + pairs[1]
+    model.update(inputs, results)
 
 
 def _make_policy(task: Task, config: TuneConfig, model: Any, seed: int, callbacks: list[Any]) -> Any:

@@ -18,7 +18,12 @@ from tvm.contrib.cprune import _plugin
 from tvm.contrib.cprune.measuring.records import state_of
 from tvm.contrib.cprune.messages import last_line
 from tvm.contrib.cprune.targets.target import vector_lanes
-from tvm.contrib.cprune.tuning.ansor.epilogue import compare_epilogues, move_steps, operations
+from tvm.contrib.cprune.tuning.ansor.epilogue import (
+    compare_epilogues,
+    move_steps,
+    operations,
+    same_structure,
+)
 from tvm.contrib.cprune.tuning.ansor.steps import Step, splits_of, steps_of
 from tvm.contrib.cprune.tuning.variants import Lengths, length_variants
 from tvm.contrib.cprune.types import Split, Task, TransplantError
@@ -94,11 +99,8 @@ def rewrite_steps(record: str, old: Task, new: Task, limit: int) -> list[list[St
         If the tasks compute differently, or no inner lengths divide a new extent.
     """
     steps = steps_of(record)
-    before, after = operations(old), operations(new)
-    if [axis[:2] for axis in old.axes] != [axis[:2] for axis in new.axes] or (
-        old.tvm_task is not None and len(before) != len(after)
-    ):
-        return [move_steps(steps, compare_epilogues(before, after))]
+    if not same_structure(old, new):
+        return [move_steps(steps, compare_epilogues(operations(old), operations(new)))]
     extents, choices = _resized_splits(steps, old, new, limit)
     rewritten = []
     for variant in length_variants(choices, limit):
