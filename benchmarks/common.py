@@ -9,6 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tutorials" / "frontend"))
 os.environ.setdefault("TVM_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+# Figures must not depend on what this machine tuned before.
+os.environ.setdefault("CPRUNE_LIBRARY", "none")
 
 import torch
 

@@ -199,6 +199,7 @@ TUNE = Options(
         "min_seconds",
         "build_timeout",
         "run_timeout",
+        "library",
     ),
     flags={"max_seconds": "--tune-seconds", "min_seconds": "--min-time"},
     computed={

@@ -11,6 +11,7 @@ from importlib import import_module
 COMMANDS = {
     "deploy": "build the pruned model of a run for a device, test it there and write a bundle",
     "doctor": "check the installation, the compiler and the devices",
+    "library": "list, export or import the programs that searches start from",
     "profile": "measure the tuned program of a layer at every width",
     "round": "round the channels of a pruned model to widths that fit its tuned programs",
     "tune": "tune, build, export and time a network",

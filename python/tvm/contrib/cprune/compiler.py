@@ -15,6 +15,7 @@ from tvm.contrib.cprune.measuring.context import RecordContext, local_device
 from tvm.contrib.cprune.measuring.create import create_measurer
 from tvm.contrib.cprune.measuring.timing import time_side_by_side
 from tvm.contrib.cprune.measuring.tracker import Tracker
+from tvm.contrib.cprune.program_library import ProgramLibrary, library_folder
 from tvm.contrib.cprune.program_store import ProgramStore
 from tvm.contrib.cprune.stopwatch import Stopwatch
 from tvm.contrib.cprune.table import TaskTable
@@ -84,11 +85,12 @@ class Compiler:
             threads, cold = self.measurer.threads, config.tune.cold_weights
             context = RecordContext(str(self.target), threads, cold, device)
             self.programs = ProgramStore(backend, self.measurer, run_dir / "records", context, profile)
+            library = ProgramLibrary(library_folder(config.tune.library), str(self.target), threads, cold)
         except CPruneError:
             self.measurer.close()
             raise
         self.tuner = TaskTuner(
-            config, self.target, self.measurer, self.programs, self._stopwatch, report, strict
+            config, self.target, self.measurer, self.programs, library, self._stopwatch, report, strict
         )
         self._builder = ModelBuilder(run_dir / "build", self.preset)
         self._layout = backend.layout

@@ -95,6 +95,10 @@ class TuneConfig:
         Time limit for compiling one program, in seconds.
     run_timeout
         Time limit for measuring one program, in seconds.
+    library
+        Folder of the tuned programs that a first search starts from and adds to; "none" turns it off. The
+        default is the environment variable CPRUNE_LIBRARY, or else cprune/programs in the user's cache
+        directory.
     """
 
     tuner: TunerName = "ansor"
@@ -111,6 +115,7 @@ class TuneConfig:
     min_seconds: float = 0
     build_timeout: float = 30
     run_timeout: float = 15
+    library: str = ""
 
     def __post_init__(self) -> None:
         _check_choice(self, "tuner", TUNERS)

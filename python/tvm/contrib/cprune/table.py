@@ -120,10 +120,15 @@ class TaskTable:
         write_text(path, json.dumps({**head, "rows": rows}, indent=1))
 
     @staticmethod
-    def load(path: Path) -> "TaskTable":
+    def load(path: Path, same_version: bool = True) -> "TaskTable":
         """Read a table written by ``save``.
 
         The tasks have no ``tvm_task``, so they cannot be measured.
+
+        Parameters
+        ----------
+        same_version
+            Whether the table must have been made with this version of TVM.
 
         Raises
         ------
@@ -134,7 +139,7 @@ class TaskTable:
             data = json.loads(path.read_text())
             if data["format"] != FORMAT:
                 raise CPruneError(f"{path} has format {data['format']}, expected {FORMAT}: tune again")
-            if data["tvm"] != tvm.__version__:
+            if same_version and data["tvm"] != tvm.__version__:
                 raise CPruneError(
                     f"{path} was made with TVM {data['tvm']}, this is {tvm.__version__}: tune again"
                 )
@@ -142,7 +147,7 @@ class TaskTable:
             return TaskTable(rows, data["target"], data["threads"], data["cold_weights"])
         except OSError as error:
             raise CPruneError(f"cannot read {path}: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CPruneError(f"{path} is not a task table: {error!r}") from None
 
 

@@ -11,8 +11,10 @@ import tvm
 from tvm.contrib.cprune.building.build import algorithms_of
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.lagging import lagging_rows
+from tvm.contrib.cprune.library_start import measure_donors
 from tvm.contrib.cprune.measuring.measurer import Measurer
 from tvm.contrib.cprune.measuring.records import Measured, faster
+from tvm.contrib.cprune.program_library import ProgramLibrary
 from tvm.contrib.cprune.program_store import ProgramStore
 from tvm.contrib.cprune.stopwatch import Stopwatch
 from tvm.contrib.cprune.table import Row, TaskTable, make_table
@@ -30,6 +32,8 @@ class TaskTuner:
     ----------
     programs
         Every program measured so far; searches and transplants add to it.
+    library
+        Programs of other networks that the first search starts from; it receives those of this network.
     report
         Receives the progress of searches as ``{"event": "progress", "progress": Progress}``.
     strict
@@ -42,12 +46,14 @@ class TaskTuner:
         target: tvm.target.Target,
         measurer: Measurer,
         programs: ProgramStore,
+        library: ProgramLibrary,
         stopwatch: Stopwatch,
         report: Callable[[dict[str, Any]], None] = lambda _: None,
         strict: bool = True,
     ) -> None:
         self._config, self._target, self._measurer = config, target, measurer
-        self._programs, self._stopwatch, self._report, self._strict = programs, stopwatch, report, strict
+        self._programs, self._library, self._stopwatch = programs, library, stopwatch
+        self._report, self._strict = report, strict
         self._backend = BACKENDS[config.tune.tuner]
         self._searched: TaskTable | None = None
         self._lowered = LoweringCache()
@@ -168,9 +174,7 @@ class TaskTuner:
     def _search_templates(self, model: RelayModel) -> dict[str, Algorithm]:
         """Search every AutoTVM template of every layer; return each layer's fastest."""
         tasks = self.extract(model, {})
-        self._programs.seed(tasks, self._config.tune.batch)
-        self._search(tasks, self._config.tune)
-        self._share(tasks)
+        self._first_search(tasks)
         by_layer: dict[str, list[Row]] = defaultdict(list)
         for row in self._table(tasks, strict=False).rows:
             for layer in row.task.layers:
@@ -184,9 +188,7 @@ class TaskTuner:
         legal: dict[str, Algorithm] = dict.fromkeys(winograd_layers(model.mod), "winograd")
         winograd = self.extract(model, legal)
         tasks = list({task.workload_key: task for task in (*direct, *winograd)}.values())
-        self._programs.seed(tasks, self._config.tune.batch)
-        self._search(tasks, self._config.tune, alternatives=alternative_tasks(direct, winograd))
-        self._share(tasks)
+        self._first_search(tasks, alternatives=alternative_tasks(direct, winograd))
         direct_task = {layer: task for task in direct for layer in task.layers}
         chosen: dict[str, Algorithm] = {}
         for task in winograd:
@@ -196,9 +198,23 @@ class TaskTuner:
                     chosen[layer] = "winograd"
         return chosen
 
-    def _share(self, tasks: Sequence[Task]) -> None:
-        """Try the programs of each task on the others that compute alike."""
-        self._programs.share(self._table(tasks, strict=False).rows, self._config.tune.batch)
+    def _first_search(self, tasks: Sequence[Task], **options: Any) -> None:
+        """Search the tasks that no donor settles, and add the fastest programs to the library.
+
+        Donors are programs of other contexts and of the library.
+        """
+        tune, searched = self._config.tune, self._programs.searched
+        self._programs.seed(tasks, tune.batch)
+        rows = self._library.rows()
+        settled = measure_donors(tasks, rows, self._backend.transplant, self._measurer, searched, tune.batch)
+        self._search(tasks, tune, settled=settled, **options)
+        # A good program often suits all tasks that compute alike.
+        self._programs.share(self._table(tasks, strict=False).rows, tune.batch)
+        try:
+            self._library.add(self._table(tasks, strict=False).rows)
+        except OSError as error:
+            message = f"the program library was not updated: {error.filename}: {error.strerror}"
+            self._report({"event": "library", "message": message})
 
     def _table(self, tasks: Sequence[Task], strict: bool | None = None) -> TaskTable:
         strict = self._strict if strict is None else strict

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("TVM_NUM_THREADS", "2")
+# What a test finds must not depend on programs of earlier runs, and must not stay in the user's library.
+os.environ["CPRUNE_LIBRARY"] = "none"
 
 import pytest
 

@@ -79,7 +79,8 @@ class NetworkSettings:
 
 NETWORK = Options(NetworkSettings)
 TUNE = Options(
-    TuneConfig, ("tuner", "strategy", "transfer", "trials", "early_stopping", "max_seconds", "threads")
+    TuneConfig,
+    ("tuner", "strategy", "transfer", "trials", "early_stopping", "max_seconds", "threads", "library"),
 )
 MEASURE = Options(PruneConfig, ("measure_repeats", "seed"), flags={"measure_repeats": "--repeats"})
 

@@ -33,7 +33,7 @@ class ConsoleReport:
         if kind == "progress":
             self._progress(event["progress"])
             return
-        if kind == "device":
+        if kind in ("device", "library"):
             self.say(event["message"])
             return
         self._end_live()

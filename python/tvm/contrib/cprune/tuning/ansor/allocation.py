@@ -32,6 +32,8 @@ class AnsorSearch(TaskSearch):
         The cost model of ``policy``.
     lent : set of str
         Records of other tasks that were tried on this one.
+    settled : bool
+        Whether the task has a good program and gets no trials.
     """
 
     policy: Any
@@ -40,6 +42,7 @@ class AnsorSearch(TaskSearch):
     exhausted: bool = False
     alternatives: list["AnsorSearch"] = field(default_factory=list)
     lent: set[str] = field(default_factory=set)
+    settled: bool = False
 
     @property
     def only_failures(self) -> bool:
@@ -85,8 +88,9 @@ def next_search(searches: Sequence[AnsorSearch], config: TuneConfig, trials_left
 
     Every task gets a first batch, and goes on until it or its alternative has a valid program or
     ``only_failures`` holds, even if the budget is used up. Further batches go to the task with the largest
-    expected gain.
+    expected gain. Settled tasks get none.
     """
+    searches = [search for search in searches if not search.settled]
     for search in searches:
         if search.trials < first_batch_size(search, config) and not search.exhausted:
             return search

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moving programs between tasks that differ only in the elementwise operators fused behind the anchor.
+"""Moving programs between tasks that differ in the elementwise operators fused behind the anchor.
 
 Ansor inlines all of these operators but the last, into whose loops it fuses the anchor. So the steps of a
 convolution with a bias and a ReLU also apply to the same convolution with a bias, a residual and a ReLU,
-after the numbers of stages are adapted and the residual's addition is inlined.
+after the numbers of stages are adapted and the residual's addition is inlined. Extents may differ, too; the
+splits are then adapted as for any other width (see ``transplant.py``).
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm import te
 from tvm.contrib.cprune.tuning.ansor.steps import Step
@@ -28,6 +29,11 @@ class Operation:
     @property
     def extents(self) -> tuple[int, ...]:
         return tuple(extent for _, extent in self.axes)
+
+    @property
+    def structure(self) -> tuple[str, tuple[str, ...], bool]:
+        """What does not depend on the extents."""
+        return self.name, tuple(name for name, _ in self.axes), self.is_input
 
 
 @dataclass(frozen=True)
@@ -89,10 +95,14 @@ def compare_epilogues(old: Sequence[Operation], new: Sequence[Operation]) -> Epi
     ------
     TransplantError
         If they differ elsewhere, or a stage between anchor and output is not elementwise.
+
+    Notes
+    -----
+    Operations are compared by name and axes, whatever their extents.
     """
     common = 0
     for a, b in zip(old[:-1], new[:-1], strict=False):
-        if a != b:
+        if a.structure != b.structure:
             break
         common += 1
     for ops in (old, new):
@@ -100,10 +110,25 @@ def compare_epilogues(old: Sequence[Operation], new: Sequence[Operation]) -> Epi
         if not common or any(op.extents not in ((), ops[-1].extents) for op in behind):
             names = [", ".join(op.name for op in side) for side in (old, new)]
             raise TransplantError(f"the programs compute differently: {names[0]} and {names[1]}")
-    if old[-1].extents != new[-1].extents:
-        raise TransplantError("the fused operators differ, and the outputs have other shapes")
+    if len(old[-1].axes) != len(new[-1].axes):
+        raise TransplantError("the fused operators differ, and the outputs have other dimensions")
     inlined = [number for number in range(common, len(new) - 1) if not new[number].is_input]
     return Epilogue(common, len(old), len(new), tuple(inlined))
+
+
+def with_epilogue_of(old: Task, new: Task, epilogue: Epilogue) -> Task:
+    """Return ``old`` with the axes of ``new``, which have the extents of ``old`` where both have the axis.
+
+    The result describes a program of ``old`` whose steps ``move_steps`` returned.
+    """
+    before, after = operations(old), operations(new)
+    sources = [*before[: epilogue.common], *after[epilogue.common : -1], before[-1]]
+    axes = tuple(
+        (op.name, name, extent)
+        for op, source in zip(after, sources, strict=True)
+        for (name, _), extent in zip(op.axes, source.extents, strict=True)
+    )
+    return replace(old, axes=axes, out_axes=new.out_axes, in_axes=new.in_axes)
 
 
 def move_steps(steps: Sequence[Step], epilogue: Epilogue) -> list[Step]:

@@ -2,7 +2,7 @@
 """Ansor's search: its sketch policy and cost model, with programs measured by CPrune's measurer."""
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from tvm.auto_scheduler.measure import ProgramMeasurer
@@ -36,6 +36,7 @@ def search(
     report: Callable[[Progress], None] = lambda _: None,
     strict: bool = True,
     alternatives: Mapping[str, str] | None = None,
+    settled: Collection[str] = (),
 ) -> int:
     """Search for fast programs until the trials or the time are used up.
 
@@ -55,6 +56,8 @@ def search(
     alternatives
         Pairs of workload keys of tasks that compute the same layers with different algorithms, in both
         directions. They compete for trials.
+    settled
+        Workload keys of tasks that have a good program: they get no trials.
 
     Returns
     -------
@@ -66,14 +69,15 @@ def search(
         If no program of a task or of its alternative is valid. The message names the task and the first
         failure.
     """
-    searches = start_searches(tasks, config, log, seed, alternatives or {})
-    progress = SearchProgress(searches, config.trials * len(searches), report)
+    searches = start_searches(tasks, config, log, seed, alternatives or {}, settled)
+    budget = sum(search.trials if search.settled else config.trials for search in searches)
+    progress = SearchProgress(searches, budget, report)
     builder, runner = auto_scheduler.LocalBuilder(), auto_scheduler.LocalRunner()
     tvm_measurer = ProgramMeasurer(builder, runner, [], 0)
     with measurer.serve_auto_scheduler():
         while current := next_search(searches, config, progress.trials_left):
             out_of_time = config.max_seconds and progress.seconds > config.max_seconds
-            if out_of_time and all(search.trials for search in searches):
+            if out_of_time and all(search.trials or search.settled for search in searches):
                 break
             size = first_batch_size(current, config)
             if current.trials:
@@ -90,7 +94,12 @@ def search(
 
 
 def start_searches(
-    tasks: Sequence[Task], config: TuneConfig, log: RecordLog, seed: int, alternatives: Mapping[str, str]
+    tasks: Sequence[Task],
+    config: TuneConfig,
+    log: RecordLog,
+    seed: int,
+    alternatives: Mapping[str, str],
+    settled: Collection[str] = (),
 ) -> list[AnsorSearch]:
     """Create a search for each task. All of them share one cost model."""
     # Collect enough samples of different loop nests before the first training.
@@ -103,7 +112,8 @@ def start_searches(
     for task in tasks:
         policy = _make_policy(task, config, model, seed, callbacks)
         fair = min(FAIR_TRIALS, config.trials)
-        search = AnsorSearch(task=task, policy=policy, model=model, fair_trials=fair)
+        done = task.workload_key in settled
+        search = AnsorSearch(task=task, policy=policy, model=model, fair_trials=fair, settled=done)
         search.add(log.of(task.workload_key))
         searches[task.workload_key] = search
     for key, other in alternatives.items():

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transplants: replaying a program on the same operator at another width instead of searching again.
 
-A program also moves to a task that differs in the operators fused behind the anchor; see ``epilogue.py``.
+A program also moves to another image size, and to a task that differs in the operators fused behind the
+anchor; see ``epilogue.py``.
 
 The state of a program is a list of transform steps. Applied to the compute DAG of another width, they give
 the same loop nest with other extents. If an extent is not a multiple of a split's inner lengths, the lengths
@@ -23,6 +24,7 @@ from tvm.contrib.cprune.tuning.ansor.epilogue import (
     move_steps,
     operations,
     same_structure,
+    with_epilogue_of,
 )
 from tvm.contrib.cprune.tuning.ansor.steps import Step, splits_of, steps_of
 from tvm.contrib.cprune.tuning.variants import Lengths, length_variants
@@ -56,8 +58,8 @@ def transplant(record: str, old: Task, new: Task, limit: int = 3) -> list[Any]:
         data = json.loads(record)
         data["i"][0][0] = new.workload_key
         data["i"][1][1] = steps
-        state = state_of(json.dumps(data))
         try:
+            state = state_of(json.dumps(data))
             new.tvm_task.compute_dag.infer_bound_from_state(state)
         except tvm.error.TVMError as error:
             cause = last_line(error)
@@ -100,7 +102,8 @@ def rewrite_steps(record: str, old: Task, new: Task, limit: int) -> list[list[St
     """
     steps = steps_of(record)
     if not same_structure(old, new):
-        return [move_steps(steps, compare_epilogues(operations(old), operations(new)))]
+        epilogue = compare_epilogues(operations(old), operations(new))
+        steps, old = move_steps(steps, epilogue), with_epilogue_of(old, new, epilogue)
     extents, choices = _resized_splits(steps, old, new, limit)
     rewritten = []
     for variant in length_variants(choices, limit):

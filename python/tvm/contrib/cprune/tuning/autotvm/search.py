@@ -8,7 +8,7 @@ import functools
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ def search(
     seed: int = 0,
     report: Callable[[Progress], None] = lambda _: None,
     strict: bool = True,
+    settled: Collection[str] = (),
 ) -> int:
     """Search for fast configurations, with the same number of trials for each task.
 
@@ -47,6 +48,8 @@ def search(
         Called after each batch.
     strict
         Whether a task without a valid configuration is an error.
+    settled
+        Workload keys of tasks that have a good configuration: they get no trials.
 
     Returns
     -------
@@ -57,10 +60,10 @@ def search(
     CPruneError
         If no configuration of a task is valid. The message names the task and the first failure.
     """
-    searches = [TaskSearch(task) for task in tasks]
+    searches = [TaskSearch(task) for task in tasks if task.workload_key not in settled]
     for current in searches:
         current.add(log.of(current.task.workload_key))
-    budget = sum(min(config.trials, len(task.tvm_task.config_space)) for task in tasks)
+    budget = sum(min(config.trials, len(search.task.tvm_task.config_space)) for search in searches)
     progress = SearchProgress(searches, budget, report)
     for current in searches:
         for _ in _tune(current, config, measurer, log, seed):

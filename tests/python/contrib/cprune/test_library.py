@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The library of programs: storing, merging, donors for other networks, and the command."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from commands import run_cprune
+from networks import OneLayer
+from programs import FAST, extract, measured_table, random_records, table_of, task_of
+
+from tvm.contrib.cprune.compiler import Compiler
+from tvm.contrib.cprune.config import PruneConfig
+from tvm.contrib.cprune.library_start import measure_donors, settled
+from tvm.contrib.cprune.measuring.records import Measured, RecordLog
+from tvm.contrib.cprune.program_library import (
+    ProgramLibrary,
+    distance,
+    import_tables,
+    library_folder,
+    merge,
+    nearest,
+)
+from tvm.contrib.cprune.table import TaskTable
+from tvm.contrib.cprune.tuning.ansor.transplant import transplant
+from tvm.contrib.cprune.types import CPruneError, Latency
+
+
+def with_latency(table, seconds):
+    rows = [replace(row, program=replace(row.program, latency=Latency((seconds,)))) for row in table.rows]
+    return replace(table, rows=tuple(rows))
+
+
+def test_the_folder_comes_from_the_option_the_environment_or_the_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("CPRUNE_LIBRARY", "none")
+    assert library_folder() is None
+    assert library_folder("here").name == "here"
+    monkeypatch.setenv("CPRUNE_LIBRARY", str(tmp_path))
+    assert library_folder() == tmp_path
+    assert library_folder("none") is None
+    monkeypatch.delenv("CPRUNE_LIBRARY")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert library_folder() == tmp_path / "cprune" / "programs"
+
+
+def test_a_library_keeps_the_fastest_program_of_each_task(tuned, tmp_path):
+    task, best = tuned("direct 3x3")
+    table = measured_table(task, best)
+    library = ProgramLibrary(tmp_path, table.target, 2, True)
+    before = len(library.rows())
+    for seconds in (2.0, 1.0, 3.0):
+        library.add(with_latency(table, seconds).rows)
+    own = [row for row in library.rows() if row.task.workload_key == task.workload_key]
+    assert [row.program.latency.median for row in own if row.program.record == best.line] == [1.0]
+    assert len(library.rows()) == before + 1
+    # Another context has another file.
+    assert len(ProgramLibrary(tmp_path, table.target, 1, True).rows()) == before
+
+
+def test_a_library_that_is_turned_off_stores_nothing(tuned, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    library = ProgramLibrary(None, "llvm", 2, True)
+    library.add(measured_table(*tuned("direct 3x3")).rows)
+    assert library.rows() == ()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_library_is_an_error_that_names_the_file(tuned, tmp_path):
+    table = measured_table(*tuned("direct 3x3"))
+    library = ProgramLibrary(tmp_path, table.target, 2, True)
+    library.add(table.rows)
+    (path,) = tmp_path.glob("*.json")
+    path.write_text(path.read_text()[:100])
+    for act in (library.rows, lambda: library.add(table.rows)):
+        with pytest.raises(CPruneError, match=f"{path.name}.*delete the file"):
+            act()
+
+
+def test_merge_prefers_faster_programs():
+    slow, fast = table_of({"a": (2, 2), "b": (2, 2)}), with_latency(table_of({"b": (4, 4)}), 0.5)
+    merged = merge(slow, fast.rows)
+    assert [row.program.latency.median for row in merged.rows] == [1.0, 0.5]
+    assert merge(merged, slow.rows) == merged
+
+
+def test_the_nearest_task_has_the_most_similar_shape(target):
+    task = task_of("direct 3x3", 32, target)
+    others = [task_of("direct 3x3", width, target) for width in (128, 64, 48, 32)]
+    distances = [distance(task, other) for other in others]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] == 0
+    assert distance(task, task_of("winograd 3x3", 32, target)) > distances[0]
+    assert distance(others[0], task) == pytest.approx(distances[0])
+
+
+def test_programs_of_the_other_tuner_are_no_donors(tuned):
+    task, best = tuned("direct 3x3")
+    rows = measured_table(task, best).rows
+    assert nearest(task, rows) == list(rows)
+    assert nearest(replace(task, tuner="autotvm"), rows) == []
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
+def test_a_program_moves_to_another_image_size_width_and_epilogue(algorithm, pool, target):
+    """All at once, as the networks that share a library require."""
+    small = extract(OneLayer(16, 32), (1, 16, 8, 8), target, algorithms={"conv": algorithm})
+    large = extract(ResidualLayer(32), (1, 32, 24, 24), target, algorithms={"conv": algorithm})
+    old, new = (next(task for task in tasks if "conv" in task.layers) for tasks in (small, large))
+    moved = [
+        transplant(record, donor, other, 1)[0]
+        for donor, other in ((old, new), (new, old))
+        for record in random_records(donor)[:2]
+    ]
+    assert all(result.error_no == 0 for result in pool.measure(moved))
+
+
+class ResidualLayer(OneLayer):
+    """A convolution that is added to its input."""
+
+    def __init__(self, width):
+        super().__init__(width, width)
+
+    def forward(self, x):
+        return self.fc((self.conv(x) + x).mean((2, 3)))
+
+
+def test_a_task_is_settled_if_it_is_as_fast_as_its_donors():
+    rows = table_of(dict.fromkeys("abcde", (2, 2))).rows
+    log = RecordLog(None)
+    seconds = {"a": 1.0, "b": 1.1, "c": 4.0, "d": 1.0}
+    log.append(
+        Measured(key, json.dumps({"i": [[key], [[], []]]}), Latency((s,))) for key, s in seconds.items()
+    )
+    tasks = [row.task for row in rows]
+    # c is slower than its donor, d has no donor, and e was not measured.
+    assert settled(tasks, {"a": 1.0, "b": 1.0, "c": 1.0, "e": 1.0}, log) == {"a", "b"}
+    # The donors' machine was twice as fast.
+    assert settled(tasks, {"a": 2.0, "b": 2.0, "c": 2.0}, log) == {"a", "b"}
+    assert settled(tasks, {}, log) == frozenset()
+
+
+def test_donors_are_measured_once_and_settle_their_own_task(tuned, pool, target):
+    task, best = tuned("direct 3x3")
+    other = task_of("direct 3x3", 48, target)
+    rows, log = measured_table(task, best).rows, RecordLog(None)
+    keys = measure_donors([task, other], rows, transplant, pool, log, 2)
+    assert {record.workload_key for record in log.measured} == {task.workload_key, other.workload_key}
+    assert keys <= {task.workload_key, other.workload_key}
+    assert keys
+    count = len(log.measured)
+    assert measure_donors([task, other], rows, transplant, pool, log, 2) == keys
+    assert len(log.measured) == count
+
+
+def test_a_second_network_starts_from_the_programs_of_the_first(tmp_path, monkeypatch):
+    """Tasks that are settled get no trials; without the library, every task gets some."""
+    monkeypatch.setattr("tvm.contrib.cprune.library_start.SETTLED", 0.0)
+    monkeypatch.setattr("tvm.contrib.cprune.program_library._STARTER_FILES", {})
+    trials = {}
+    for name, width, library in (("first", 16, "lib"), ("second", 24, "lib"), ("alone", 24, "none")):
+        setting = str(tmp_path / "lib") if library == "lib" else library
+        tune = replace(FAST, trials=6, library=setting)
+        torch.manual_seed(0)
+        with Compiler(PruneConfig(tune=tune, measure_repeats=3), (1, 8, 8, 8), tmp_path / name) as compiler:
+            compiler.tune(OneLayer(8, width).eval())
+            trials[name] = compiler.programs.trials()["search"]
+    assert trials["second"] < trials["alone"]
+    (path,) = (tmp_path / "lib").glob("*.json")
+    keys = {row.task.workload_key for row in TaskTable.load(path).rows}
+    assert len(keys) >= 4
+
+
+def test_a_folder_that_cannot_be_written_is_reported_and_costs_no_run(tmp_path):
+    events = []
+    (tmp_path / "file").write_text("")
+    tune = replace(FAST, library=str(tmp_path / "file" / "lib"))
+    config = PruneConfig(tune=tune, measure_repeats=3)
+    with Compiler(config, (1, 8, 8, 8), tmp_path / "run", report=events.append) as compiler:
+        assert compiler.tune(OneLayer(8, 16).eval()).table.rows
+    (message,) = [event["message"] for event in events if event["event"] == "library"]
+    assert "not updated" in message and "lib" in message
+
+
+def test_commands_list_export_and_import(tuned, tmp_path):
+    table = measured_table(*tuned("direct 3x3"))
+    table.save(tmp_path / "table.json")
+    library = ["--library", str(tmp_path / "lib")]
+    empty = run_cprune("library", "export", *library, str(tmp_path / "out"))
+    assert empty.returncode == 1 and "no programs" in empty.stderr
+    assert "1 programs" in run_cprune("library", "import", *library, str(tmp_path / "table.json")).stdout
+    assert "1 programs, 2 threads, cold weights" in run_cprune("library", "list", *library).stdout
+    run_cprune("library", "export", *library, str(tmp_path / "out"))
+    assert run_cprune("library", "export", *library, str(tmp_path / "out")).returncode == 1
+    (exported,) = (tmp_path / "out").glob("*.json")
+    assert TaskTable.load(exported) == TaskTable.load(tmp_path / "table.json")
+    off = run_cprune("library", "list", "--library", "none")
+    assert off.returncode == 1 and "--library" in off.stderr
+
+
+def test_an_import_with_a_bad_file_stores_nothing(tuned, tmp_path):
+    measured_table(*tuned("direct 3x3")).save(tmp_path / "good.json")
+    (tmp_path / "bad.json").write_text("[]")
+    with pytest.raises(CPruneError, match=r"bad\.json is not a task table"):
+        import_tables(tmp_path / "lib", [tmp_path / "good.json", tmp_path / "bad.json"])
+    assert not (tmp_path / "lib").exists()
