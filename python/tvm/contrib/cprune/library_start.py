@@ -16,8 +16,8 @@ from tvm.contrib.cprune.types import Task, TransplantError
 MAX_DONORS, MAX_ASKED = 3, 12
 # A task is settled at this fraction of the speed that its donors have at their own shapes.
 SETTLED = 0.9
-# The speed of this machine relative to that of the donors is this quantile over all tasks. Slower tasks may have
-# donors that fit badly.
+# The speed of this machine relative to that of the donors is this quantile over all tasks. Slower tasks may
+# have donors that fit badly.
 QUANTILE = 0.75
 
 Transplant = Callable[..., list[Any]]

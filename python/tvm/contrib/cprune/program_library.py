@@ -23,7 +23,7 @@ from tvm.contrib.cprune.types import CPruneError, Task
 NONE = "none"
 # Tables that the package contains, by the number of float32 lanes of an x86 processor.
 _STARTERS = Path(__file__).parent / "starters"
-_STARTER_FILES = {8: "avx2.json", 16: "avx512.json"}
+STARTER_FILES = {8: "avx2.json", 16: "avx512.json"}
 
 
 def library_folder(setting: str = "") -> Path | None:
@@ -178,7 +178,7 @@ def _starters(target: str) -> tuple[Row, ...]:
     """Return the programs of the package for a target, none if there are none."""
     parsed = parse_target(target)
     triple = str(parsed.attrs.get("mtriple") or "x86_64") if parsed.kind.name == "llvm" else ""
-    name = _STARTER_FILES.get(vector_lanes(target)) if triple.startswith("x86_64") else None
+    name = STARTER_FILES.get(vector_lanes(target)) if triple.startswith("x86_64") else None
     path = _STARTERS / name if name else None
     return TaskTable.load(path, same_version=False).rows if path and path.exists() else ()
 

@@ -31,6 +31,8 @@ ORDER = [
     "lowering",
     "tasks",
     "program_store",
+    "program_library",
+    "library_start",
     "profile",
     "building",
     "models",

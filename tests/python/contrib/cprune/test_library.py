@@ -156,7 +156,7 @@ def test_donors_are_measured_once_and_settle_their_own_task(tuned, pool, target)
 def test_a_second_network_starts_from_the_programs_of_the_first(tmp_path, monkeypatch):
     """Tasks that are settled get no trials; without the library, every task gets some."""
     monkeypatch.setattr("tvm.contrib.cprune.library_start.SETTLED", 0.0)
-    monkeypatch.setattr("tvm.contrib.cprune.program_library._STARTER_FILES", {})
+    monkeypatch.setattr("tvm.contrib.cprune.program_library.STARTER_FILES", {})
     trials = {}
     for name, width, library in (("first", 16, "lib"), ("second", 24, "lib"), ("alone", 24, "none")):
         setting = str(tmp_path / "lib") if library == "lib" else library
