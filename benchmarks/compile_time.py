@@ -24,7 +24,7 @@ from tvm.contrib.cprune.models.torchvision_models import load_torchvision
 from tvm.contrib.cprune.targets.codegen import codegen_context
 from tvm.contrib.cprune.targets.target import host_target, pinned_target
 from tvm.contrib.cprune.tasks import extract_from_program
-from tvm.contrib.cprune.transform.pin_algorithms import winograd_layers
+from tvm.contrib.cprune.transform.pin_algorithms import winograd_algorithms
 from tvm.contrib.cprune.types import Task
 
 ROUNDS = 9
@@ -72,10 +72,10 @@ def main() -> None:
     for network in [options.network] if options.network else networks:
         torch.manual_seed(0)
         mod = from_torch(load_torchvision(network, 1000).eval(), (1, 3, 224, 224)).mod
-        for name, layers in (("direct", []), ("winograd", winograd_layers(mod))):
+        for name, algorithms in (("direct", {}), ("winograd", winograd_algorithms(mod))):
             ratios = []
-            for task in extract_from_program(mod, None, target, dict.fromkeys(layers, "winograd")):
-                if not task.layers or task.subgraphs[0].algorithm != name:
+            for task in extract_from_program(mod, None, target, algorithms):
+                if not task.layers or not str(task.subgraphs[0].algorithm).startswith(name):
                     continue
                 parameters = {
                     "sample_init_min_population": options.programs,

@@ -52,8 +52,8 @@ def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 
 KINDS: dict[str, tuple[Callable[[int], nn.Module], Callable[[int], tuple[int, ...]], str, bool]] = {
     "direct 3x3": (lambda w: conv(128, w, 3), lambda w: (1, 128, 14, 14), "direct", False),
     "direct 3x3, reduction": (lambda w: conv(w, 128, 3), lambda w: (1, w, 14, 14), "direct", True),
-    "winograd 3x3": (lambda w: conv(256, w, 3), lambda w: (1, 256, 8, 8), "winograd", False),
-    "winograd 3x3, reduction": (lambda w: conv(w, 256, 3), lambda w: (1, w, 8, 8), "winograd", True),
+    "winograd 3x3": (lambda w: conv(256, w, 3), lambda w: (1, 256, 8, 8), "winograd-4", False),
+    "winograd 3x3, reduction": (lambda w: conv(w, 256, 3), lambda w: (1, w, 8, 8), "winograd-4", True),
     "1x1": (lambda w: conv(256, w, 1), lambda w: (1, 256, 28, 28), "direct", False),
     "strided 3x3": (lambda w: conv(128, w, 3, stride=2), lambda w: (1, 128, 28, 28), "direct", False),
     "grouped 3x3": (lambda w: conv(128, w, 3, groups=4), lambda w: (1, 128, 28, 28), "direct", False),

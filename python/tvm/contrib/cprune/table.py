@@ -23,7 +23,7 @@ from tvm.contrib.cprune.types import (
 )
 
 # Version of the file format.
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)

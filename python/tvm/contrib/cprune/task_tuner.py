@@ -19,7 +19,7 @@ from tvm.contrib.cprune.program_store import ProgramStore
 from tvm.contrib.cprune.stopwatch import Stopwatch
 from tvm.contrib.cprune.table import Row, TaskTable, make_table
 from tvm.contrib.cprune.tasks import LoweringCache, extract_from_program
-from tvm.contrib.cprune.transform.pin_algorithms import winograd_layers
+from tvm.contrib.cprune.transform.pin_algorithms import winograd_algorithms
 from tvm.contrib.cprune.tuning.backends import BACKENDS
 from tvm.contrib.cprune.tuning.progress import Progress
 from tvm.contrib.cprune.types import Algorithm, CPruneError, RelayModel, Task
@@ -143,14 +143,14 @@ class TaskTuner:
         algorithms: Mapping[str, Algorithm],
     ) -> dict[str, Algorithm]:
         """Return ``algorithms`` with those of lagging layers changed where the other one is faster."""
-        legal, chosen = set(winograd_layers(model.mod)), dict(algorithms)
+        legal, chosen = winograd_algorithms(model.mod), dict(algorithms)
         for row in rows:
             layers = [layer for layer in row.task.layers if layer in legal]
             if not layers or set(layers) != set(row.task.layers):
                 continue
             other: dict[str, Algorithm] = {k: v for k, v in chosen.items() if k not in layers}
             if row.task.subgraphs[0].algorithm == "direct":
-                other |= dict.fromkeys(layers, "winograd")
+                other |= {layer: legal[layer] for layer in layers}
             tasks = [task for task in self.extract(model, other) if set(task.layers) & set(layers)]
             for task in tasks:
                 self._programs.borrow(task, donor)
@@ -185,7 +185,7 @@ class TaskTuner:
     def _search_both_algorithms(self, model: RelayModel) -> dict[str, Algorithm]:
         """Search direct and Winograd programs; return the layers for which Winograd is faster."""
         direct = self.extract(model, {})
-        legal: dict[str, Algorithm] = dict.fromkeys(winograd_layers(model.mod), "winograd")
+        legal = winograd_algorithms(model.mod)
         winograd = self.extract(model, legal)
         tasks = list({task.workload_key: task for task in (*direct, *winograd)}.values())
         self._first_search(tasks, alternatives=alternative_tasks(direct, winograd))
@@ -195,7 +195,7 @@ class TaskTuner:
             for layer in task.layers:
                 a, b = (self._programs.best(t.workload_key) for t in (direct_task[layer], task))
                 if layer in legal and a is not b and faster(a, b) is b:
-                    chosen[layer] = "winograd"
+                    chosen[layer] = legal[layer]
         return chosen
 
     def _first_search(self, tasks: Sequence[Task], **options: Any) -> None:

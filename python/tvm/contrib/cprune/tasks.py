@@ -18,7 +18,7 @@ import tvm
 from tvm import relay
 from tvm.contrib.cprune.lowering import lower_ansor, lower_autotvm, pass_context
 from tvm.contrib.cprune.targets.target import parse_target, pinned_target
-from tvm.contrib.cprune.transform.pin_algorithms import pin_algorithms
+from tvm.contrib.cprune.transform.pin_algorithms import pin_algorithms, winograd
 from tvm.contrib.cprune.transform.prepare import prepare
 from tvm.contrib.cprune.transform.record_subgraphs import RecordSubgraphs, fuse
 from tvm.contrib.cprune.transform.relay_graph import WINOGRAD, calls_of, layer_of
@@ -68,8 +68,9 @@ def extract_from_program(
     target
         The compilation target.
     algorithms
-        For auto_scheduler: layers whose convolutions run as Winograd; all others run direct. For AutoTVM: the
-        template of each layer; an unlisted layer is in the task of every template that TVM has for it.
+        For auto_scheduler: layers whose convolutions run as Winograd, "winograd-2", "winograd-4" or
+        "winograd-6" by tile size; all others run direct. For AutoTVM: the template of each layer; an unlisted
+        layer is in the task of every template that TVM has for it.
     cache
         Reuses functions that were lowered by earlier extractions.
     tuner
@@ -144,4 +145,4 @@ def _layer(anchor: relay.Call) -> str:
 def _algorithm(anchors: list[relay.Call]) -> Algorithm | None:
     if not anchors:
         return None
-    return "winograd" if anchors[0].op.name == WINOGRAD else "direct"
+    return winograd(int(anchors[0].attrs.tile_size)) if anchors[0].op.name == WINOGRAD else "direct"

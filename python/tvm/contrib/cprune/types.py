@@ -23,7 +23,7 @@ class TransplantError(CandidateError):
     """A program cannot be transplanted to a task; the message gives the reason."""
 
 
-# "direct" or "winograd" for auto_scheduler, the name of a template for AutoTVM.
+# "direct", or "winograd-" and the tile size, for auto_scheduler, the name of a template for AutoTVM.
 Algorithm = str
 TunerName = Literal["ansor", "autotvm"]
 # A layer's output channels or its input channels.

@@ -104,7 +104,7 @@ class Kind(NamedTuple):
 
 KINDS: dict[str, Kind] = {
     "direct 3x3": Kind(lambda width: OneLayer(8, width)),
-    "winograd 3x3": Kind(lambda width: OneLayer(8, width), "winograd"),
+    "winograd 3x3": Kind(lambda width: OneLayer(8, width), "winograd-4"),
     "1x1": Kind(lambda width: OneLayer(16, width, kernel=1)),
     "strided": Kind(lambda width: OneLayer(8, width, stride=2)),
     "grouped": Kind(lambda width: OneLayer(8, width, groups=4)),

@@ -15,6 +15,7 @@ from tvm.contrib.cprune.measuring.timing import time_side_by_side
 from tvm.contrib.cprune.table import TaskTable, make_table
 from tvm.contrib.cprune.targets.presets import find_preset
 from tvm.contrib.cprune.tasks import extract_from_program
+from tvm.contrib.cprune.transform.pin_algorithms import winograd_algorithms
 from tvm.contrib.cprune.types import CPruneError
 
 SHAPE = (1, 8, 8, 8)
@@ -29,9 +30,9 @@ def tuned_model(pool, target, tuned_run):
     log = RecordLog(records)
     # Both algorithms must build with packed weights, whichever is faster.
     tables = {}
-    for algorithm in ("direct", "winograd"):
-        tasks = extract_from_program(relay_model.mod, None, target, {"conv": algorithm})
-        tables[algorithm] = make_table(tasks, log.best, str(target), pool.threads, True)
+    for name, algorithms in (("direct", {}), ("winograd", winograd_algorithms(relay_model.mod))):
+        tasks = extract_from_program(relay_model.mod, None, target, algorithms)
+        tables[name] = make_table(tasks, log.best, str(target), pool.threads, True)
     return model, relay_model, tables
 
 
@@ -81,7 +82,10 @@ def test_models_are_timed_side_by_side(tuned_model, pool, builder):
     _, relay_model, tables = tuned_model
     libraries = {name: builder.build(relay_model, table, name) for name, table in tables.items()}
     latencies = time_side_by_side(pool, libraries, SHAPE, repeats=7)
-    assert {name: len(latency.samples) for name, latency in latencies.items()} == {"direct": 7, "winograd": 7}
+    assert {name: len(latency.samples) for name, latency in latencies.items()} == {
+        "direct": 7,
+        "winograd": 7,
+    }
     assert all(0 < sample < 1 for latency in latencies.values() for sample in latency.samples)
 
 

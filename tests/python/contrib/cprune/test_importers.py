@@ -15,7 +15,7 @@ from tvm.contrib.cprune.importers.from_torch import from_torch, import_torch
 from tvm.contrib.cprune.importers.model_file import ModelFile
 from tvm.contrib.cprune.lowering import pass_context
 from tvm.contrib.cprune.targets.target import pinned_target
-from tvm.contrib.cprune.transform.pin_algorithms import pin_algorithms, winograd_layers
+from tvm.contrib.cprune.transform.pin_algorithms import pin_algorithms, winograd_algorithms
 from tvm.contrib.cprune.transform.prepare import prepare
 from tvm.contrib.cprune.transform.relay_graph import ANCHORS, calls_of, layer_of
 from tvm.contrib.cprune.types import CPruneError
@@ -65,7 +65,7 @@ def test_imported_networks_have_the_outputs_and_layers_of_pytorch(name, winograd
     model = randomize_norms(make())
     relay_model = from_torch(model, shape)
     assert set(relay_model.layers) == layers_of(model)
-    algorithms = dict.fromkeys(winograd_layers(relay_model.mod), "winograd") if winograd else {}
+    algorithms = winograd_algorithms(relay_model.mod) if winograd else {}
     mod = pin_algorithms(relay_model.mod, algorithms)
     data = np.random.default_rng(0).standard_normal(shape).astype("float32")
     expected = model(torch.tensor(data)).detach().numpy()

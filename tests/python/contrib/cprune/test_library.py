@@ -101,7 +101,7 @@ def test_programs_of_the_other_tuner_are_no_donors(tuned):
     assert nearest(replace(task, tuner="autotvm"), rows) == []
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
+@pytest.mark.parametrize("algorithm", ["direct", "winograd-4"])
 def test_a_program_moves_to_another_image_size_width_and_epilogue(algorithm, pool, target):
     """All at once, as the networks that share a library require."""
     small = extract(OneLayer(16, 32), (1, 16, 8, 8), target, algorithms={"conv": algorithm})

@@ -138,7 +138,7 @@ def test_tasks_know_the_axes_over_channels(target):
 def test_winograd_is_another_task_of_the_same_layer(target):
     mod = from_torch(OneLayer(8, 16), (1, 8, 8, 8)).mod
     direct = extract_from_program(mod, None, target)
-    winograd = extract_from_program(mod, None, target, {"conv": "winograd"})
+    winograd = extract_from_program(mod, None, target, {"conv": "winograd-4"})
     pair = [next(t for t in tasks if "conv" in t.layers) for tasks in (direct, winograd)]
     assert pair[0].workload_key != pair[1].workload_key
-    assert [task.subgraphs[0].algorithm for task in pair] == ["direct", "winograd"]
+    assert [task.subgraphs[0].algorithm for task in pair] == ["direct", "winograd-4"]

@@ -117,7 +117,7 @@ class FusedOperators(nn.Module):
         return self.bias(y)
 
 
-@pytest.mark.parametrize("algorithm", ["direct", "winograd"])
+@pytest.mark.parametrize("algorithm", ["direct", "winograd-4"])
 def test_a_program_moves_to_a_task_with_other_fused_operators(algorithm, pool, target):
     mod = from_torch(FusedOperators().eval(), (1, 8, 8, 8)).mod
     layers = ("relu", "residual", "silu", "hardswish", "bias")
@@ -141,11 +141,11 @@ def test_algorithm_stays_pinned_at_widths_where_topi_would_change_it(target):
     # TOPI computes a 3x3 convolution as Winograd only between 64 and 512 channels.
     for width in (8, 64, 128):
         mod = from_torch(OneLayer(8, width), (1, 8, 8, 8)).mod
-        for algorithm in ("direct", "winograd"):
+        for algorithm in ("direct", "winograd-4"):
             tasks = extract_from_program(mod, None, target, {"conv": algorithm})
             (subgraph,) = [task.subgraphs[0] for task in tasks if "conv" in task.layers]
             assert subgraph.algorithm == algorithm
-            assert ("winograd" in subgraph.op) is (algorithm == "winograd")
+            assert ("winograd" in subgraph.op) is (algorithm == "winograd-4")
 
 
 def test_fitting_width_with_fewer_iterations_than_cores_gets_variants_with_shorter_inner_loops(target):

@@ -12,6 +12,7 @@ from tvm.relay.op.strategy.generic import is_depthwise_conv2d
 
 import tvm
 from tvm import auto_scheduler, te, topi
+from tvm.contrib.cprune.targets.winograd import winograd_nhwc
 
 KEY = "cprune"
 
@@ -47,9 +48,14 @@ def _direct_conv2d(attrs: Any, inputs: Any, out_type: Any, target: Any) -> OpStr
 
 @generic.conv2d_winograd_without_weight_transform_strategy.register(KEY)
 def _winograd_conv2d(attrs: Any, inputs: Any, out_type: Any, target: Any) -> OpStrategy:
-    """Select NHWC Winograd on every target. TVM has this strategy for x86 only."""
+    """Select NHWC Winograd with any tile size on every target. TVM has it for x86 and one tile size."""
+
+    def compute(
+        data: te.Tensor, weight: te.Tensor, _: Any, padding: Any, __: Any, out_dtype: str, layout: str
+    ) -> te.Tensor:
+        return winograd_nhwc(data, weight, padding, out_dtype, int(attrs.tile_size), layout)
+
     strategy = OpStrategy()
-    compute = topi.nn.conv2d_winograd_nhwc_without_weight_transform
     strategy.add_implementation(
         generic.wrap_compute_conv2d(compute, need_auto_scheduler_layout=True),
         generic.naive_schedule,

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Winograd convolution F(m x m, 3 x 3) in NHWC with transformed weights, for auto_scheduler.
+
+TOPI's definition (topi/nn/conv2d.py, ``_conv2d_winograd_nhwc_impl``) has a tile size of 4 when the weights
+are transformed before. It pads rows by the number of tiles in a row, so that images that are much higher than
+wide do not compile.
+The operations have TOPI's names.
+"""
+
+from typing import Any
+
+from tvm.topi.nn import pad
+from tvm.topi.nn.utils import get_pad_tuple
+from tvm.topi.nn.winograd_util import winograd_transform_matrices
+from tvm.topi.utils import get_const_tuple
+
+from tvm import auto_scheduler, te, tir
+
+KERNEL = 3
+# Tile sizes to choose from.
+TILES = (2, 4, 6)
+# Floating-point operations that a processor does in the time in which it reads one byte of weights from
+# memory, or writes and reads one byte of transformed data in its second-level cache.
+OPERATIONS_PER_BYTE, OPERATIONS_PER_CACHED_BYTE = 8.0, 2.0
+
+
+def best_tile(rows: int, columns: int, inputs: int, outputs: int) -> int:
+    """Return the tile size with the least estimated time for one image.
+
+    Parameters
+    ----------
+    rows, columns
+        Size of the output.
+    inputs, outputs
+        Numbers of channels.
+
+    Notes
+    -----
+    A large tile needs fewer multiplications, but more weights from memory, and more of the last tiles lies
+    outside the image.
+    """
+
+    def cost(tile: int) -> float:
+        points, tiles = (tile + KERNEL - 1) ** 2, -(-rows // tile) * -(-columns // tile)
+        operations = 2.0 * points * tiles * inputs * outputs
+        weights, transformed = 4.0 * points * inputs * outputs, 4.0 * points * tiles * (inputs + outputs)
+        return operations + OPERATIONS_PER_BYTE * weights + OPERATIONS_PER_CACHED_BYTE * transformed
+
+    return min(TILES, key=cost)
+
+
+def winograd_nhwc(
+    data: te.Tensor,
+    weight: te.Tensor,
+    padding: Any,
+    out_dtype: str,
+    tile: int,
+    layout: str = "",
+) -> te.Tensor:
+    """Compute a convolution with a kernel of 3x3 and a stride of 1.
+
+    Parameters
+    ----------
+    data
+        Shape ``(N, H, W, CI)``.
+    weight
+        Transformed weight of shape ``(m + 2, m + 2, CO, CI)``, or what auto_scheduler rewrote it to.
+    padding
+        Padding of rows and columns, as ``get_pad_tuple`` accepts it.
+    tile
+        Tile size m: rows and columns of the output that a tile computes.
+    layout
+        Layout of a weight that auto_scheduler has rewritten.
+
+    Returns
+    -------
+    te.Tensor
+        Shape ``(N, H', W', CO)``.
+    """
+    batch, height, width, _ = get_const_tuple(data.shape)
+    alpha = tile + KERNEL - 1
+    if layout:
+        names = ["eps", "nu", "co", "ci"]
+        *_, outputs, inputs = get_const_tuple(auto_scheduler.get_shape_from_rewritten_layout(layout, names))
+        auto_scheduler.remove_index_check(weight)
+    else:
+        *_, outputs, inputs = get_const_tuple(weight.shape)
+    top, left, bottom, right = get_pad_tuple(padding, (KERNEL, KERNEL))
+    rows, columns = height + top + bottom - KERNEL + 1, width + left + right - KERNEL + 1
+    tile_rows, tile_columns = -(-rows // tile), -(-columns // tile)
+    tiles = batch * tile_rows * tile_columns
+    extra_rows, extra_columns = tile_rows * tile - rows, tile_columns * tile - columns
+    padded = pad(data, (0, top, left, 0), (0, bottom + extra_rows, right + extra_columns, 0), name="data_pad")
+    inverse_matrix, data_matrix, _ = winograd_transform_matrices(tile, KERNEL, out_dtype)
+
+    input_tile = te.compute(
+        (alpha, alpha, tiles, inputs),
+        lambda eps, nu, p, ci: padded[
+            p // (tile_rows * tile_columns),
+            p // tile_columns % tile_rows * tile + eps,
+            p % tile_columns * tile + nu,
+            ci,
+        ],
+        name="input_tile",
+    )
+    data_pack = _transform(input_tile, data_matrix, ("eps", "nu"), "data_pack")
+    ci = te.reduce_axis((0, inputs), name="ci")
+    product = te.compute(
+        (alpha, alpha, tiles, outputs),
+        lambda eps, nu, p, co: te.sum(data_pack[eps, nu, p, ci] * weight[eps, nu, co, ci], axis=[ci]),
+        name="bgemm",
+        attrs={"layout_free_placeholders": [weight]},
+    )
+    if layout:
+        product = auto_scheduler.rewrite_compute_body(product, layout)
+    inverse = _transform(product, inverse_matrix, ("vh", "vw"), "inverse")
+    return te.compute(
+        (batch, rows, columns, outputs),
+        lambda n, h, w, co: inverse[
+            h % tile, w % tile, (n * tile_rows + h // tile) * tile_columns + w // tile, co
+        ],
+        name="conv2d_winograd",
+    )
+
+
+def _transform(source: te.Tensor, matrix: te.Tensor, axes: tuple[str, str], name: str) -> te.Tensor:
+    """Multiply each tile from both sides: ``matrix.T @ tile @ matrix``.
+
+    auto_scheduler unrolls the loops over ``axes`` and the reduction, so that the matrix becomes constants.
+    Two steps, one for each side, take half of the operations but were not faster: the additional buffer costs
+    what the operations save.
+    """
+    _, _, tiles, channels = get_const_tuple(source.shape)
+    alpha, size = get_const_tuple(matrix.shape)
+    r_a, r_b = te.reduce_axis((0, alpha), "r_a"), te.reduce_axis((0, alpha), "r_b")
+
+    def element(*index: tir.Var) -> tir.PrimExpr:
+        i, j, p, channel = index
+        return te.sum(source[r_a, r_b, p, channel] * matrix[r_a, i] * matrix[r_b, j], axis=[r_a, r_b])
+
+    unrolled = [*axes, "r_a", "r_b"]
+    return te.compute(
+        (size, size, tiles, channels),
+        element,
+        name=name,
+        attrs={"auto_scheduler_simplify_const_tensor_indices": unrolled},
+        varargs_names=[*axes, "p", "channel"],
+    )
