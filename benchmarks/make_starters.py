@@ -23,7 +23,7 @@ from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.files import write_text
 from tvm.contrib.cprune.loop.console import ConsoleReport
-from tvm.contrib.cprune.program_library import load_table
+from tvm.contrib.cprune.program_library import load_table, table_files
 from tvm.contrib.cprune.table import Row, TaskTable
 from tvm.contrib.cprune.targets.target import host_target, vector_lanes
 from tvm.contrib.cprune.types import Latency
@@ -44,7 +44,7 @@ def tune(network: str, trials: int, library: Path) -> TaskTable:
         compiler.tuner.search(model)
         seconds, count = compiler.seconds()["search"], compiler.programs.trials()["search"]
         print(f"{network}: {count} trials in {seconds:.0f} s", flush=True)
-    (path,) = library.glob("*.json")
+    (path,) = table_files(library)
     return load_table(path)
 
 
@@ -52,7 +52,7 @@ def starter(row: Row) -> Row:
     """Return a row without what only its own network needs: all timed runs but their median, and layers."""
     program = replace(row.program, latency=Latency((row.program.latency.median,)))
     subgraph = replace(row.task.subgraphs[0], name="starter", layers=())
-    return Row(replace(row.task, subgraphs=(subgraph,)), program)
+    return Row(replace(row.task, subgraphs=(subgraph,)), program, row.trials)
 
 
 def write(table: TaskTable, path: Path) -> None:

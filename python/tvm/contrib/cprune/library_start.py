@@ -6,19 +6,24 @@ from typing import Any
 
 import numpy as np
 
+from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.measuring.measurer import Measurer
 from tvm.contrib.cprune.measuring.records import RecordLog
 from tvm.contrib.cprune.program_library import nearest, work
 from tvm.contrib.cprune.table import Row
-from tvm.contrib.cprune.types import Task, TransplantError
+from tvm.contrib.cprune.types import CPruneError, Task
 
 # Donors measured on each task, and the nearest donors that are asked for them.
 MAX_DONORS, MAX_ASKED = 3, 12
 # A task is settled at this fraction of the speed that its donors have at their own shapes.
 SETTLED = 0.9
+# Donors tell the speed of a task only if their work differs by at most this factor.
+MAX_WORK_RATIO = 4.0
 # The speed of this machine relative to that of the donors is this quantile over all tasks. Slower tasks may
 # have donors that fit badly.
 QUANTILE = 0.75
+# With fewer tasks, or at a lower quantile, the donors must be matched at their own speed.
+MIN_TASKS, MIN_MACHINE_SPEED = 4, 0.5
 
 Transplant = Callable[..., list[Any]]
 
@@ -29,7 +34,7 @@ def measure_donors(
     transplant: Transplant,
     measurer: Measurer,
     log: RecordLog,
-    batch: int,
+    config: TuneConfig,
 ) -> frozenset[str]:
     """Measure on each task the programs of the library that are nearest in shape.
 
@@ -43,48 +48,45 @@ def measure_donors(
         The transplant of the tuning backend.
     log
         Receives the records, as those of trials.
-    batch
-        Number of programs to compile and measure together.
+    config
+        Settings of the search. Donors of searches with fewer trials do not settle a task.
 
     Returns
     -------
     The workload keys of the tasks that need no search.
     """
-    inputs: list[Any] = []
+    inputs: dict[str, list[Any]] = {}
     expected: dict[str, float] = {}
     for task in tasks:
-        moved, rows = _donors(task, library, transplant)
-        inputs += moved
-        if rows:
-            expected[task.workload_key] = max(work(row.task) / row.program.latency.median for row in rows)
-    for start in range(0, len(inputs), batch):
-        measurer.measure_new(inputs[start : start + batch], log)
-    return settled(tasks, expected, log)
+        inputs[task.workload_key], rows = _donors(task, library, transplant)
+        expected[task.workload_key] = _expected_speed(task, rows, config.trials)
+    every = [item for moved in inputs.values() for item in moved]
+    for start in range(0, len(every), config.batch):
+        measurer.measure_new(every[start : start + config.batch], log)
+    speeds = {task.workload_key: _speed(task, inputs[task.workload_key], log) for task in tasks}
+    return settled(speeds, expected)
 
 
-def settled(tasks: Iterable[Task], expected: Mapping[str, float], log: RecordLog) -> frozenset[str]:
-    """Return the workload keys of the tasks that are as fast as their donors.
+def settled(speeds: Mapping[str, float], expected: Mapping[str, float]) -> frozenset[str]:
+    """Return the workload keys of the tasks on which a donor is as fast as at its own shape.
 
     Parameters
     ----------
+    speeds
+        Operations per second of the fastest donor on each task, 0 if none is valid.
     expected
-        Operations per second of each task's donors at their own shapes, by workload key.
-    log
-        The programs measured for the tasks.
+        Operations per second of each task's donors at their own shapes, 0 if that is unknown.
 
     Notes
     -----
     Donors may have been measured on a faster or slower machine. So speeds are compared relative to those of
-    the other tasks.
+    the other tasks, but not with donors that are slow on all of them.
     """
-    ratios = {}
-    for task in tasks:
-        best = log.best(task.workload_key)
-        if task.workload_key in expected and best is not None and best.latency is not None:
-            ratios[task.workload_key] = work(task) / best.latency.median / expected[task.workload_key]
-    if not ratios:
-        return frozenset()
-    machine = float(np.quantile(list(ratios.values()), QUANTILE))
+    ratios = {key: speeds[key] / speed for key, speed in expected.items() if speed > 0}
+    machine = 1.0
+    if len(ratios) >= MIN_TASKS:
+        quantile = float(np.quantile(list(ratios.values()), QUANTILE))
+        machine = quantile if quantile >= MIN_MACHINE_SPEED else 1.0
     return frozenset(key for key, ratio in ratios.items() if ratio >= SETTLED * machine)
 
 
@@ -97,7 +99,25 @@ def _donors(task: Task, library: Sequence[Row], transplant: Transplant) -> tuple
             break
         try:
             inputs += transplant(row.program.record, row.task, task, 1)
-        except TransplantError:
-            continue
+        except (CPruneError, ValueError, LookupError, TypeError):
+            continue  # does not fit, or its steps, which come from a file, belong to another program
         rows.append(row)
     return inputs, rows
+
+
+def _expected_speed(task: Task, donors: Iterable[Row], trials: int) -> float:
+    """Return the highest speed of the donors that tell the speed of a task, 0 if there is none."""
+    own = work(task)
+    similar = [
+        row
+        for row in donors
+        if row.trials >= trials and own / MAX_WORK_RATIO <= work(row.task) <= own * MAX_WORK_RATIO
+    ]
+    return max((work(row.task) / row.program.latency.median for row in similar), default=0.0)
+
+
+def _speed(task: Task, inputs: Iterable[Any], log: RecordLog) -> float:
+    """Return the speed of the fastest of some programs on a task, 0 if none is valid."""
+    records = [log.find(item) for item in inputs]
+    latencies = [record.latency.median for record in records if record is not None and record.latency]
+    return work(task) / min(latencies) if latencies else 0.0

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lower one primitive function, and return the tuning tasks that TVM looks up while it does so."""
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,9 @@ from tvm.contrib.cprune.transform.prepare import DISABLED_PASSES
 from tvm.contrib.cprune.tuning.ansor.axes import axes_of, channel_axes, counted_flops
 from tvm.contrib.cprune.tuning.autotvm import task as autotvm_tasks
 from tvm.contrib.cprune.types import Task, TunerName
+
+# TVM asks for its build options once per dimension of every lowered tensor, which takes a tenth of a build.
+te_compiler.libinfo = functools.cache(te_compiler.libinfo)
 
 
 def pass_context(

@@ -8,14 +8,16 @@ threads. Its programs are donors: they are transplanted to the tasks of a new ne
 import fcntl
 import math
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
 import tvm
-from tvm.contrib.cprune.table import Row, TaskTable
+from tvm.contrib.cprune.table import FORMAT, Row, TaskTable
 from tvm.contrib.cprune.targets.target import parse_target, vector_lanes
 from tvm.contrib.cprune.types import CPruneError, Task
 
@@ -93,9 +95,9 @@ class ProgramLibrary:
 
 def file_name(table: TaskTable) -> str:
     """Return the name of the library's file for the context of a table."""
-    context = f"{tvm.__version__} {table.target} {table.threads} {table.cold_weights}"
+    context = f"{FORMAT} {tvm.__version__} {table.target} {table.threads} {table.cold_weights}"
     weights = "cold" if table.cold_weights else "warm"
-    kind = table.target.split()[0]
+    kind = re.match(r"\w*", table.target).group()  # type: ignore[union-attr]  # matches every string
     return f"{kind}-{table.threads}-threads-{weights}-{zlib.crc32(context.encode()):08x}.json"
 
 
@@ -119,10 +121,15 @@ def merge(table: TaskTable, rows: Iterable[Row]) -> TaskTable:
     """Return a table with the fastest program of each task of ``table`` and ``rows``."""
     best = {row.task.workload_key: row for row in table.rows}
     for row in rows:
-        known = best.get(row.task.workload_key)
-        if known is None or row.program.latency.median < known.program.latency.median:
-            best[row.task.workload_key] = row
+        known = best.setdefault(row.task.workload_key, row)
+        faster = row if row.program.latency.median < known.program.latency.median else known
+        best[row.task.workload_key] = replace(faster, trials=max(row.trials, known.trials))
     return TaskTable(tuple(best.values()), table.target, table.threads, table.cold_weights)
+
+
+def table_files(folder: Path) -> list[Path]:
+    """Return the tables of a library. Files that a killed process left half-written are none."""
+    return sorted(folder.glob("[!.]*.json"))
 
 
 def import_tables(folder: Path, paths: Iterable[Path]) -> dict[str, int]:

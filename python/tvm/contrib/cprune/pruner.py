@@ -98,7 +98,7 @@ class CPruner:
     config
         Settings of the algorithm.
     run_dir
-        Folder of the run; nothing is written elsewhere.
+        Folder of the run. Only the library of programs is written elsewhere (see ``TuneConfig.library``).
     target
         Name of a preset or a TVM target; by default this machine.
     labels
@@ -206,8 +206,10 @@ class CPruner:
 
     def _settings(self) -> dict[str, Any]:
         """Return what a resumed run must share with the run that it continues."""
+        settings = self.config.to_json()
+        del settings["tune"]["library"]  # decides where a search starts, not what counts as a result
         return {
-            **self.config.to_json(),
+            **settings,
             **self.labels,
             "target": self.preset.target,
             "preset": self.preset.name,

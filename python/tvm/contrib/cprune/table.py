@@ -2,6 +2,7 @@
 """The task table: the tasks of a model with their fastest programs and impact on its latency."""
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,10 +37,13 @@ class Row:
         The tuning task, with the subgraphs that share it.
     program : Program
         The fastest program measured for it.
+    trials : int
+        In a library of programs: trials per task of the search that found the program.
     """
 
     task: Task
     program: Program
+    trials: int = 0
 
     @property
     def impact(self) -> float:
@@ -103,6 +107,7 @@ class TaskTable:
                 "groups": row.task.groups,
                 "axes": row.task.axes,
                 "tuner": row.task.tuner,
+                "trials": row.trials,
                 "latency_s": row.program.latency.samples,
                 "record": row.program.record,
                 "out_splits": [asdict(split) for split in row.program.out_splits],
@@ -162,11 +167,16 @@ def _parse_row(data: dict[str, Any]) -> Row:
         axes=tuple((op, name, extent) for op, name, extent in data["axes"]),
         tuner=data["tuner"],
     )
-    parse(data["record"])  # raises an error if the record is damaged
+    record = parse(data["record"])  # raises an error if the record is damaged
+    if task.tuner not in ("ansor", "autotvm") or record.line.startswith('{"i"') != (task.tuner == "ansor"):
+        raise ValueError(f"tuner {task.tuner!r} with the record {record.line[:40]!r}")
+    samples = tuple(float(sample) for sample in data["latency_s"])
+    if not samples or not all(0 < sample < math.inf for sample in samples):
+        raise ValueError(f"latency_s {data['latency_s']!r}")
     out_splits, in_splits = (
         tuple(_parse_split(split) for split in data[side]) for side in ("out_splits", "in_splits")
     )
-    return Row(task, Program(data["record"], Latency(tuple(data["latency_s"])), out_splits, in_splits))
+    return Row(task, Program(record.line, Latency(samples), out_splits, in_splits), int(data["trials"]))
 
 
 def _parse_split(data: dict[str, Any]) -> Split:

@@ -205,16 +205,27 @@ class TaskTuner:
         """
         tune, searched = self._config.tune, self._programs.searched
         self._programs.seed(tasks, tune.batch)
-        rows = self._library.rows()
-        settled = measure_donors(tasks, rows, self._backend.transplant, self._measurer, searched, tune.batch)
+        settled: frozenset[str] = frozenset()
+        try:
+            rows = self._library.rows()
+        except (CPruneError, OSError) as error:
+            self._report({"event": "library", "message": f"the program library is not used: {error}"})
+        else:
+            transplant, measurer = self._backend.transplant, self._measurer
+            settled = measure_donors(tasks, rows, transplant, measurer, searched, tune)
+        if settled:
+            message = (
+                f"{len(settled)} of {len(tasks)} tasks need no search: programs of the library suit them"
+            )
+            self._report({"event": "library", "message": message})
         self._search(tasks, tune, settled=settled, **options)
         # A good program often suits all tasks that compute alike.
         self._programs.share(self._table(tasks, strict=False).rows, tune.batch)
+        found = self._table(tasks, strict=False).rows
         try:
-            self._library.add(self._table(tasks, strict=False).rows)
-        except OSError as error:
-            message = f"the program library was not updated: {error.filename}: {error.strerror}"
-            self._report({"event": "library", "message": message})
+            self._library.add(replace(row, trials=tune.trials) for row in found)
+        except (CPruneError, OSError) as error:
+            self._report({"event": "library", "message": f"the program library was not updated: {error}"})
 
     def _table(self, tasks: Sequence[Task], strict: bool | None = None) -> TaskTable:
         strict = self._strict if strict is None else strict

@@ -3,24 +3,29 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from commands import run_cprune
-from networks import OneLayer
+from networks import KINDS, OneLayer
 from programs import FAST, extract, measured_table, random_records, table_of, task_of
+from tvm.auto_scheduler import MeasureResult
 
+from tvm.contrib.cprune import program_library
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.library_start import measure_donors, settled
-from tvm.contrib.cprune.measuring.records import Measured, RecordLog
+from tvm.contrib.cprune.measuring.records import RecordLog, dump, input_identity, parse
 from tvm.contrib.cprune.program_library import (
     ProgramLibrary,
     distance,
+    file_name,
     import_tables,
     library_folder,
     merge,
     nearest,
+    table_files,
 )
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.tuning.ansor.transplant import transplant
@@ -70,7 +75,7 @@ def test_a_damaged_library_is_an_error_that_names_the_file(tuned, tmp_path):
     table = measured_table(*tuned("direct 3x3"))
     library = ProgramLibrary(tmp_path, table.target, 2, True)
     library.add(table.rows)
-    (path,) = tmp_path.glob("*.json")
+    (path,) = table_files(tmp_path)
     path.write_text(path.read_text()[:100])
     for act in (library.rows, lambda: library.add(table.rows)):
         with pytest.raises(CPruneError, match=f"{path.name}.*delete the file"):
@@ -126,36 +131,88 @@ class ResidualLayer(OneLayer):
 
 
 def test_a_task_is_settled_if_it_is_as_fast_as_its_donors():
-    rows = table_of(dict.fromkeys("abcde", (2, 2))).rows
-    log = RecordLog(None)
-    seconds = {"a": 1.0, "b": 1.1, "c": 4.0, "d": 1.0}
-    log.append(
-        Measured(key, json.dumps({"i": [[key], [[], []]]}), Latency((s,))) for key, s in seconds.items()
-    )
-    tasks = [row.task for row in rows]
-    # c is slower than its donor, d has no donor, and e was not measured.
-    assert settled(tasks, {"a": 1.0, "b": 1.0, "c": 1.0, "e": 1.0}, log) == {"a", "b"}
-    # The donors' machine was twice as fast.
-    assert settled(tasks, {"a": 2.0, "b": 2.0, "c": 2.0}, log) == {"a", "b"}
-    assert settled(tasks, {}, log) == frozenset()
+    expected = {"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0, "e": 0.0}
+    # c is slower than its donor, d has no valid program, and nothing is known of e.
+    assert settled({"a": 1.0, "b": 0.95, "c": 0.5, "d": 0.0, "e": 9.0}, expected) == {"a", "b"}
+    # This machine has 0.7 of the speed of the donors' machine.
+    assert settled({"a": 0.7, "b": 0.66, "c": 0.5, "d": 0.7, "e": 9.0}, expected) == {"a", "b", "d"}
+    # Donors that are slow on all tasks settle none of them, and neither do few tasks.
+    assert settled({"a": 0.3, "b": 0.3, "c": 0.3, "d": 0.3, "e": 9.0}, expected) == set()
+    assert settled({"a": 0.7, "b": 0.7}, {"a": 1.0, "b": 1.0}) == set()
+    assert settled({}, {}) == set()
 
 
-def test_donors_are_measured_once_and_settle_their_own_task(tuned, pool, target):
+class Measurements:
+    """A measurer whose programs take a given time."""
+
+    def __init__(self, seconds):
+        self.seconds, self.count = seconds, 0
+
+    def measure_new(self, inputs, log):
+        new = [item for item in inputs if not log.holds(item)]
+        self.count += len(new)
+        log.append([dump(item, MeasureResult([self.seconds], 0, "", 0.0, 0.0)) for item in new])
+
+
+def test_donors_of_a_shorter_search_and_of_distant_shapes_settle_nothing(tuned, target):
     task, best = tuned("direct 3x3")
-    other = task_of("direct 3x3", 48, target)
-    rows, log = measured_table(task, best).rows, RecordLog(None)
-    keys = measure_donors([task, other], rows, transplant, pool, log, 2)
-    assert {record.workload_key for record in log.measured} == {task.workload_key, other.workload_key}
-    assert keys <= {task.workload_key, other.workload_key}
-    assert keys
-    count = len(log.measured)
-    assert measure_donors([task, other], rows, transplant, pool, log, 2) == keys
-    assert len(log.measured) == count
+    seconds = best.latency.median
+    (row,) = measured_table(task, best).rows
+    far = task_of("direct 3x3", 8 * KINDS["direct 3x3"].width, target)
+    config = replace(FAST, trials=8)
+
+    def start(tasks, trials, seconds):
+        measurer = Measurements(seconds)
+        return measure_donors(
+            tasks, [replace(row, trials=trials)], transplant, measurer, RecordLog(None), config
+        )
+
+    assert start([task], 8, seconds) == {task.workload_key}
+    assert start([task], 7, seconds) == set()
+    assert start([task], 8, 2 * seconds) == set()
+    assert start([far], 8, seconds) == set()
+
+
+def test_a_resumed_start_measures_nothing_twice_and_decides_alike(tuned):
+    """What the search found in the meantime does not count."""
+    task, best = tuned("direct 3x3")
+    rows = [replace(row, trials=FAST.trials) for row in measured_table(task, best).rows]
+    log, measurer = RecordLog(None), Measurements(2 * best.latency.median)
+    assert measure_donors([task], rows, transplant, measurer, log, FAST) == set()
+    other = next(line for line in random_records(task) if input_identity(line) != input_identity(best.line))
+    log.append([replace(parse(other), latency=Latency((best.latency.median,)))])
+    assert measure_donors([task], rows, transplant, measurer, log, FAST) == set()
+    assert measurer.count == 1
+
+
+def test_a_donor_that_cannot_be_replayed_is_skipped(tuned):
+    task, best = tuned("direct 3x3")
+    (row,) = measured_table(task, best).rows
+    for steps in ([["SP", 99, 0, 8, [2], 1]], [["XX", 0]], [["SP", 0]]):
+        data = json.loads(best.line)
+        data["i"][1][1] = steps
+        broken = replace(row, program=replace(row.program, record=json.dumps(data)))
+        log, measurer = RecordLog(None), Measurements(1.0)
+        assert measure_donors([task], [broken], transplant, measurer, log, FAST) == set()
+        assert measurer.count == 0
+
+
+@pytest.mark.parametrize(
+    "damage", [{"latency_s": []}, {"latency_s": [0.0]}, {"tuner": "autotvm"}, {"trials": "x"}], ids=str
+)
+def test_rows_with_impossible_values_are_refused(damage, tuned, tmp_path):
+    path = tmp_path / "table.json"
+    measured_table(*tuned("direct 3x3")).save(path)
+    data = json.loads(path.read_text())
+    data["rows"][0].update(damage)
+    path.write_text(json.dumps(data))
+    with pytest.raises(CPruneError, match="not a task table"):
+        TaskTable.load(path)
 
 
 def test_a_second_network_starts_from_the_programs_of_the_first(tmp_path, monkeypatch):
     """Tasks that are settled get no trials; without the library, every task gets some."""
-    monkeypatch.setattr("tvm.contrib.cprune.library_start.SETTLED", 0.0)
+    monkeypatch.setattr("tvm.contrib.cprune.library_start.SETTLED", 1e-9)
     monkeypatch.setattr("tvm.contrib.cprune.program_library.STARTER_FILES", {})
     trials = {}
     for name, width, library in (("first", 16, "lib"), ("second", 24, "lib"), ("alone", 24, "none")):
@@ -166,12 +223,12 @@ def test_a_second_network_starts_from_the_programs_of_the_first(tmp_path, monkey
             compiler.tune(OneLayer(8, width).eval())
             trials[name] = compiler.programs.trials()["search"]
     assert trials["second"] < trials["alone"]
-    (path,) = (tmp_path / "lib").glob("*.json")
+    (path,) = table_files(tmp_path / "lib")
     keys = {row.task.workload_key for row in TaskTable.load(path).rows}
     assert len(keys) >= 4
 
 
-def test_a_folder_that_cannot_be_written_is_reported_and_costs_no_run(tmp_path):
+def test_a_library_that_cannot_be_used_is_reported_and_costs_no_run(tmp_path):
     events = []
     (tmp_path / "file").write_text("")
     tune = replace(FAST, library=str(tmp_path / "file" / "lib"))
@@ -179,7 +236,21 @@ def test_a_folder_that_cannot_be_written_is_reported_and_costs_no_run(tmp_path):
     with Compiler(config, (1, 8, 8, 8), tmp_path / "run", report=events.append) as compiler:
         assert compiler.tune(OneLayer(8, 16).eval()).table.rows
     (message,) = [event["message"] for event in events if event["event"] == "library"]
-    assert "not updated" in message and "lib" in message
+    assert "not updated" in message and str(tmp_path / "file") in message
+
+
+def test_a_damaged_library_is_reported_and_costs_no_run(tuned, tmp_path):
+    table = measured_table(*tuned("direct 3x3"))
+    for path in (file_name(replace(table, threads=threads)) for threads in (1, 2, 4)):
+        (tmp_path / path).write_text("{}")
+    events = []
+    config = PruneConfig(tune=replace(FAST, library=str(tmp_path)), measure_repeats=3)
+    with Compiler(config, (1, 8, 8, 8), tmp_path / "run", report=events.append) as compiler:
+        assert compiler.tune(OneLayer(8, 16).eval()).table.rows
+    messages = [event["message"] for event in events if event["event"] == "library"]
+    assert len(messages) == 2
+    assert "not used" in messages[0] and "not updated" in messages[1]
+    assert all("delete the file" in message for message in messages)
 
 
 def test_commands_list_export_and_import(tuned, tmp_path):
@@ -204,3 +275,16 @@ def test_an_import_with_a_bad_file_stores_nothing(tuned, tmp_path):
     with pytest.raises(CPruneError, match=r"bad\.json is not a task table"):
         import_tables(tmp_path / "lib", [tmp_path / "good.json", tmp_path / "bad.json"])
     assert not (tmp_path / "lib").exists()
+
+
+def test_the_package_has_starters_for_this_target_and_none_for_others(tmp_path):
+    files = sorted((Path(program_library.__file__).parent / "starters").glob("*.json"))
+    assert files
+    for path in files:
+        assert path.name in program_library.STARTER_FILES.values()
+        rows = TaskTable.load(path, same_version=False).rows
+        assert rows and all(row.trials >= 16 for row in rows)
+    avx2 = ProgramLibrary(tmp_path, "llvm -keys=cprune,cpu -mcpu=core-avx2 -num-cores=2", 2, True)
+    assert len(avx2.rows()) == len(TaskTable.load(files[0], same_version=False).rows)
+    android = ProgramLibrary(tmp_path, "llvm -mtriple=aarch64-linux-android -mattr=+neon", 2, True)
+    assert android.rows() == ()

@@ -3,7 +3,8 @@
 
 TVM compiles all functions of a model as one LLVM module on one core, again for each candidate; a single
 heavily unrolled program takes seconds. The cache stores each function as an object file named by its
-structural hash. A candidate compiles only the functions that changed, on every core, and links.
+structural hash. A candidate compiles only the functions that changed, on every core, and links. Functions
+that TVM compiles to fold constants, such as those that pack weights, stay in memory.
 """
 
 import zlib
@@ -20,6 +21,8 @@ from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.types import CPruneError, InfrastructureError
 
 _BUILD = "target.build.llvm"
+# Modules of constant folding to keep; a network has about one for each of its convolutions.
+MAX_FOLDING = 256
 
 
 class ObjectCache:
@@ -34,6 +37,7 @@ class ObjectCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.compiled = self.reused = 0
+        self._folding: dict[tuple[int, str], tvm.runtime.Module] = {}
         self._failure: InfrastructureError | None = None
 
     @contextmanager
@@ -50,7 +54,7 @@ class ObjectCache:
 
         def build(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.runtime.Module:
             if mod.attrs is None or "executor" not in mod.attrs:
-                return stock(mod, target)  # constant folding, which runs its module at once
+                return self._for_folding(stock, mod, target)
             functions = [
                 (var, func) for var, func in mod.functions.items() if isinstance(func, tvm.tir.PrimFunc)
             ]
@@ -75,6 +79,15 @@ class ObjectCache:
             raise failure from error
         finally:
             tvm.register_func(_BUILD, stock, override=True)
+
+    def _for_folding(self, stock: Any, mod: tvm.IRModule, target: tvm.target.Target) -> tvm.runtime.Module:
+        """Return the module of a function that constant folding runs at once."""
+        key = (tvm.ir.structural_hash(mod), str(target))
+        if key not in self._folding:
+            if len(self._folding) == MAX_FOLDING:
+                self._folding.clear()
+            self._folding[key] = stock(mod, target)
+        return self._folding[key]
 
     def _object(
         self, stock: Any, mod: tvm.IRModule, var: Any, func: tvm.tir.PrimFunc, target: tvm.target.Target

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tvm.contrib.cprune.files import write_text
-from tvm.contrib.cprune.program_library import NONE, import_tables, library_folder
+from tvm.contrib.cprune.program_library import NONE, import_tables, library_folder, table_files
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.types import CPruneError
 
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _read(folder: Path) -> dict[Path, TaskTable]:
     """Return the tables of a library by path."""
-    return {path: TaskTable.load(path, same_version=False) for path in sorted(folder.glob("*.json"))}
+    return {path: TaskTable.load(path, same_version=False) for path in table_files(folder)}
 
 
 def _export(tables: Iterable[Path], folder: Path) -> None:

@@ -124,7 +124,7 @@ class RecordLog:
         self.path = path
         self.measured: list[Measured] = []
         self._best: dict[str, Measured | None] = {}
-        self._identities: set[str] = set()
+        self._by_identity: dict[str, Measured] = {}
         if path is not None:
             for line in recover_lines(path):
                 self._add(parse(line))
@@ -153,7 +153,7 @@ class RecordLog:
 
     def _add(self, measured: Measured) -> None:
         self.measured.append(measured)
-        self._identities.add(input_identity(measured.line))
+        self._by_identity[input_identity(measured.line)] = measured
         self._best[measured.workload_key] = faster(self._best.get(measured.workload_key), measured)
 
     def append(self, measured: Iterable[Measured]) -> None:
@@ -166,7 +166,11 @@ class RecordLog:
 
     def holds(self, measure_input: Any) -> bool:
         """Return whether a program has been measured."""
-        return identity(measure_input) in self._identities
+        return self.find(measure_input) is not None
+
+    def find(self, measure_input: Any) -> Measured | None:
+        """Return the record of a program, None if it has not been measured."""
+        return self._by_identity.get(identity(measure_input))
 
     def best(self, workload_key: str) -> Measured | None:
         """Return the fastest valid record of a workload."""

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Winograd convolution F(m x m, 3 x 3) in NHWC with transformed weights, for auto_scheduler.
 
-TOPI's definition (topi/nn/conv2d.py, ``_conv2d_winograd_nhwc_impl``) has a tile size of 4 when the weights
-are transformed before. It pads rows by the number of tiles in a row, so that images that are much higher than
-wide do not compile.
-The operations have TOPI's names.
+TOPI's definition (topi/nn/conv2d.py, ``conv2d_winograd_nhwc_without_weight_transform``) has a tile size of
+4. It pads rows by the number of tiles in a row, so that images that are much taller than wide do not compile.
+The operations here have TOPI's names.
 """
 
 from typing import Any
@@ -36,15 +35,18 @@ def best_tile(rows: int, columns: int, inputs: int, outputs: int) -> int:
 
     Notes
     -----
-    A large tile needs fewer multiplications, but more weights from memory, and more of the last tiles lies
-    outside the image.
+    A large tile needs fewer multiplications for the product. But its transforms take more operations and its
+    weights more bytes, and more of the last tiles lies outside the image.
     """
 
     def cost(tile: int) -> float:
         points, tiles = (tile + KERNEL - 1) ** 2, -(-rows // tile) * -(-columns // tile)
-        operations = 2.0 * points * tiles * inputs * outputs
+        product = 2.0 * points * tiles * inputs * outputs
+        # About half of the matrices' elements are zero.
+        transforms = 1.0 * points * tiles * (points * inputs + tile**2 * outputs)
         weights, transformed = 4.0 * points * inputs * outputs, 4.0 * points * tiles * (inputs + outputs)
-        return operations + OPERATIONS_PER_BYTE * weights + OPERATIONS_PER_CACHED_BYTE * transformed
+        moved = OPERATIONS_PER_BYTE * weights + OPERATIONS_PER_CACHED_BYTE * transformed
+        return product + transforms + moved
 
     return min(TILES, key=cost)
 

@@ -44,6 +44,10 @@ class AnsorSearch(TaskSearch):
     lent: set[str] = field(default_factory=set)
     settled: bool = False
 
+    def has_started(self, config: TuneConfig) -> bool:
+        """Return whether the task has had its first batch, or needs none."""
+        return self.settled or self.trials >= first_batch_size(self, config)
+
     @property
     def only_failures(self) -> bool:
         """Whether enough programs failed to give up on the task."""
@@ -77,7 +81,7 @@ class AnsorSearch(TaskSearch):
         return self.task.weight * max(0.0, reference - self.best * (1 - 1 / trials))
 
 
-def first_batch_size(search: AnsorSearch, config: TuneConfig) -> int:
+def first_batch_size(search: "AnsorSearch", config: TuneConfig) -> int:
     """Return the number of trials that every task gets. Two algorithms of the same layers share a batch."""
     size = min(config.batch, config.trials)
     return max(1, size // 2) if search.alternatives else size
@@ -92,7 +96,7 @@ def next_search(searches: Sequence[AnsorSearch], config: TuneConfig, trials_left
     """
     searches = [search for search in searches if not search.settled]
     for search in searches:
-        if search.trials < first_batch_size(search, config) and not search.exhausted:
+        if not (search.has_started(config) or search.exhausted):
             return search
     if trials_left <= 0:
         unsolved = (search for search in searches if search.has_no_solution)

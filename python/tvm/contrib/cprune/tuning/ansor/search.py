@@ -77,10 +77,10 @@ def search(
     with measurer.serve_auto_scheduler():
         while current := next_search(searches, config, progress.trials_left):
             out_of_time = config.max_seconds and progress.seconds > config.max_seconds
-            if out_of_time and all(search.trials or search.settled for search in searches):
+            if out_of_time and all(search.has_started(config) for search in searches):
                 break
-            size = first_batch_size(current, config)
-            if current.trials:
+            size = first_batch_size(current, config) - current.trials
+            if size <= 0:
                 size = max(1, min(config.batch, progress.trials_left))
             size -= lend(current, searches, measurer, log, size // 2)
             _measure_batch(current, size, tvm_measurer, log)

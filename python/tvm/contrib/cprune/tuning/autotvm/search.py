@@ -49,7 +49,7 @@ def search(
     strict
         Whether a task without a valid configuration is an error.
     settled
-        Workload keys of tasks that have a good configuration: they get no trials.
+        Workload keys of tasks that have a good configuration: only TVM's fallback configuration is measured.
 
     Returns
     -------
@@ -60,13 +60,14 @@ def search(
     CPruneError
         If no configuration of a task is valid. The message names the task and the first failure.
     """
-    searches = [TaskSearch(task) for task in tasks if task.workload_key not in settled]
+    searches = [TaskSearch(task) for task in tasks]
     for current in searches:
         current.add(log.of(current.task.workload_key))
     budget = sum(min(config.trials, len(search.task.tvm_task.config_space)) for search in searches)
     progress = SearchProgress(searches, budget, report)
     for current in searches:
-        for _ in _tune(current, config, measurer, log, seed):
+        search_it = current.task.workload_key not in settled
+        for _ in _tune(current, config, measurer, log, seed, search_it):
             progress.report(current)
             out_of_time = config.max_seconds and progress.seconds > config.max_seconds
             if out_of_time and current.has_valid_program:
@@ -77,14 +78,23 @@ def search(
 
 
 def _tune(
-    search: TaskSearch, config: TuneConfig, measurer: Measurer, log: RecordLog, seed: int
+    search: TaskSearch,
+    config: TuneConfig,
+    measurer: Measurer,
+    log: RecordLog,
+    seed: int,
+    search_it: bool = True,
 ) -> Iterator[None]:
-    """Measure the configurations of one task; yields after each batch."""
+    """Measure TVM's fallback configuration of a task, then those of a search; yields after each batch."""
     task = search.task
-    fallback = None if search.trials else fallback_config(task.tvm_task)
-    if fallback is not None:
+    fallback = fallback_config(task.tvm_task)
+    if fallback is not None and not log.holds(
+        autotvm.MeasureInput(task.tvm_task.target, task.tvm_task, fallback)
+    ):
         _measure(search, [fallback], measurer, log)
         yield
+    if not search_it:
+        return
     tuner, visited = _start_tuner(task, config, log, seed)
     # Early stopping only counts configurations that this tuner proposes.
     search.trials_since_best, proposed = 0, 0
