@@ -18,6 +18,7 @@ import onnxruntime
 import torch
 
 from common import CACHE, SHAPE, median, print_machine, resnet18, resnet18_compiler, spread, tune_resnet18
+from onnx_runtime import onnx_session
 from tvm.contrib.cprune.compiler import Candidate, Compiler
 from tvm.contrib.cprune.measuring.timing import sample_input
 from tvm.contrib.cprune.models.groups import find_groups
@@ -42,14 +43,6 @@ def scaled(base: Candidate, factor: float, rounded: bool) -> torch.nn.Module:
         if width < group.width:
             steps.append(ChannelStep(group, width, ""))
     return shrink(base.model, SHAPE, steps, lambda group: score(group, "l1", 0))
-
-
-def onnx_session(model: torch.nn.Module, folder: Path) -> onnxruntime.InferenceSession:
-    path = folder / "model.onnx"
-    torch.onnx.export(model, (torch.zeros(SHAPE),), str(path), dynamo=False, input_names=["data"])
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = host_threads()
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def time_both(
@@ -88,7 +81,7 @@ def row(compiler: Compiler, base: Candidate, factor: float, rounded: bool, folde
     expected = candidate.model(torch.tensor(data)).detach().numpy()
     error = float(np.abs(actual - expected).max() / np.abs(expected).max())
 
-    ours, theirs = time_both(compiler, candidate, onnx_session(candidate.model, folder))
+    ours, theirs = time_both(compiler, candidate, onnx_session(candidate.model, folder, SHAPE))
     macs, _ = macs_and_params(candidate.model, SHAPE)
     name = f"{factor:.3g}{' rounded' if rounded else ''}"
     times = [f"{median(t) * 1e3:.3f} ± {spread(t) * 1e3:.3f}" for t in (ours, theirs)]
