@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from data import Splits, load_data
-from models import make_model
+from models import full_name, make_model
 from options import DataSettings, Settings, TrainSettings, make_settings, parse_arguments
 from run_folder import check_options, run_folder, training_file
 from train import accuracy, train
@@ -31,6 +31,7 @@ from tvm.contrib.cprune.loop.training import Training
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.messages import first_line
 from tvm.contrib.cprune.models.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from tvm.contrib.cprune.models.surgery import macs_and_params
 from tvm.contrib.cprune.pruner import CPruner
 from tvm.contrib.cprune.targets.presets import find_preset
 from tvm.contrib.cprune.targets.target import host_threads
@@ -51,12 +52,14 @@ def run(settings: Settings) -> None:
     )
     model = initial_model(settings, splits)
     labels = labels_of(data, settings.train, splits)
-    folder = run_folder(settings.run, f"{data.model}-{data.dataset}")
+    has_weights = data.pretrained is not None or data.weights is not None
+    folder = run_folder(settings.run, f"{_short_name(data)}-{data.dataset}")
     # CPruner locks the folder for itself; the training precedes it.
     with locked(folder, name="training.lock"), ConsoleReport() as report:
+        report.say(description(labels["model"], model, (1, *splits.shape)))
         check_options(folder, options_of(settings, labels), settings.run.resume)
         pruner = CPruner(
-            model=model if data.pretrained else trained_model(model, settings, splits, folder, report.say),
+            model=model if has_weights else trained_model(model, settings, splits, folder, report.say),
             input_shape=(1, *splits.shape),
             training=training_on(splits, settings, folder, report.say),
             config=settings.prune,
@@ -75,7 +78,7 @@ def run(settings: Settings) -> None:
 
 
 def initial_model(settings: Settings, splits: Splits) -> torch.nn.Module:
-    """Return the network with random weights, or with those of the file ``--pretrained``.
+    """Return the network with random weights, or with those of ``--weights`` or ``--pretrained``.
 
     Raises
     ------
@@ -84,7 +87,9 @@ def initial_model(settings: Settings, splits: Splits) -> torch.nn.Module:
     """
     data, classes = settings.data, len(splits.classes)
     torch.manual_seed(settings.prune.seed)
-    model = make_model(data.model, splits.shape[0], classes)
+    if data.weights is not None and data.pretrained is not None:
+        raise CPruneError("--weights and --pretrained exclude each other: choose one source of weights")
+    model = make_model(data.model, splits.shape[0], classes, splits.shape[-1], data.weights)
     if data.pretrained is None:
         return model
     model = load_weights(data.pretrained, model).eval()
@@ -99,12 +104,23 @@ def initial_model(settings: Settings, splits: Splits) -> torch.nn.Module:
     return model
 
 
+def description(name: str, model: torch.nn.Module, input_shape: tuple[int, ...]) -> str:
+    """Return a line with the name and the size of a network."""
+    macs, parameters = macs_and_params(model, input_shape)
+    return f"{name}: {macs / 1e9:.3f} G multiply-accumulates, {parameters / 1e6:.2f} M parameters"
+
+
+def _short_name(data: DataSettings) -> str:
+    """Return the name of the network without its prefix, for the names of files."""
+    return data.model.rpartition("/")[2]
+
+
 def trained_model(
     model: torch.nn.Module, settings: Settings, splits: Splits, folder: Path, say: Callable[[str], None]
 ) -> torch.nn.Module:
     """Train the network to prune, or load its checkpoint."""
     data, epochs, seed = settings.data, settings.train.train_epochs, settings.prune.seed
-    name = f"{data.model}-{data.dataset}-{epochs}-epochs-seed-{seed}"
+    name = f"{_short_name(data)}-{data.dataset}-{epochs}-epochs-seed-{seed}"
     file = training_file(folder, "first")
     if not (folder / "checkpoints" / f"{name}.pt").exists():
         say(f"training {data.model} on {data.dataset} for {epochs} epochs")
@@ -166,7 +182,7 @@ def long_term_epochs(settings: TrainSettings) -> int:
 def labels_of(data: DataSettings, training: TrainSettings, splits: Splits) -> dict[str, Any]:
     """Return what the result records about the run and a resumed run must share."""
     return {
-        "model": data.model,
+        "model": full_name(data.model, splits.shape[-1]),
         "dataset": data.dataset,
         "classes": splits.classes,
         "batch_size": data.batch_size,
@@ -182,6 +198,7 @@ def options_of(settings: Settings, labels: dict[str, Any]) -> dict[str, Any]:
         **labels,
         "train_epochs": settings.train.train_epochs,
         "pretrained": str(pretrained) if pretrained else None,
+        "weights": settings.data.weights,
         "seed": settings.prune.seed,
     }
 

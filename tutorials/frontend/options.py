@@ -18,11 +18,15 @@ class DataSettings:
     Attributes
     ----------
     model
-        resnet8, resnet18, vgg16, mobilenetv1, mobilenetv2, lenet, or the name of a torchvision model.
+        resnet8, resnet18, vgg16, mobilenetv1, mobilenetv2, lenet, or the name of a torchvision model. A name
+        that both have means torchvision's network for images of 64x64 and larger; a prefix selects one, as in
+        small/resnet18 and torchvision/resnet18.
     dataset
         Data set to train on. Only digits comes with the installation.
     data_dir
         Folder that contains cifar10 or imagenet.
+    weights
+        Weights of torchvision to load instead of training the network, such as DEFAULT.
     pretrained
         File of weights (a PyTorch state dict) to load instead of training the network.
     batch_size
@@ -34,6 +38,7 @@ class DataSettings:
     model: str = "resnet8"
     dataset: Literal["digits", "cifar10", "imagenet"] = "digits"
     data_dir: Path = Path("data")
+    weights: str | None = None
     pretrained: Path | None = None
     batch_size: int = 32
     test_batch_size: int = 200

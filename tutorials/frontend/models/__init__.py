@@ -23,27 +23,65 @@ MODELS: dict[str, Callable[[int, int], torch.nn.Module]] = {
 }
 
 
-def make_model(name: str, channels: int, classes: int) -> torch.nn.Module:
-    """Return a network with random weights.
+# Rows and columns from which a name stands for torchvision's network. Ours have no stride at first.
+LARGE = 64
+# torchvision's names of our networks, where they differ.
+_TORCHVISION_NAMES = {"mobilenetv2": "mobilenet_v2"}
+_SMALL, _TORCHVISION = "small/", "torchvision/"
+
+
+def full_name(name: str, size: int) -> str:
+    """Return the name of a network with its prefix: "small/" for ours, "torchvision/" for torchvision's.
 
     Parameters
     ----------
     name
-        A key of ``MODELS``, or the name of a torchvision classification model.
-    channels
-        Number of input channels; torchvision models require 3.
+        A key of ``MODELS``, or the name of a torchvision classification model, with or without a prefix.
+    size
+        Rows and columns of the images. Without a prefix, a name that both have means our network below
+        ``LARGE``, and otherwise torchvision's.
 
     Raises
     ------
     CPruneError
-        If the name is unknown, or the model does not support this number of channels.
+        If the name is unknown.
     """
-    if name in MODELS:
-        return MODELS[name](channels, classes)
-    if name not in torchvision_names():
+    plain = name.removeprefix(_SMALL).removeprefix(_TORCHVISION)
+    other = _TORCHVISION_NAMES.get(plain, plain)
+    small = plain in MODELS and not name.startswith(_TORCHVISION)
+    large = other in torchvision_names() and not name.startswith(_SMALL)
+    if not (small or large):
         raise CPruneError(
-            f"unknown model {name!r}; expected one of {', '.join(MODELS)}, or a torchvision model"
+            f"unknown model {name!r}; expected one of {', '.join(MODELS)}, or a torchvision model "
+            f"(prefix: {_SMALL} or {_TORCHVISION})"
         )
+    return _TORCHVISION + other if large and (size >= LARGE or not small) else _SMALL + plain
+
+
+def make_model(
+    name: str, channels: int, classes: int, size: int = 32, weights: str | None = None
+) -> torch.nn.Module:
+    """Return a network.
+
+    Parameters
+    ----------
+    name, size
+        See ``full_name``.
+    channels
+        Number of input channels; torchvision models require 3.
+    weights
+        Name of torchvision's weights; None means random weights.
+
+    Raises
+    ------
+    CPruneError
+        If the name or the weights are unknown, or the model does not support this number of channels.
+    """
+    full = full_name(name, size)
+    if full.startswith(_SMALL):
+        if weights is not None:
+            raise CPruneError(f"{full} has no weights {weights!r}: expected a network of torchvision")
+        return MODELS[full.removeprefix(_SMALL)](channels, classes)
     if channels != 3:
-        raise CPruneError(f"{name} requires images with 3 channels, but this data set has {channels}")
-    return load_torchvision(name, classes)
+        raise CPruneError(f"{full} requires images with 3 channels, but this data set has {channels}")
+    return load_torchvision(full.removeprefix(_TORCHVISION), classes, weights)
