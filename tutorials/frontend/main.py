@@ -143,9 +143,8 @@ def training_on(
 
     def short_term(model: torch.nn.Module) -> None:
         file = training_file(folder, "short-term")
-        train(
-            model, splits.train, options.short_term_epochs, options.short_term_rate, say=say, checkpoint=file
-        )
+        rate, limit = options.short_term_rate, options.short_term_batches
+        train(model, splits.train, options.short_term_epochs, rate, say=say, checkpoint=file, batches=limit)
 
     def long_term(model: torch.nn.Module) -> None:
         file = training_file(folder, "final")
@@ -187,6 +186,7 @@ def labels_of(data: DataSettings, training: TrainSettings, splits: Splits) -> di
         "classes": splits.classes,
         "batch_size": data.batch_size,
         "short_term_epochs": training.short_term_epochs,
+        "short_term_batches": training.short_term_batches,
         "long_term_epochs": long_term_epochs(training),
     }
 

@@ -57,6 +57,8 @@ class TrainSettings:
         Number of epochs to train the original network.
     short_term_epochs
         Number of epochs to train a candidate after each pruning step.
+    short_term_batches
+        Number of batches to train a candidate instead of whole epochs; 0 means epochs.
     short_term_rate
         Learning rate of this short-term training.
     fine_tune
@@ -72,11 +74,13 @@ class TrainSettings:
     short_term_epochs: int
     short_term_rate: float
     fine_tune_epochs: int
+    short_term_batches: int = 0
     fine_tune: bool = True
     log_interval: int = 0
 
     def __post_init__(self) -> None:
-        counts = ("train_epochs", "short_term_epochs", "fine_tune_epochs", "log_interval")
+        epochs = ("train_epochs", "short_term_epochs", "fine_tune_epochs")
+        counts = (*epochs, "short_term_batches", "log_interval")
         check_fields(self, counts, lambda value: value >= 0, "0 or more")
 
 
@@ -170,7 +174,14 @@ REMOTE_MIN_TIME = 0.02
 DATA = Options(DataSettings)
 TRAIN = Options(
     TrainSettings,
-    ("train_epochs", "short_term_epochs", "fine_tune", "fine_tune_epochs", "log_interval"),
+    (
+        "train_epochs",
+        "short_term_epochs",
+        "short_term_batches",
+        "fine_tune",
+        "fine_tune_epochs",
+        "log_interval",
+    ),
     computed={name: _by_dataset(name) for name in ("train_epochs", "short_term_epochs", "fine_tune_epochs")},
 )
 PRUNE = Options(

@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ def train(
     log_interval: int = 0,
     say: Callable[[str], None] = print,
     checkpoint: Path | None = None,
+    batches: int = 0,
 ) -> None:
     """Train a model in place with SGD and cross-entropy loss.
 
@@ -44,6 +46,8 @@ def train(
         File that receives the state of the training after each epoch. If it holds the state of this very
         training, which was interrupted, the training continues there, with identical results. The file
         remains after the last epoch; the caller deletes it once the model is saved.
+    batches
+        Number of batches to train for instead of ``epochs``; 0 means whole epochs.
 
     Raises
     ------
@@ -53,9 +57,10 @@ def train(
     optimizer = torch.optim.SGD(
         model.parameters(), learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
     )
-    steps = max(1, epochs * len(loader))
+    epochs = -(-batches // max(1, len(loader))) if batches else epochs
+    steps = batches or max(1, epochs * len(loader))
     schedule = OneCycleLR(optimizer, learning_rate, total_steps=steps + 1) if anneal else None
-    settings = f"{epochs} {learning_rate} {anneal} {len(loader.dataset)} {loader.batch_size}"  # type: ignore[arg-type]
+    settings = f"{epochs} {batches} {learning_rate} {anneal} {len(loader.dataset)} {loader.batch_size}"  # type: ignore[arg-type]
     file = EpochFile(checkpoint, model, optimizer, schedule, settings) if checkpoint else None
     complete = file.restore() if file else 0
     if complete:
@@ -63,7 +68,8 @@ def train(
     model.train()
     for epoch in range(complete, epochs):
         where = f"epoch {epoch + 1}/{epochs}"
-        for number, loss in enumerate(_steps(model, loader, optimizer, schedule)):
+        left = steps - epoch * len(loader)
+        for number, loss in enumerate(_steps(model, loader, optimizer, schedule, left)):
             if not math.isfinite(loss):
                 raise CPruneError(f"the loss became {loss} in {where}: lower the learning rate")
             if log_interval and number % log_interval == 0:
@@ -74,11 +80,15 @@ def train(
 
 
 def _steps(
-    model: torch.nn.Module, loader: DataLoader, optimizer: torch.optim.SGD, schedule: LRScheduler | None
+    model: torch.nn.Module,
+    loader: DataLoader,
+    optimizer: torch.optim.SGD,
+    schedule: LRScheduler | None,
+    limit: int,
 ) -> Iterator[float]:
-    """Train for one epoch, and yield the loss of each batch."""
+    """Train for one epoch of at most ``limit`` batches, and yield the loss of each batch."""
     criterion = torch.nn.CrossEntropyLoss()
-    for inputs, targets in _readable(loader):
+    for inputs, targets in islice(_readable(loader), limit):
         optimizer.zero_grad()
         loss = criterion(model(inputs), targets)
         loss.backward()

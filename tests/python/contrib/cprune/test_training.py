@@ -97,6 +97,19 @@ def test_training_does_not_resume_from_another_training(tmp_path, change):
     assert images_read(data) == epochs * 48
 
 
+@pytest.mark.parametrize(("batches", "images"), [(4, 32), (6, 48), (8, 64), (0, 96)])
+def test_training_can_be_limited_to_a_number_of_batches(batches, images, tmp_path):
+    data, path = loader(), tmp_path / "training.pt"
+    model = network()
+    train(model, data, 2, 0.05, anneal=True, checkpoint=path, batches=batches)
+    assert images_read(data) == images
+    # A finished training is not repeated.
+    again, more = network(), loader()
+    train(again, more, 2, 0.05, anneal=True, checkpoint=path, batches=batches)
+    assert images_read(more) == 0
+    assert digest(again) == digest(model)
+
+
 @pytest.mark.parametrize("importance", ["l1", "taylor"])
 def test_a_resumed_run_makes_and_trains_the_same_candidate(tmp_path, importance):
     """The weights of a candidate identify its short-term training after kill -9."""
