@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The start of a search: programs of the library on the tasks of a new network."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,24 @@ def settled(speeds: Mapping[str, float], expected: Mapping[str, float]) -> froze
         quantile = float(np.quantile(list(ratios.values()), QUANTILE))
         machine = quantile if quantile >= MIN_MACHINE_SPEED else 1.0
     return frozenset(key for key, ratio in ratios.items() if ratio >= SETTLED * machine)
+
+
+def with_trials(rows: Sequence[Row], settled: Collection[str], log: RecordLog, trials: int) -> list[Row]:
+    """Return the rows of a finished search with the trials per task that they stand for.
+
+    Parameters
+    ----------
+    rows, settled
+        The fastest program of each task, and the workload keys of the tasks that were not searched.
+    log
+        The programs that were measured.
+    trials
+        Trials per task that the search was allowed. A time limit may have left fewer.
+    """
+    searched = [row for row in rows if row.task.workload_key not in settled]
+    measured = sum(len(log.of(row.task.workload_key)) for row in searched)
+    average = min(trials, measured // max(1, len(searched)))
+    return [replace(row, trials=average if row in searched else trials) for row in rows]
 
 
 def _donors(task: Task, library: Sequence[Row], transplant: Transplant) -> tuple[list[Any], list[Row]]:

@@ -11,14 +11,14 @@ import tvm
 from tvm.contrib.cprune.building.build import algorithms_of
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.lagging import lagging_rows
-from tvm.contrib.cprune.library_start import measure_donors
+from tvm.contrib.cprune.library_start import measure_donors, with_trials
 from tvm.contrib.cprune.measuring.measurer import Measurer
 from tvm.contrib.cprune.measuring.records import Measured, faster
 from tvm.contrib.cprune.program_library import ProgramLibrary
 from tvm.contrib.cprune.program_store import ProgramStore
 from tvm.contrib.cprune.stopwatch import Stopwatch
 from tvm.contrib.cprune.table import Row, TaskTable, make_table
-from tvm.contrib.cprune.tasks import LoweringCache, extract_from_program
+from tvm.contrib.cprune.tasks import LoweringCache, alternative_tasks, extract_from_program
 from tvm.contrib.cprune.transform.pin_algorithms import winograd_algorithms
 from tvm.contrib.cprune.tuning.backends import BACKENDS
 from tvm.contrib.cprune.tuning.progress import Progress
@@ -54,6 +54,7 @@ class TaskTuner:
         self._config, self._target, self._measurer = config, target, measurer
         self._programs, self._library, self._stopwatch = programs, library, stopwatch
         self._report, self._strict = report, strict
+        self._say = lambda message: report({"event": "library", "message": message})
         self._backend = BACKENDS[config.tune.tuner]
         self._searched: TaskTable | None = None
         self._lowered = LoweringCache()
@@ -199,33 +200,32 @@ class TaskTuner:
         return chosen
 
     def _first_search(self, tasks: Sequence[Task], **options: Any) -> None:
-        """Search the tasks that no donor settles, and add the fastest programs to the library.
-
-        Donors are programs of other contexts and of the library.
-        """
+        """Search the tasks that no donor settles, and add the fastest programs to the library."""
         tune, searched = self._config.tune, self._programs.searched
         self._programs.seed(tasks, tune.batch)
-        settled: frozenset[str] = frozenset()
+        settled = self._measure_library(tasks)
+        self._search(tasks, tune, settled=settled, **options)
+        self._programs.share(self._table(tasks, strict=False).rows, tune.batch)
+        rows = with_trials(self._table(tasks, strict=False).rows, settled, searched, tune.trials)
+        try:
+            self._library.add(rows)
+        except (CPruneError, OSError) as error:
+            self._say(f"the program library was not updated: {error}")
+
+    def _measure_library(self, tasks: Sequence[Task]) -> frozenset[str]:
+        """Measure programs of the library; return the workload keys of the tasks that need no search."""
         try:
             rows = self._library.rows()
         except (CPruneError, OSError) as error:
-            self._report({"event": "library", "message": f"the program library is not used: {error}"})
-        else:
-            transplant, measurer = self._backend.transplant, self._measurer
-            settled = measure_donors(tasks, rows, transplant, measurer, searched, tune)
+            self._say(f"the program library is not used: {error}")
+            return frozenset()
+        log, tune = self._programs.searched, self._config.tune
+        settled = measure_donors(tasks, rows, self._backend.transplant, self._measurer, log, tune)
         if settled:
-            message = (
+            self._say(
                 f"{len(settled)} of {len(tasks)} tasks need no search: programs of the library suit them"
             )
-            self._report({"event": "library", "message": message})
-        self._search(tasks, tune, settled=settled, **options)
-        # A good program often suits all tasks that compute alike.
-        self._programs.share(self._table(tasks, strict=False).rows, tune.batch)
-        found = self._table(tasks, strict=False).rows
-        try:
-            self._library.add(replace(row, trials=tune.trials) for row in found)
-        except (CPruneError, OSError) as error:
-            self._report({"event": "library", "message": f"the program library was not updated: {error}"})
+        return settled
 
     def _table(self, tasks: Sequence[Task], strict: bool | None = None) -> TaskTable:
         strict = self._strict if strict is None else strict
@@ -247,10 +247,3 @@ class TaskTuner:
 
 def _is_faster(new: Measured | None, old: Measured | None) -> bool:
     return new is not None and faster(old, new) is new
-
-
-def alternative_tasks(direct: Sequence[Task], winograd: Sequence[Task]) -> dict[str, str]:
-    """Map the workload key of each task to that of the task with the same layers and the other algorithm."""
-    others = {task.layers: task.workload_key for task in winograd if task.layers}
-    pairs = [(task.workload_key, others[task.layers]) for task in direct if task.layers in others]
-    return {a: b for one, two in pairs if one != two for a, b in ((one, two), (two, one))}

@@ -146,3 +146,10 @@ def _algorithm(anchors: list[relay.Call]) -> Algorithm | None:
     if not anchors:
         return None
     return winograd(int(anchors[0].attrs.tile_size)) if anchors[0].op.name == WINOGRAD else "direct"
+
+
+def alternative_tasks(direct: Sequence[Task], winograd: Sequence[Task]) -> dict[str, str]:
+    """Map the workload key of each task to that of the task with the same layers and the other algorithm."""
+    others = {task.layers: task.workload_key for task in winograd if task.layers}
+    pairs = [(task.workload_key, others[task.layers]) for task in direct if task.layers in others]
+    return {a: b for one, two in pairs if one != two for a, b in ((one, two), (two, one))}

@@ -15,8 +15,8 @@ from tvm.auto_scheduler import MeasureResult
 from tvm.contrib.cprune import program_library
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig
-from tvm.contrib.cprune.library_start import measure_donors, settled
-from tvm.contrib.cprune.measuring.records import RecordLog, dump, input_identity, parse
+from tvm.contrib.cprune.library_start import measure_donors, settled, with_trials
+from tvm.contrib.cprune.measuring.records import Measured, RecordLog, dump, input_identity, parse
 from tvm.contrib.cprune.program_library import (
     ProgramLibrary,
     distance,
@@ -208,6 +208,14 @@ def test_rows_with_impossible_values_are_refused(damage, tuned, tmp_path):
     path.write_text(json.dumps(data))
     with pytest.raises(CPruneError, match="not a task table"):
         TaskTable.load(path)
+
+
+def test_a_search_that_ran_out_of_time_counts_with_the_trials_that_it_had():
+    rows, log = table_of(dict.fromkeys("abc", (2, 2))).rows, RecordLog(None)
+    keys = ["a", "a", "a", "b"]
+    log.append(Measured(key, json.dumps({"i": [[key], [[], [i]]]}), None) for i, key in enumerate(keys))
+    assert [row.trials for row in with_trials(rows, {"c"}, log, 8)] == [2, 2, 8]
+    assert [row.trials for row in with_trials(rows, {"c"}, log, 1)] == [1, 1, 1]
 
 
 def test_a_second_network_starts_from_the_programs_of_the_first(tmp_path, monkeypatch):
