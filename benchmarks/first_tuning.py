@@ -51,7 +51,7 @@ def compare(network: str, trials: int) -> None:
     """Tune a network both ways and print a row for each."""
     model = load_network(network, 1, 224, "NHWC")
     folder = FOLDER / network
-    # An empty library folder leaves the starters alone.
+    # With an empty library, only the starters remain.
     shutil.rmtree(folder, ignore_errors=True)
     libraries: dict[str, Path | str] = {"none": "none", "starters": folder / "library"}
     tuned = {name: tune(model, folder / name, trials, library) for name, library in libraries.items()}

@@ -23,7 +23,7 @@ MODELS: dict[str, Callable[[int, int], torch.nn.Module]] = {
 }
 
 
-# Rows and columns from which a name stands for torchvision's network. Ours have no stride at first.
+# Rows and columns from which a name stands for torchvision's network. Ours have no stride in their stem.
 LARGE = 64
 # torchvision's names of our networks, where they differ.
 _TORCHVISION_NAMES = {"mobilenetv2": "mobilenet_v2"}
@@ -46,10 +46,10 @@ def full_name(name: str, size: int) -> str:
     CPruneError
         If the name is unknown.
     """
-    plain = name.removeprefix(_SMALL).removeprefix(_TORCHVISION)
+    prefix, separator, plain = name.rpartition("/")
     other = _TORCHVISION_NAMES.get(plain, plain)
-    small = plain in MODELS and not name.startswith(_TORCHVISION)
-    large = other in torchvision_names() and not name.startswith(_SMALL)
+    small = plain in MODELS and prefix + separator in ("", _SMALL)
+    large = other in torchvision_names() and prefix + separator in ("", _TORCHVISION)
     if not (small or large):
         raise CPruneError(
             f"unknown model {name!r}; expected one of {', '.join(MODELS)}, or a torchvision model "

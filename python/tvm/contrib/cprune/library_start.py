@@ -18,7 +18,7 @@ from tvm.contrib.cprune.types import CPruneError, Task
 MAX_DONORS, MAX_ASKED = 3, 12
 # A task is settled at this fraction of the speed that its donors have at their own shapes.
 SETTLED = 0.9
-# Donors tell the speed of a task only if their work differs by at most this factor.
+# The speed of a donor is expected of a task only if their work differs by at most this factor.
 MAX_WORK_RATIO = 4.0
 # The speed of this machine relative to that of the donors is this quantile over all tasks. Slower tasks may
 # have donors that fit badly.
@@ -37,7 +37,7 @@ def measure_donors(
     log: RecordLog,
     config: TuneConfig,
 ) -> frozenset[str]:
-    """Measure on each task the programs of the library that are nearest in shape.
+    """Measure the programs of a library on the tasks that they are nearest to in shape.
 
     Parameters
     ----------
@@ -103,10 +103,12 @@ def with_trials(rows: Sequence[Row], settled: Collection[str], log: RecordLog, t
     trials
         Trials per task that the search was allowed. A time limit may have left fewer.
     """
-    searched = [row for row in rows if row.task.workload_key not in settled]
-    measured = sum(len(log.of(row.task.workload_key)) for row in searched)
-    average = min(trials, measured // max(1, len(searched)))
-    return [replace(row, trials=average if row in searched else trials) for row in rows]
+    searched = [row.task.workload_key for row in rows if row.task.workload_key not in settled]
+    average = sum(len(log.of(key)) for key in searched) // max(1, len(searched))
+    return [
+        replace(row, trials=trials if row.task.workload_key in settled else min(trials, average))
+        for row in rows
+    ]
 
 
 def _donors(task: Task, library: Sequence[Row], transplant: Transplant) -> tuple[list[Any], list[Row]]:
@@ -125,7 +127,7 @@ def _donors(task: Task, library: Sequence[Row], transplant: Transplant) -> tuple
 
 
 def _expected_speed(task: Task, donors: Iterable[Row], trials: int) -> float:
-    """Return the highest speed of the donors that tell the speed of a task, 0 if there is none."""
+    """Return the speed expected of a task, 0 if its donors differ too much or had fewer trials."""
     own = work(task)
     similar = [
         row

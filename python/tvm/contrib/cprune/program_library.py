@@ -128,7 +128,7 @@ def merge(table: TaskTable, rows: Iterable[Row]) -> TaskTable:
 
 
 def table_files(folder: Path) -> list[Path]:
-    """Return the tables of a library. Files that a killed process left half-written are none."""
+    """Return the tables of a library, without files that a killed process left half-written."""
     return sorted(folder.glob("[!.]*.json"))
 
 

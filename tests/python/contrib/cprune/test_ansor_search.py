@@ -20,7 +20,7 @@ from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import RecordLog, to_input
 from tvm.contrib.cprune.tuning.ansor import allocation
 from tvm.contrib.cprune.tuning.ansor import search as search_module
-from tvm.contrib.cprune.tuning.ansor.allocation import AnsorSearch
+from tvm.contrib.cprune.tuning.ansor.allocation import AnsorSearch, batch_size
 from tvm.contrib.cprune.tuning.ansor.axes import counted_flops
 from tvm.contrib.cprune.tuning.ansor.lending import lend
 from tvm.contrib.cprune.tuning.ansor.search import search, start_searches
@@ -150,6 +150,23 @@ def test_trials_go_where_they_may_save_most(target):
     assert waiting(task, 8, 1.1, rival).expected_gain == pytest.approx(1 - 1.1 * 7 / 8)
     assert waiting(task, 8, 1.5, rival).expected_gain == 0
     assert waiting(task, 8, float("inf"), rival).expected_gain == 0
+
+
+def test_a_task_gets_the_rest_of_its_first_batch_then_whole_batches(target):
+    task, config = task_of("1x1", 16, target), TuneConfig(trials=8, batch=6)
+    rival = waiting(task, 0, float("inf"))
+    # Two algorithms of the same layers share the first batch. Donors count as trials.
+    sizes = [batch_size(waiting(task, trials, 1.0, rival), config, 40) for trials in (0, 2, 3, 9)]
+    assert sizes == [3, 1, 6, 6]
+    assert batch_size(waiting(task, 6, 1.0), config, 4) == 4
+    assert batch_size(waiting(task, 6, 1.0), config, -1) == 1
+    started = [waiting(task, trials, 1.0).has_started(config) for trials in (0, 5, 6)]
+    assert started == [False, False, True]
+    # These need not wait for a first batch when the time is up.
+    for field in ("settled", "exhausted"):
+        search_without_trials = waiting(task, 0, 1.0)
+        setattr(search_without_trials, field, True)
+        assert search_without_trials.has_started(config)
 
 
 def test_a_program_is_lent_to_a_slower_task_once(tuned, pool, target):

@@ -16,7 +16,7 @@ from tvm.contrib.cprune import extract_from_program, from_torch
 from tvm.contrib.cprune.building.build import algorithms_of
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
-from tvm.contrib.cprune.measuring.records import RecordLog
+from tvm.contrib.cprune.measuring.records import RecordLog, parse
 from tvm.contrib.cprune.models.groups import find_groups
 from tvm.contrib.cprune.models.importance import score
 from tvm.contrib.cprune.models.surgery import shrink
@@ -168,6 +168,20 @@ def test_every_strategy_finds_programs_and_resumes_from_its_records(strategy, po
     # TVM can read the log.
     assert len(list(autotvm.record.load_from_file(str(tmp_path / "log.json")))) == 4
     assert search([task], config, pool, RecordLog(tmp_path / "log.json")) == 0
+
+
+def test_only_the_fallback_configuration_of_a_settled_task_is_measured(pool):
+    """It is measured although donors count as trials of the task."""
+    task = template_task_of("1x1", 32)
+    fallback = fallback_config(task.tvm_task).index
+    config, log = TuneConfig(tuner="autotvm", trials=4, batch=2, repeats=3), RecordLog(None)
+    donors = [parse(line) for line in random_configurations(task, 3)]
+    donors = [donor for donor in donors if json.loads(donor.line)["config"]["index"] != fallback]
+    log.append(donors)
+    assert search([task], config, pool, log, settled={task.workload_key}) == 1
+    *_, last = log.measured
+    assert json.loads(last.line)["config"]["index"] == fallback
+    assert search([task], config, pool, log, settled={task.workload_key}) == 0
 
 
 def test_grid_tuner_takes_even_strides_and_visits_each_configuration_once():

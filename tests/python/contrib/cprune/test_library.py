@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import run_cprune
 from networks import KINDS, OneLayer
 from programs import FAST, extract, measured_table, random_records, table_of, task_of
 from tvm.auto_scheduler import MeasureResult
@@ -15,13 +14,13 @@ from tvm.auto_scheduler import MeasureResult
 from tvm.contrib.cprune import program_library
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig
+from tvm.contrib.cprune.files import partial_path
 from tvm.contrib.cprune.library_start import measure_donors, settled, with_trials
 from tvm.contrib.cprune.measuring.records import Measured, RecordLog, dump, input_identity, parse
 from tvm.contrib.cprune.program_library import (
     ProgramLibrary,
     distance,
     file_name,
-    import_tables,
     library_folder,
     merge,
     nearest,
@@ -80,6 +79,12 @@ def test_a_damaged_library_is_an_error_that_names_the_file(tuned, tmp_path):
     for act in (library.rows, lambda: library.add(table.rows)):
         with pytest.raises(CPruneError, match=f"{path.name}.*delete the file"):
             act()
+
+
+def test_half_written_files_are_no_tables(tuned, tmp_path):
+    measured_table(*tuned("direct 3x3")).save(tmp_path / "table.json")
+    partial_path(tmp_path / "table.json").write_text("{")
+    assert table_files(tmp_path) == [tmp_path / "table.json"]
 
 
 def test_merge_prefers_faster_programs():
@@ -259,30 +264,6 @@ def test_a_damaged_library_is_reported_and_costs_no_run(tuned, tmp_path):
     assert len(messages) == 2
     assert "not used" in messages[0] and "not updated" in messages[1]
     assert all("delete the file" in message for message in messages)
-
-
-def test_commands_list_export_and_import(tuned, tmp_path):
-    table = measured_table(*tuned("direct 3x3"))
-    table.save(tmp_path / "table.json")
-    library = ["--library", str(tmp_path / "lib")]
-    empty = run_cprune("library", "export", *library, str(tmp_path / "out"))
-    assert empty.returncode == 1 and "no programs" in empty.stderr
-    assert "1 programs" in run_cprune("library", "import", *library, str(tmp_path / "table.json")).stdout
-    assert "1 programs, 2 threads, cold weights" in run_cprune("library", "list", *library).stdout
-    run_cprune("library", "export", *library, str(tmp_path / "out"))
-    assert run_cprune("library", "export", *library, str(tmp_path / "out")).returncode == 1
-    (exported,) = (tmp_path / "out").glob("*.json")
-    assert TaskTable.load(exported) == TaskTable.load(tmp_path / "table.json")
-    off = run_cprune("library", "list", "--library", "none")
-    assert off.returncode == 1 and "--library" in off.stderr
-
-
-def test_an_import_with_a_bad_file_stores_nothing(tuned, tmp_path):
-    measured_table(*tuned("direct 3x3")).save(tmp_path / "good.json")
-    (tmp_path / "bad.json").write_text("[]")
-    with pytest.raises(CPruneError, match=r"bad\.json is not a task table"):
-        import_tables(tmp_path / "lib", [tmp_path / "good.json", tmp_path / "bad.json"])
-    assert not (tmp_path / "lib").exists()
 
 
 def test_the_package_has_starters_for_this_target_and_none_for_others(tmp_path):

@@ -22,7 +22,7 @@ from tvm.contrib.cprune.tuning.ansor.resize import at_width
 
 # Rounding errors grow with the tile.
 TOLERANCES = {2: 2e-6, 4: 1e-5, 6: 5e-5}
-# Images that are square, taller than wide, wider than high, and smaller than a tile.
+# Images that are square, taller than wide, wider than tall, and smaller than a tile.
 SHAPES = [(8, 8), (24, 7), (7, 24), (3, 5)]
 
 

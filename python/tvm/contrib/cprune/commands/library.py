@@ -10,7 +10,7 @@ search adds its fastest programs. The task table of a run or of the command `tun
 """
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 from tvm.contrib.cprune.files import write_text
@@ -24,20 +24,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.formatter_class = __doc__, argparse.RawDescriptionHelpFormatter
     parser.add_argument("-h", "--help", action="help", help="show this help message and exit")
     actions = parser.add_subparsers(dest="action", metavar="action", required=True)
-    every = [
-        actions.add_parser("list", help="show the number of programs for each target"),
-        actions.add_parser("export", help="write all tables to a folder"),
-        actions.add_parser("import", help="add the programs of task tables"),
-    ]
-    for action in every:
+    show = actions.add_parser("list", help="show the number of programs for each target")
+    export = actions.add_parser("export", help="write all tables to a folder")
+    export.add_argument("folder", type=Path, help="folder for the tables; it must be new or empty")
+    add = actions.add_parser("import", help="add the programs of task tables")
+    add.add_argument("tables", type=Path, nargs="+", metavar="TABLE", help="task table, a JSON file")
+    for action in (show, export, add):
         action.add_argument(
             "--library",
             default="",
             metavar="DIR",
             help="folder of the library (default: CPRUNE_LIBRARY, or cprune/programs in the cache directory)",
         )
-    every[1].add_argument("folder", type=Path, help="folder for the tables; it must be new or empty")
-    every[2].add_argument("tables", type=Path, nargs="+", metavar="TABLE", help="task table, a JSON file")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -53,24 +51,23 @@ def run(options: argparse.Namespace) -> None:
         raise CPruneError(f"the library is {NONE!r}: name a folder with --library")
     if options.action == "import":
         for name, count in import_tables(folder, options.tables).items():
-            print(f"{folder / name}: {count} programs")
+            print(f"{folder / name}: {_programs(count)}")
         return
-    tables = _read(folder)
+    tables = {path: TaskTable.load(path, same_version=False) for path in table_files(folder)}
     if options.action == "export":
         _export(tables, options.folder)
     for path, table in tables.items():
         conditions = f"{table.threads} threads, {'cold' if table.cold_weights else 'warm'} weights"
-        print(f"{path.name}: {len(table.rows)} programs, {conditions}, {table.target}")
+        print(f"{path.name}: {_programs(len(table.rows))}, {conditions}, {table.target}")
     if not tables:
         print(f"{folder} has no programs")
 
 
-def _read(folder: Path) -> dict[Path, TaskTable]:
-    """Return the tables of a library by path."""
-    return {path: TaskTable.load(path, same_version=False) for path in table_files(folder)}
+def _programs(count: int) -> str:
+    return f"{count} program" if count == 1 else f"{count} programs"
 
 
-def _export(tables: Iterable[Path], folder: Path) -> None:
+def _export(tables: Collection[Path], folder: Path) -> None:
     """Write tables to a new or empty folder."""
     if not tables:
         raise CPruneError("the library has no programs to export")

@@ -53,7 +53,7 @@ def load_torchvision(name: str, classes: int, weights: str | None = None) -> tor
         raise CPruneError(f"unknown model {name!r}; expected one of {', '.join(torchvision_names())}")
     options = {}
     if name in ("inception_v3", "googlenet"):
-        # These expect another normalization of images if they were trained by their authors.
+        # torchvision's weights of these networks expect images with another normalization.
         options = {"aux_logits": False, "init_weights": True, "transform_input": weights is not None}
     model: torch.nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
     if weights is not None:

@@ -2,8 +2,8 @@
 """Winograd convolution F(m x m, 3 x 3) in NHWC with transformed weights, for auto_scheduler.
 
 TOPI's definition (topi/nn/conv2d.py, ``conv2d_winograd_nhwc_without_weight_transform``) has a tile size of
-4. It pads rows by the number of tiles in a row, so that images that are much taller than wide do not compile.
-The operations here have TOPI's names.
+4. It pads rows by the number of tiles in a row, and does not compile for images much taller than wide. The
+operations here have TOPI's names.
 """
 
 from typing import Any
@@ -35,8 +35,8 @@ def best_tile(rows: int, columns: int, inputs: int, outputs: int) -> int:
 
     Notes
     -----
-    A large tile needs fewer multiplications for the product. But its transforms take more operations and its
-    weights more bytes, and more of the last tiles lies outside the image.
+    A large tile needs fewer multiplications for the product. But its transforms take more operations, its
+    weights more bytes, and a larger part of the last tiles lies outside the image.
     """
 
     def cost(tile: int) -> float:
@@ -80,23 +80,30 @@ def winograd_nhwc(
         Shape ``(N, H', W', CO)``.
     """
     batch, height, width, _ = get_const_tuple(data.shape)
-    alpha = tile + KERNEL - 1
-    if layout:
-        names = ["eps", "nu", "co", "ci"]
-        *_, outputs, inputs = get_const_tuple(auto_scheduler.get_shape_from_rewritten_layout(layout, names))
-        auto_scheduler.remove_index_check(weight)
-    else:
-        *_, outputs, inputs = get_const_tuple(weight.shape)
     top, left, bottom, right = get_pad_tuple(padding, (KERNEL, KERNEL))
     rows, columns = height + top + bottom - KERNEL + 1, width + left + right - KERNEL + 1
     tile_rows, tile_columns = -(-rows // tile), -(-columns // tile)
-    tiles = batch * tile_rows * tile_columns
-    extra_rows, extra_columns = tile_rows * tile - rows, tile_columns * tile - columns
-    padded = pad(data, (0, top, left, 0), (0, bottom + extra_rows, right + extra_columns, 0), name="data_pad")
+    bottom, right = bottom + tile_rows * tile - rows, right + tile_columns * tile - columns
+    padded = pad(data, (0, top, left, 0), (0, bottom, right, 0), name="data_pad")
     inverse_matrix, data_matrix, _ = winograd_transform_matrices(tile, KERNEL, out_dtype)
+    input_tile = _tiles(padded, tile, tile_rows, tile_columns)
+    data_pack = _transform(input_tile, data_matrix, ("eps", "nu"), "data_pack")
+    inverse = _transform(_product(data_pack, weight, layout), inverse_matrix, ("vh", "vw"), "inverse")
+    return te.compute(
+        (batch, rows, columns, get_const_tuple(inverse.shape)[3]),
+        lambda n, h, w, co: inverse[
+            h % tile, w % tile, (n * tile_rows + h // tile) * tile_columns + w // tile, co
+        ],
+        name="conv2d_winograd",
+    )
 
-    input_tile = te.compute(
-        (alpha, alpha, tiles, inputs),
+
+def _tiles(padded: te.Tensor, tile: int, tile_rows: int, tile_columns: int) -> te.Tensor:
+    """Return the overlapping tiles of padded images; shape ``(m + 2, m + 2, tiles, CI)``."""
+    batch, _, _, inputs = get_const_tuple(padded.shape)
+    alpha = tile + KERNEL - 1
+    return te.compute(
+        (alpha, alpha, batch * tile_rows * tile_columns, inputs),
         lambda eps, nu, p, ci: padded[
             p // (tile_rows * tile_columns),
             p // tile_columns % tile_rows * tile + eps,
@@ -105,32 +112,29 @@ def winograd_nhwc(
         ],
         name="input_tile",
     )
-    data_pack = _transform(input_tile, data_matrix, ("eps", "nu"), "data_pack")
+
+
+def _product(data_pack: te.Tensor, weight: te.Tensor, layout: str) -> te.Tensor:
+    """Multiply the transformed tiles by the transformed weight, for each of the points of a tile."""
+    alpha, _, tiles, inputs = get_const_tuple(data_pack.shape)
+    shape = get_const_tuple(weight.shape)
+    if layout:
+        shape = auto_scheduler.get_shape_from_rewritten_layout(layout, ["eps", "nu", "co", "ci"])
+        auto_scheduler.remove_index_check(weight)
     ci = te.reduce_axis((0, inputs), name="ci")
     product = te.compute(
-        (alpha, alpha, tiles, outputs),
+        (alpha, alpha, tiles, get_const_tuple(shape)[2]),
         lambda eps, nu, p, co: te.sum(data_pack[eps, nu, p, ci] * weight[eps, nu, co, ci], axis=[ci]),
         name="bgemm",
         attrs={"layout_free_placeholders": [weight]},
     )
-    if layout:
-        product = auto_scheduler.rewrite_compute_body(product, layout)
-    inverse = _transform(product, inverse_matrix, ("vh", "vw"), "inverse")
-    return te.compute(
-        (batch, rows, columns, outputs),
-        lambda n, h, w, co: inverse[
-            h % tile, w % tile, (n * tile_rows + h // tile) * tile_columns + w // tile, co
-        ],
-        name="conv2d_winograd",
-    )
+    return auto_scheduler.rewrite_compute_body(product, layout) if layout else product
 
 
 def _transform(source: te.Tensor, matrix: te.Tensor, axes: tuple[str, str], name: str) -> te.Tensor:
     """Multiply each tile from both sides: ``matrix.T @ tile @ matrix``.
 
     auto_scheduler unrolls the loops over ``axes`` and the reduction, so that the matrix becomes constants.
-    Two steps, one for each side, take half of the operations but were not faster: the additional buffer costs
-    what the operations save.
     """
     _, _, tiles, channels = get_const_tuple(source.shape)
     alpha, size = get_const_tuple(matrix.shape)

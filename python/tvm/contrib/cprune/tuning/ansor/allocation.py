@@ -45,8 +45,8 @@ class AnsorSearch(TaskSearch):
     settled: bool = False
 
     def has_started(self, config: TuneConfig) -> bool:
-        """Return whether the task has had its first batch, or needs none."""
-        return self.settled or self.trials >= first_batch_size(self, config)
+        """Return whether the task has had its first batch, or gets no more programs."""
+        return self.settled or self.exhausted or self.trials >= _first_batch_size(self, config)
 
     @property
     def only_failures(self) -> bool:
@@ -81,7 +81,13 @@ class AnsorSearch(TaskSearch):
         return self.task.weight * max(0.0, reference - self.best * (1 - 1 / trials))
 
 
-def first_batch_size(search: "AnsorSearch", config: TuneConfig) -> int:
+def batch_size(search: AnsorSearch, config: TuneConfig, trials_left: int) -> int:
+    """Return the number of trials in a task's next batch, which may be the rest of its first one."""
+    rest = _first_batch_size(search, config) - search.trials
+    return rest if rest > 0 else max(1, min(config.batch, trials_left))
+
+
+def _first_batch_size(search: AnsorSearch, config: TuneConfig) -> int:
     """Return the number of trials that every task gets. Two algorithms of the same layers share a batch."""
     size = min(config.batch, config.trials)
     return max(1, size // 2) if search.alternatives else size
@@ -96,7 +102,7 @@ def next_search(searches: Sequence[AnsorSearch], config: TuneConfig, trials_left
     """
     searches = [search for search in searches if not search.settled]
     for search in searches:
-        if not (search.has_started(config) or search.exhausted):
+        if not search.has_started(config):
             return search
     if trials_left <= 0:
         unsolved = (search for search in searches if search.has_no_solution)

@@ -15,7 +15,7 @@ from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.tuning.ansor.allocation import (
     FAIR_TRIALS,
     AnsorSearch,
-    first_batch_size,
+    batch_size,
     next_search,
 )
 from tvm.contrib.cprune.tuning.ansor.lending import lend
@@ -66,22 +66,18 @@ def search(
     Raises
     ------
     CPruneError
-        If no program of a task or of its alternative is valid. The message names the task and the first
-        failure.
+        If neither a task nor its alternative has a valid program; the message names the first failure.
     """
     searches = start_searches(tasks, config, log, seed, alternatives or {}, settled)
     budget = sum(search.trials if search.settled else config.trials for search in searches)
     progress = SearchProgress(searches, budget, report)
-    builder, runner = auto_scheduler.LocalBuilder(), auto_scheduler.LocalRunner()
-    tvm_measurer = ProgramMeasurer(builder, runner, [], 0)
+    tvm_measurer = ProgramMeasurer(auto_scheduler.LocalBuilder(), auto_scheduler.LocalRunner(), [], 0)
     with measurer.serve_auto_scheduler():
         while current := next_search(searches, config, progress.trials_left):
             out_of_time = config.max_seconds and progress.seconds > config.max_seconds
             if out_of_time and all(search.has_started(config) for search in searches):
                 break
-            size = first_batch_size(current, config) - current.trials
-            if size <= 0:
-                size = max(1, min(config.batch, progress.trials_left))
+            size = batch_size(current, config, progress.trials_left)
             size -= lend(current, searches, measurer, log, size // 2)
             _measure_batch(current, size, tvm_measurer, log)
             if strict and all(search.only_failures for search in (current, *current.alternatives)):

@@ -9,6 +9,7 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,13 @@ def search(
     searches = [TaskSearch(task) for task in tasks]
     for current in searches:
         current.add(log.of(current.task.workload_key))
-    budget = sum(min(config.trials, len(search.task.tvm_task.config_space)) for search in searches)
+    searched = [search for search in searches if search.task.workload_key not in settled]
+    budget = sum(min(config.trials, len(search.task.tvm_task.config_space)) for search in searched)
+    budget += sum(search.trials for search in searches if search not in searched)
     progress = SearchProgress(searches, budget, report)
     for current in searches:
-        search_it = current.task.workload_key not in settled
-        for _ in _tune(current, config, measurer, log, seed, search_it):
+        batches = _tune(current, config, measurer, log, seed) if current in searched else ()
+        for _ in chain(_try_fallback(current, measurer, log), batches):
             progress.report(current)
             out_of_time = config.max_seconds and progress.seconds > config.max_seconds
             if out_of_time and current.has_valid_program:
@@ -77,24 +80,20 @@ def search(
     return progress.new_trials
 
 
-def _tune(
-    search: TaskSearch,
-    config: TuneConfig,
-    measurer: Measurer,
-    log: RecordLog,
-    seed: int,
-    search_it: bool = True,
-) -> Iterator[None]:
-    """Measure TVM's fallback configuration of a task, then those of a search; yields after each batch."""
-    task = search.task
-    fallback = fallback_config(task.tvm_task)
-    if fallback is not None and not log.holds(
-        autotvm.MeasureInput(task.tvm_task.target, task.tvm_task, fallback)
-    ):
+def _try_fallback(search: TaskSearch, measurer: Measurer, log: RecordLog) -> Iterator[None]:
+    """Measure TVM's fallback configuration of a task unless the log holds it, and yield."""
+    tvm_task = search.task.tvm_task
+    fallback = fallback_config(tvm_task)
+    if fallback is not None and not log.holds(autotvm.MeasureInput(tvm_task.target, tvm_task, fallback)):
         _measure(search, [fallback], measurer, log)
         yield
-    if not search_it:
-        return
+
+
+def _tune(
+    search: TaskSearch, config: TuneConfig, measurer: Measurer, log: RecordLog, seed: int
+) -> Iterator[None]:
+    """Measure the configurations of one task; yields after each batch."""
+    task = search.task
     tuner, visited = _start_tuner(task, config, log, seed)
     # Early stopping only counts configurations that this tuner proposes.
     search.trials_since_best, proposed = 0, 0
