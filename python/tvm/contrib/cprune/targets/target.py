@@ -81,6 +81,15 @@ def vector_lanes(target: str) -> int:
         return int(lanes()) if parsed.kind.name == "llvm" else 1
 
 
+@functools.cache
+def vector_registers(target: str) -> int:
+    """Return the number of vector registers of a CPU target."""
+    triple = str(parse_target(target).attrs.get("mtriple") or "")
+    if triple.startswith(("aarch64", "arm64")):
+        return 32
+    return 32 if vector_lanes(target) == 16 else 16
+
+
 # Widest instruction set first. LLVM 10 in TVM's wheel does not recognize the names of newer processors.
 _CPUS = (
     ({"avx512f", "avx512dq", "avx512bw", "avx512vl"}, "skylake-avx512"),

@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Allocation of trials to Ansor's tasks: which task gets the next batch."""
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
+from tvm.auto_scheduler import _ffi_api as ffi
+
+from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
+from tvm.contrib.cprune.measuring.records import Measured, training_data
+from tvm.contrib.cprune.tuning.ansor.tiled_programs import TiledPrograms
 from tvm.contrib.cprune.tuning.progress import TaskSearch
 
 # Trials before an algorithm is compared with its alternative: the first programs are random ones.
@@ -34,15 +41,44 @@ class AnsorSearch(TaskSearch):
         Records of other tasks that were tried on this one.
     settled : bool
         Whether the task has a good program and gets no trials.
+    tiled : TiledPrograms
+        Generates programs with register tiles.
+    batches : int
+        Batches measured by this search.
     """
 
     policy: Any
     model: Any
+    tiled: TiledPrograms
     fair_trials: int = FAIR_TRIALS
     exhausted: bool = False
     alternatives: list["AnsorSearch"] = field(default_factory=list)
     lent: set[str] = field(default_factory=set)
     settled: bool = False
+    batches: int = 0
+
+    def learn(self, records: Sequence[Measured]) -> None:
+        """Count programs that the policy did not generate, and let it and the cost model learn from them.
+
+        The policy mutates the fastest ones in its next round.
+        """
+        self.add(records)
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            file.writelines(f"{record.line}\n" for record in records)
+            file.flush()
+            ffi.SearchPolicyRunCallbacks(self.policy, [auto_scheduler.PreloadMeasuredStates(file.name)])
+        self.model.update(*training_data(self.task, records))
+
+    def ranked(self, inputs: Sequence[Any]) -> list[Any]:
+        """Return valid programs, those first that the cost model predicts to be fastest."""
+        scores = self.model.predict(self.task.tvm_task, [item.state for item in inputs]) if inputs else []
+        # The score of a program that TVM cannot lower is -inf. An untrained model's scores are random, and do
+        # not depend on the seed.
+        trained = self.model.bst is not None and len(self.model.inputs) > self.model.num_warmup_sample
+        valid = [(float(score), item) for score, item in zip(scores, inputs, strict=True) if isfinite(score)]
+        if trained:
+            valid.sort(key=lambda pair: pair[0], reverse=True)
+        return [item for _, item in valid]
 
     def has_started(self, config: TuneConfig) -> bool:
         """Return whether the task has had its first batch, or gets no more programs."""

@@ -5,15 +5,10 @@ A network has the same convolution at several widths, and with and without a res
 for one of them is a better start for the others than a random one.
 """
 
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from tvm.auto_scheduler import _ffi_api as ffi
-
-from tvm import auto_scheduler
-from tvm.contrib.cprune.measuring.measurer import Measurer
-from tvm.contrib.cprune.measuring.records import Measured, RecordLog, training_data
+from tvm.contrib.cprune.measuring.records import RecordLog
 from tvm.contrib.cprune.tuning.ansor.allocation import AnsorSearch
 from tvm.contrib.cprune.tuning.ansor.transplant import transplant
 from tvm.contrib.cprune.types import TransplantError
@@ -24,32 +19,16 @@ MAX_LENT = 3
 MIN_GAIN = 0.95
 
 
-def lend(
-    borrower: AnsorSearch,
-    searches: Sequence[AnsorSearch],
-    measurer: Measurer,
-    log: RecordLog,
-    limit: int,
-) -> int:
-    """Measure on a task the fastest programs of other tasks that promise to be faster than its own.
+def lend(borrower: AnsorSearch, searches: Sequence[AnsorSearch], log: RecordLog, limit: int) -> list[Any]:
+    """Return the fastest programs of other tasks that promise to be faster than a task's own, moved to it.
 
-    They count as trials of the task. Its policy mutates them in the next round, and its cost model learns
-    from them.
+    They count as trials of the task. Each program is lent once.
 
     Returns
     -------
-    The number of programs measured, at most ``limit``.
+    ``MeasureInput`` of at most ``limit`` programs, the most promising first.
     """
-    inputs = _inputs(borrower, searches, log, min(limit, MAX_LENT))
-    records = measurer.measure_new(inputs, log)
-    if records:
-        borrower.add(records)
-        _teach(borrower, records)
-    return len(records)
-
-
-def _inputs(borrower: AnsorSearch, searches: Sequence[AnsorSearch], log: RecordLog, limit: int) -> list[Any]:
-    """Return ``MeasureInput`` of the programs to lend."""
+    limit = min(limit, MAX_LENT)
     inputs: list[Any] = []
     lenders = [search for search in searches if search is not borrower and search.speed > 0]
     for lender in sorted(lenders, key=lambda search: search.speed, reverse=True):
@@ -66,15 +45,3 @@ def _inputs(borrower: AnsorSearch, searches: Sequence[AnsorSearch], log: RecordL
         except TransplantError:
             continue
     return inputs
-
-
-def _teach(search: AnsorSearch, records: Sequence[Measured]) -> None:
-    """Tell a task's policy and cost model about programs that they did not generate."""
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        file.writelines(f"{record.line}\n" for record in records)
-        file.flush()
-        ffi.SearchPolicyRunCallbacks(search.policy, [auto_scheduler.PreloadMeasuredStates(file.name)])
-    inputs, results = training_data(search.task, records)
-    # The model trains on them when it is updated after the next batch.
-    search.model.inputs.extend(inputs)
-    search.model.results.extend(results)

@@ -19,12 +19,15 @@ from tvm.contrib.cprune.tuning.ansor.allocation import (
     next_search,
 )
 from tvm.contrib.cprune.tuning.ansor.lending import lend
+from tvm.contrib.cprune.tuning.ansor.tiled_programs import TiledPrograms
 from tvm.contrib.cprune.tuning.progress import Progress, SearchProgress
 from tvm.contrib.cprune.types import Task
 
 # Generations of the evolutionary search. With Ansor's default of 4, ranking programs takes almost as long as
 # compiling the selected ones.
 GENERATIONS = 2
+# Every so many batches of a task come from the evolutionary search, the others from register tiles.
+EVOLUTION_INTERVAL = 4
 
 
 def search(
@@ -78,8 +81,7 @@ def search(
             if out_of_time and all(search.has_started(config) for search in searches):
                 break
             size = batch_size(current, config, progress.trials_left)
-            size -= lend(current, searches, measurer, log, size // 2)
-            _measure_batch(current, size, tvm_measurer, log)
+            _measure_batch(current, searches, size, measurer, tvm_measurer, log)
             if strict and all(search.only_failures for search in (current, *current.alternatives)):
                 raise current.no_valid_program()
             progress.report(current)
@@ -109,7 +111,10 @@ def start_searches(
         policy = _make_policy(task, config, model, seed, callbacks)
         fair = min(FAIR_TRIALS, config.trials)
         done = task.workload_key in settled
-        search = AnsorSearch(task=task, policy=policy, model=model, fair_trials=fair, settled=done)
+        tiled = TiledPrograms(task, policy, _task_seed(task, seed))
+        search = AnsorSearch(
+            task=task, policy=policy, model=model, tiled=tiled, fair_trials=fair, settled=done
+        )
         search.add(log.of(task.workload_key))
         searches[task.workload_key] = search
     for key, other in alternatives.items():
@@ -141,15 +146,41 @@ def _make_policy(task: Task, config: TuneConfig, model: Any, seed: int, callback
         task.tvm_task,
         model,
         params=params,
-        # A different seed for each task. 0 would let TVM choose one at random.
-        seed=1 + (seed + zlib.crc32(task.workload_key.encode())) % (1 << 30),
+        seed=_task_seed(task, seed),
         verbose=0,
         init_search_callbacks=callbacks or None,
     )
 
 
-def _measure_batch(search: AnsorSearch, size: int, tvm_measurer: ProgramMeasurer, log: RecordLog) -> None:
-    """Generate and measure up to ``size`` programs, and add their records to the log."""
+def _task_seed(task: Task, seed: int) -> int:
+    """Return a different seed for each task. It is not 0, which would let TVM choose one at random."""
+    return 1 + (seed + zlib.crc32(task.workload_key.encode())) % (1 << 30)
+
+
+def _measure_batch(
+    search: AnsorSearch,
+    searches: Sequence[AnsorSearch],
+    size: int,
+    measurer: Measurer,
+    tvm_measurer: ProgramMeasurer,
+    log: RecordLog,
+) -> None:
+    """Measure up to ``size`` programs: lent ones, those with register tiles, and those of the evolution."""
+    search.batches += 1
+    inputs = lend(search, searches, log, size // 2)
+    if search.batches % EVOLUTION_INTERVAL:
+        tiled = search.tiled.generate(log.of(search.task.workload_key))
+        new = [measure_input for measure_input in tiled if not log.holds(measure_input)]
+        inputs += search.ranked(new)[: size - len(inputs)]
+    records = measurer.measure_new(inputs, log)
+    if records:
+        search.learn(records)
+    if not records or search.batches % EVOLUTION_INTERVAL == 0:
+        _evolve(search, size - len(records), tvm_measurer, log)
+
+
+def _evolve(search: AnsorSearch, size: int, tvm_measurer: ProgramMeasurer, log: RecordLog) -> None:
+    """Measure up to ``size`` programs of Ansor's evolutionary search."""
     inputs, results = search.policy.continue_search_one_round(size, tvm_measurer)
     records = [dump(i, r) for i, r in zip(inputs, results, strict=True)]
     log.append(records)

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Register tiles: which operations they suit, their sizes, and programs with them."""
+
+import math
+from random import Random
+
+import pytest
+from networks import KINDS
+from programs import FAST, random_records, task_of
+
+from tvm import auto_scheduler
+from tvm.contrib.cprune.measuring.records import RecordLog, dump
+from tvm.contrib.cprune.targets.target import host_target, pinned_target, vector_registers
+from tvm.contrib.cprune.tuning.ansor.register_tiles import (
+    Tile,
+    result_tiles,
+    tile_splits,
+    weight_tiles,
+    with_tile,
+)
+from tvm.contrib.cprune.tuning.ansor.search import search, start_searches
+from tvm.contrib.cprune.tuning.ansor.steps import steps_of
+from tvm.contrib.cprune.tuning.ansor.tiled_operation import TiledOperation, tiled_operation
+
+AVX512 = "llvm -mcpu=skylake-avx512 -num-cores 2"
+# Axes 0, 1 and 2 are rows, columns and channels; 3 and 4 are kernel and input channels.
+CONVOLUTION = TiledOperation({0: 56, 1: 56, 2: 64}, {3: 3, 4: 64}, 2, (1, 0))
+PRODUCT = TiledOperation({0: 196, 2: 24}, {4: 96}, 2, (0,))
+
+
+def extents(task, axes):
+    return [task.axes[axis][2] for axis in axes]
+
+
+def test_a_convolution_reuses_weights_along_rows_and_columns(target):
+    task = task_of("direct 3x3", 32, target)
+    operation = tiled_operation(task.tvm_task.compute_dag)
+    assert extents(task, operation.rows) == [8, 8]
+    assert operation.vector in task.out_axes
+    assert set(extents(task, operation.reduction)) == {3, 8}
+
+
+def test_a_winograd_product_reuses_weights_along_tiles_only(target):
+    task = task_of("winograd 3x3", 32, target)
+    operation = tiled_operation(task.tvm_task.compute_dag)
+    names = [task.axes[axis][:2] for axis in (*operation.rows, operation.vector, *operation.reduction)]
+    assert names == [("bgemm", "p"), ("bgemm", "co"), ("bgemm", "ci")]
+
+
+@pytest.mark.parametrize("kind", ["depthwise", "grouped"])
+def test_tiles_do_not_suit_channels_that_read_different_inputs(kind, target):
+    task = task_of(kind, 32, target)
+    assert tiled_operation(task.tvm_task.compute_dag) is None
+    (one,) = start_searches([task], FAST, RecordLog(None), 0, {})
+    assert one.tiled.generate([]) == []
+
+
+@pytest.mark.parametrize(("lanes", "registers"), [(16, 32), (8, 16), (4, 32)])
+def test_results_fit_the_registers_and_hide_the_latency(lanes, registers):
+    tiles = result_tiles(CONVOLUTION, lanes, registers)
+    assert tiles
+    for tile in tiles:
+        vectors, rows = tile.inner[2] // lanes, tile.inner[0] * tile.inner[1]
+        assert tile.inner[2] % lanes == 0
+        assert 8 <= vectors * rows <= registers - vectors - 1
+        assert all(CONVOLUTION.spatial[axis] % length == 0 for axis, length in tile.inner.items())
+
+
+def test_the_best_tile_has_most_multiply_adds_per_load():
+    best = result_tiles(CONVOLUTION, 16, 32)[0]
+    # 4 vectors for each of 4 pixels: 16 multiply-adds for 8 loads. 28 results of 2 vectors need 16 loads.
+    assert (best.inner[2], best.inner[0] * best.inner[1]) == (64, 4)
+
+
+@pytest.mark.parametrize("width", [1, 3, 7, 10, 24, 250])
+def test_widths_without_whole_vectors_get_tiles(width):
+    operation = TiledOperation({0: 13, 2: width}, {4: 5}, 2, (0,))
+    tiles = result_tiles(operation, 16, 32)
+    assert tiles
+    assert all(width % tile.inner[2] == 0 for tile in tiles)
+
+
+def test_weights_fill_the_registers():
+    tiles = weight_tiles(PRODUCT, 16, 32)
+    assert Tile({2: 8}, {2: 3}, {4: 8}) in tiles
+    for tile in tiles:
+        held = tile.middle[2] * tile.reduction[4]
+        assert 16 <= held <= 32 - tile.middle[2] - 1
+        assert 24 % (tile.inner[2] * tile.middle[2]) == 0
+    assert weight_tiles(CONVOLUTION, 16, 32) == []
+
+
+def test_loops_along_which_nothing_is_reused_are_outside_of_the_reduction():
+    batched = TiledOperation({0: 6, 1: 196, 2: 64}, {4: 64}, 2, (1,))
+    tiles = [*result_tiles(batched, 16, 32), *weight_tiles(batched, 16, 32)]
+    assert tiles
+    assert all(tile.middle[0] == 1 and tile.inner.get(0, 1) == 1 for tile in tiles)
+
+
+def tileable(task):
+    """Return an operation, and the steps and splits of random programs that tile it."""
+    dag = task.tvm_task.compute_dag
+    operation = tiled_operation(dag)
+    programs = [steps_of(record) for record in random_records(task)]
+    found = [(steps, splits) for steps in programs if (splits := tile_splits(dag, steps, operation))]
+    assert found
+    return operation, found
+
+
+@pytest.mark.parametrize("kind", ["direct 3x3", "winograd 3x3", "1x1"])
+def test_a_program_receives_a_tile_and_keeps_its_extents(kind, target):
+    task = task_of(kind, 64, target)
+    operation, found = tileable(task)
+    random = Random(0)
+    for tile in (*result_tiles(operation, 16, 32), *weight_tiles(operation, 16, 32)):
+        steps, splits = random.choice(found)
+        changed = with_tile(steps, splits, tile, 2, random)
+        after = tile_splits(task.tvm_task.compute_dag, changed, operation)
+        assert steps != changed
+        for axis, split in after.spatial.items():
+            assert split.lengths[-1] == tile.inner.get(axis, 1)
+            assert split.lengths[1] == tile.middle.get(axis, split.lengths[1])
+            assert split.extent % split.product == 0
+            assert split.extent == splits.spatial[axis].extent
+        for axis, length in tile.reduction.items():
+            assert after.reduction[axis].lengths == (length,)
+
+
+def test_the_outermost_loops_have_an_iteration_for_each_core(target):
+    operation, found = tileable(task_of("direct 3x3", 64, target))
+    tile = result_tiles(operation, 16, 32)[0]
+    random, enough = Random(0), 0
+    for _ in range(50):
+        steps, splits = random.choice(found)
+        changed = with_tile(steps, splits, tile, 2, random)
+        lengths = [(split.extent, changed[split.step][4]) for split in splits.spatial.values()]
+        enough += math.prod(extent // math.prod(inner) for extent, inner in lengths) >= 2
+    assert enough >= 48
+
+
+def test_a_seed_determines_the_programs(target):
+    task = task_of("1x1", 32, target)
+
+    def lines(seed):
+        (one,) = start_searches([task], FAST, RecordLog(None), seed, {})
+        return [str(item.state) for item in one.tiled.generate([])]
+
+    assert lines(1) == lines(1) != lines(2)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"depthwise", "grouped"}))
+def test_generated_programs_are_valid(kind, target, pool):
+    task = task_of(kind, 32, target)
+    (one,) = start_searches([task], FAST, RecordLog(None), 0, {})
+    inputs = one.tiled.generate([])
+    ranked = one.ranked(inputs)
+    assert len(ranked) > len(inputs) / 2
+    results = pool.measure(ranked[:4])
+    assert [result.error_no for result in results] == [0] * 4
+
+
+def test_fast_programs_are_varied(target, pool, tuned):
+    task, best = tuned("direct 3x3")
+    (one,) = start_searches([task], FAST, RecordLog(None), 0, {})
+    fresh = {str(item.state) for item in one.tiled.generate([])}
+    dag = task.tvm_task.compute_dag
+    assert tile_splits(dag, steps_of(best.line), tiled_operation(dag))
+    variants = [item for item in one.tiled.generate([best]) if str(item.state) not in fresh]
+    before, small = steps_of(best.line), 0
+    for item in variants:
+        after = steps_of(dump(item, auto_scheduler.MeasureResult([0.0], 0, "", 0.0, 0.0)).line)
+        same_kinds = [step[:3] for step in after] == [step[:3] for step in before]
+        small += same_kinds and sum(a != b for a, b in zip(after, before, strict=True)) <= 1
+    assert small >= len(variants) // 4
+
+
+def test_gpus_get_no_tiles():
+    task = task_of("1x1", 32, pinned_target("opencl -device=mali"))
+    (one,) = start_searches([task], FAST, RecordLog(None), 0, {})
+    assert one.tiled.generate([]) == []
+
+
+def test_a_search_measures_tiled_programs_first(target, pool):
+    task = task_of("1x1", 32, target)
+    log = RecordLog(None)
+    search([task], FAST, pool, log)
+    operation = tiled_operation(task.tvm_task.compute_dag)
+    for record in log.measured:
+        splits = tile_splits(task.tvm_task.compute_dag, steps_of(record.line), operation)
+        assert splits is not None
+
+
+def test_registers_of_targets():
+    assert vector_registers(AVX512) == 32
+    assert vector_registers("llvm -mcpu=core-avx2") == 16
+    assert vector_registers("llvm -mtriple=aarch64-linux-gnu") == 32
+    assert vector_registers(host_target()) in (16, 32)
