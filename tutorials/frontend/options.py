@@ -194,6 +194,7 @@ PRUNE = Options(
         "alpha",
         "beta",
         "step_rule",
+        "retry_smaller",
         "max_iterations",
         "max_seconds",
         "final_trials",

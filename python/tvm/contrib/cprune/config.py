@@ -144,6 +144,9 @@ class PruneConfig:
     step_rule
         How many channels to prune per step: "joint" selects a width that fits the programs of all affected
         layers, "paper" follows section 3.3 of the paper.
+    retry_smaller
+        After a candidate that costs too much accuracy, prune its channel groups one by one, and then by half
+        of the step, before they are excluded. The step rule "paper" excludes them at once.
     max_iterations
         Maximum number of candidates to evaluate.
     max_sparsity
@@ -179,6 +182,7 @@ class PruneConfig:
     beta: float = 0.99
     importance: Importance = "l1"
     step_rule: StepRule = "joint"
+    retry_smaller: bool = True
     max_iterations: int = 100
     max_sparsity: float = 0.8
     layer_sparsity: tuple[tuple[str, float], ...] = ()
@@ -209,6 +213,11 @@ class PruneConfig:
         for name, value in sparsities.items():
             if not 0 < value < 1:
                 raise SettingError(name, value, "more than 0 and less than 1")
+
+    @property
+    def retries_smaller(self) -> bool:
+        """Whether a candidate that costs too much accuracy is followed by smaller ones."""
+        return self.retry_smaller and self.step_rule != "paper"
 
     def sparsity_of(self, layer: str) -> float:
         """Return the maximum fraction of a layer's channels to prune."""

@@ -16,10 +16,11 @@ from tvm.contrib.cprune.measuring.records import RecordLog, parse
 from tvm.contrib.cprune.types import CPruneError
 
 
-def candidate(verdict, accuracy=0.9, widths=None, checkpoint="c"):
+def candidate(verdict, accuracy=0.9, widths=None, checkpoint="c", retry=False):
     event = {"event": "candidate", "accepted": verdict == "accepted", "verdict": verdict, "seconds": 1}
     event |= {"latency_s": [0.5, 0.4, 0.6], "old_latency_s": [1.0, 1.0, 1.1], "speedup": 2.0}
-    return {**event, "widths": widths or {"a": [64, 32]}, "accuracy_val": accuracy, "checkpoint": checkpoint}
+    event |= {"accuracy_val": accuracy, "checkpoint": checkpoint, "retry_smaller": retry}
+    return {**event, "widths": widths or {"a": [64, 32]}}
 
 
 def test_the_loop_state_follows_from_the_events():
@@ -31,9 +32,23 @@ def test_the_loop_state_follows_from_the_events():
     state = LoopState()
     for event in events:
         state = state.after(event)
-    assert state == LoopState(2, 0.95, 1.0, 2, "", frozenset({"b"}), {"a": 48})
+    assert state == LoopState(2, 0.95, 1.0, 2, dropped=frozenset({"b"}), reached={"a": 48})
     state = state.after(candidate("accepted", 0.94, checkpoint="x"))
-    assert state == LoopState(3, 0.94, 2.0, 3, "x", frozenset({"b"}), {})
+    assert state == LoopState(3, 0.94, 2.0, 3, "x", dropped=frozenset({"b"}))
+
+
+def test_groups_that_cost_too_much_accuracy_are_separated_then_limited():
+    state = LoopState().after({"event": "baseline", "accuracy_val": 0.95})
+    together = {"a": [64, 32], "b": [64, 48]}
+    state = state.after(candidate("accuracy", widths=together, retry=True))
+    assert (state.separated, state.limits, state.dropped) == ({"a", "b"}, {}, frozenset())
+    state = state.after(candidate("accuracy", widths={"a": [64, 32]}, retry=True))
+    assert (state.limits, state.dropped) == ({"a": 32}, frozenset())
+    state = state.after(candidate("accepted", 0.94, widths={"b": [64, 48]}, checkpoint="x"))
+    assert (state.separated, state.limits) == ({"a", "b"}, {"a": 32})
+    # A candidate that cannot be built has no smaller one.
+    state = state.after(candidate("impossible", widths={"b": [48, 32]}, retry=True))
+    assert state.dropped == {"b"}
 
 
 def test_an_incomplete_line_is_dropped(tmp_path):

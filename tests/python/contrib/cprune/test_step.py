@@ -4,9 +4,19 @@
 import pytest
 
 from tvm.contrib.cprune.config import PruneConfig
+from tvm.contrib.cprune.loop.proposal import separate, stay_above
 from tvm.contrib.cprune.step import joint_step, minimum_width, paper_step, plan_step
 from tvm.contrib.cprune.table import Row, TaskTable
-from tvm.contrib.cprune.types import ChannelGroup, GroupMember, Latency, Program, Split, Subgraph, Task
+from tvm.contrib.cprune.types import (
+    ChannelGroup,
+    ChannelStep,
+    GroupMember,
+    Latency,
+    Program,
+    Split,
+    Subgraph,
+    Task,
+)
 
 
 def row(layer, out=(), inputs=()):
@@ -100,3 +110,43 @@ def test_no_step_goes_below_the_minimum_width():
     members = GroupMember("a", "out", 64, 1)
     assert plan_step(group(64, members), programs, ["a"], 256, PruneConfig(max_sparsity=0.8)) is None
     assert plan_step(group(64, members), programs, ["a"], 64, PruneConfig(max_sparsity=0.8)).next_width == 32
+
+
+def test_separated_groups_are_pruned_one_by_one():
+    a, b, c = (ChannelStep(group(64, GroupMember(name, "out", 64, 1)), 32, "") for name in "abc")
+    assert separate((a, b, c), set()) == (a, b, c)
+    assert separate((a, b, c), {"b"}) == (a, c)
+    assert separate((a, b), {"a", "b"}) == (a,)
+
+
+@pytest.mark.parametrize(
+    ("next_width", "limit", "start", "expected"),
+    [
+        (96, 64, None, 96),  # above the limit
+        (64, 64, None, 96),
+        (32, 64, None, 96),
+        (64, 64, 96, 80),  # 96 was too slow
+        (64, 64, 80, None),
+        (112, 112, None, None),  # no width of whole vectors between
+        (100, 110, None, None),
+    ],
+)
+def test_steps_stay_above_a_width_that_cost_too_much_accuracy(next_width, limit, start, expected):
+    step = stay_above(ChannelStep(group(128, A), next_width, ""), limit, start, 16)
+    assert (step and step.next_width) == expected
+
+
+def test_halfway_steps_reach_the_width_in_a_few_steps():
+    limit, tried = 8, []
+    step = ChannelStep(group(512, A), 8, "")
+    while found := stay_above(step, limit, None, 16):
+        limit = found.next_width
+        tried.append(limit)
+    assert tried == sorted(set(tried))
+    assert len(tried) <= 7
+    assert tried[-1] == 512 - 16
+
+
+def test_a_halfway_width_has_whole_blocks_of_a_group():
+    step = ChannelStep(group(120, A, round_to=12), 60, "")
+    assert stay_above(step, 60, None, 8).next_width == 96

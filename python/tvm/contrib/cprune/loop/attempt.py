@@ -51,6 +51,7 @@ def attempt(
         **facts,
         "accepted": decision.accepted,
         "verdict": verdict,
+        "retry_smaller": run.config.retries_smaller,
         "reason": decision.reason,
         "seconds": round(time.monotonic() - started, 2),
         "trials": run.compiler.programs.trials(),

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Choosing what to prune next."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from tvm.contrib.cprune.config import PruneConfig
@@ -9,6 +10,7 @@ from tvm.contrib.cprune.loop.run import AcceptedModel
 from tvm.contrib.cprune.loop.state import LoopState
 from tvm.contrib.cprune.step import plan_step
 from tvm.contrib.cprune.table import Row
+from tvm.contrib.cprune.targets.target import vector_lanes
 from tvm.contrib.cprune.types import ChannelStep
 
 
@@ -40,8 +42,43 @@ def propose(
                 continue
             original, start = original_widths[group.root], state.reached.get(group.root)
             step = plan_step(group, table, row.task.layers, original, config, start)
+            if step is not None and group.root in state.limits:
+                step = stay_above(step, state.limits[group.root], start, vector_lanes(table.target))
             if step is not None:
                 steps[group.root] = step
         if steps:
-            return Proposal(row, tuple(steps.values()))
+            return Proposal(row, separate(tuple(steps.values()), state.separated))
     return None
+
+
+def separate(steps: tuple[ChannelStep, ...], separated: Collection[str]) -> tuple[ChannelStep, ...]:
+    """Return the steps to take together: those of groups that are not separated, or else a single one.
+
+    Parameters
+    ----------
+    separated
+        Roots of the groups whose steps together cost too much accuracy.
+    """
+    joint = tuple(step for step in steps if step.group.root not in separated)
+    return joint or steps[:1]
+
+
+def stay_above(step: ChannelStep, limit: int, start: int | None, lanes: int) -> ChannelStep | None:
+    """Return a step to a width above one that cost too much accuracy, None if there is no such width.
+
+    Parameters
+    ----------
+    limit
+        The width that cost too much accuracy.
+    start
+        Width above which candidates were too slow; the group's current width by default.
+    lanes
+        Elements in a vector register. A width halfway to the limit is rounded up to whole vectors.
+    """
+    if step.next_width > limit:
+        return step
+    width, multiple = start or step.width, math.lcm(step.group.round_to, lanes)
+    middle = math.ceil((width + limit) / 2 / multiple) * multiple
+    if not limit < middle < width:
+        return None
+    return ChannelStep(step.group, middle, f"halfway to {limit}, which cost too much accuracy")

@@ -26,6 +26,10 @@ class LoopState:
         Name of the last accepted model's checkpoint; "" before the first acceptance.
     dropped
         Roots of the channel groups excluded for good, because pruning them cost too much accuracy.
+    separated
+        Roots of the groups to be pruned one by one, because pruning them together cost too much accuracy.
+    limits
+        Widths that cost too much accuracy, by root of the group; later steps stay above them.
     reached
         Smallest width tried and found too slow since the last acceptance, by root of the group.
     """
@@ -36,6 +40,8 @@ class LoopState:
     seconds: float = 0.0
     checkpoint: str = ""
     dropped: frozenset[str] = frozenset()
+    separated: frozenset[str] = frozenset()
+    limits: Mapping[str, int] = field(default_factory=dict)
     reached: Mapping[str, int] = field(default_factory=dict)
 
     def after(self, event: Event) -> "LoopState":
@@ -53,7 +59,11 @@ class LoopState:
                 checkpoint=event["checkpoint"],
                 reached={},
             )
+        widths = {root: new_width for root, (_, new_width) in event["widths"].items()}
         if event["verdict"] == "latency":
-            widths = {root: new_width for root, (_, new_width) in event["widths"].items()}
             return replace(state, reached={**self.reached, **widths})
-        return replace(state, dropped=self.dropped | set(event["widths"]))
+        if event["verdict"] != "accuracy" or not event["retry_smaller"]:
+            return replace(state, dropped=self.dropped | set(widths))
+        if len(widths) > 1:
+            return replace(state, separated=self.separated | set(widths))
+        return replace(state, limits={**self.limits, **widths})
