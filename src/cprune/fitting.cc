@@ -17,9 +17,16 @@ int64_t Product(const Lengths& lengths) {
   return std::accumulate(lengths.begin(), lengths.end(), int64_t{1}, std::multiplies<int64_t>());
 }
 
+// Returns how many times as many lanes as numbers the registers have that hold `length` numbers.
+double Padding(int64_t length, int64_t lanes) {
+  const int64_t registers = (length + lanes - 1) / lanes;
+  return static_cast<double>(registers * lanes) / static_cast<double>(length);
+}
+
 // Returns how far `changed` is from `lengths`. The innermost length, usually the vector, has the largest
-// weight. The product of all counts because it determines the use of registers.
-double Distance(const Lengths& lengths, const Lengths& changed) {
+// weight, and so have lanes that it leaves unused. The product of all counts because it determines the use of
+// registers.
+double Distance(const Lengths& lengths, const Lengths& changed, int64_t lanes) {
   const auto ratio = [](int64_t a, int64_t b) {
     return std::fabs(std::log2(static_cast<double>(a) / static_cast<double>(b)));
   };
@@ -27,12 +34,13 @@ double Distance(const Lengths& lengths, const Lengths& changed) {
   for (size_t i = 0; i < lengths.size(); ++i) {
     distance += ratio(changed[i], lengths[i]) * (i + 1 == lengths.size() ? 4 : 1);
   }
-  return distance;
+  const double unused = Padding(changed.back(), lanes) / Padding(lengths.back(), lanes);
+  return distance + 4 * std::max(0.0, std::log2(unused));
 }
 
 // Appends to `out` every list of lengths whose product divides `rest`. No length exceeds twice its old value.
-// The innermost divides its old value, or is shorter and fits one register of `lanes` numbers: LLVM leaves
-// the other lanes unused, but generates slow code for longer vectors of odd length.
+// The innermost divides its old value, or is shorter and either fills whole registers of `lanes` numbers or
+// fits one: LLVM leaves the other lanes unused, but generates slow code for longer vectors of odd length.
 void Enumerate(const Lengths& lengths, int64_t rest, int64_t lanes, Lengths* prefix,
                std::vector<Lengths>* out) {
   const size_t depth = prefix->size();
@@ -44,7 +52,7 @@ void Enumerate(const Lengths& lengths, int64_t rest, int64_t lanes, Lengths* pre
   const bool innermost = depth + 1 == lengths.size();
   const int64_t cap = std::min(rest, innermost ? old : 2 * old);
   for (int64_t factor = 1; factor <= cap; ++factor) {
-    if (rest % factor || (innermost && old % factor && factor > lanes)) continue;
+    if (rest % factor || (innermost && old % factor && factor % lanes && factor > lanes)) continue;
     prefix->push_back(factor);
     Enumerate(lengths, rest / factor, lanes, prefix, out);
     prefix->pop_back();
@@ -70,7 +78,7 @@ Value FitLengths(const std::vector<Value>& args) {
   Lengths prefix;
   Enumerate(lengths, extent, lanes, &prefix, &candidates);
   std::stable_sort(candidates.begin(), candidates.end(), [&](const Lengths& a, const Lengths& b) {
-    return Distance(lengths, a) < Distance(lengths, b);
+    return Distance(lengths, a, lanes) < Distance(lengths, b, lanes);
   });
   candidates.resize(std::min<size_t>(candidates.size(), limit));
   std::vector<Value> result;

@@ -61,13 +61,16 @@ def required_multiples(layer: str, side: Side, groups: int, table: TaskTable, re
 def relaxed_multiple(split: Split, lanes: int) -> int:
     """Return the required multiple if one inner length of the split may shrink.
 
-    The largest length except the innermost may shrink to 1. If all of those are 1, the innermost may be
-    halved down to ``lanes``, the number of float32 values in a vector register.
+    The largest length except the innermost may shrink to 1. If all of those are 1, the innermost may shrink
+    to ``lanes``, the number of float32 values in a vector register, if it consists of whole vectors, and
+    otherwise be halved as long as it is longer.
     """
     largest = max(split.lengths[:-1], default=1)
     if largest > 1:
         return split.product // largest
     innermost = split.product
+    if innermost % lanes == 0:
+        return lanes
     while innermost > lanes and innermost % 2 == 0:
         innermost //= 2
     return innermost

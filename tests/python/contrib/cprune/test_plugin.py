@@ -52,16 +52,28 @@ def test_fit_lengths_divide_the_extent_and_the_closest_come_first(extent, length
     if extent % math.prod(lengths) == 0:
         assert fitted == [tuple(lengths)]
     else:
-        vectors = [n for n in range(1, lengths[-1] + 1) if lengths[-1] % n == 0 or n <= lanes]
+        shorter = range(1, lengths[-1] + 1)
+        vectors = [n for n in shorter if lengths[-1] % n == 0 or n % lanes == 0 or n <= lanes]
         candidates = itertools.product(*(range(1, 2 * n + 1) for n in lengths[:-1]), vectors)
         legal = [new for new in candidates if extent % math.prod(new) == 0]
         assert len(fitted) == min(limit, len(legal))
-        assert distance(lengths, fitted[0]) == pytest.approx(min(distance(lengths, new) for new in legal))
+        closest = min(distance(lengths, new, lanes) for new in legal)
+        assert distance(lengths, fitted[0], lanes) == pytest.approx(closest)
 
 
-def distance(old, new):
+def distance(old, new, lanes):
     steps = [abs(math.log2(b / a)) for a, b in zip(old, new, strict=True)]
-    return sum(steps[:-1]) + 4 * steps[-1] + abs(math.log2(math.prod(new) / math.prod(old)))
+    before, after = (-(-lengths[-1] // lanes) * lanes / lengths[-1] for lengths in (old, new))
+    unused = 4 * max(0.0, math.log2(after / before))
+    return sum(steps[:-1]) + 4 * steps[-1] + abs(math.log2(math.prod(new) / math.prod(old))) + unused
+
+
+@pytest.mark.parametrize(
+    ("extent", "lengths", "expected"),
+    [(48, (1, 1, 64), (1, 1, 48)), (96, (1, 1, 64), (1, 1, 48)), (176, (4, 1, 64), (1, 1, 16))],
+)
+def test_fitted_vectors_are_whole(extent, lengths, expected):
+    assert _plugin.fit_lengths(extent, lengths, 3, 16)[0] == expected
 
 
 def test_axes_over_the_same_channels_of_a_convolution_share_a_class():
