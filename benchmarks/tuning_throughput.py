@@ -1,23 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs per minute built and timed by CPrune's measurer and by auto_scheduler's local builder and runner.
+"""Programs per minute: of CPrune's measurer beside auto_scheduler's builder and runner, and of a search.
 
     python benchmarks/tuning_throughput.py
 
-Both measure the same programs, batch by batch in turn, with the same repeats, cold weights and number of
-processes.
+Both measurers get the same programs, batch by batch in turn, with the same repeats, cold weights and number
+of processes. The search is the first tuning of torchvision's ResNet-18 at 224x224, from nothing.
 """
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import torch
 from tvm.auto_scheduler.measure import MeasureErrorNo
 
 from common import SHAPE, median, print_machine, resnet18, spread
 from tvm import auto_scheduler
-from tvm.contrib.cprune.config import TuneConfig
+from tvm.contrib.cprune.compiler import Compiler
+from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.importers.from_torch import from_torch
+from tvm.contrib.cprune.loop.console import ConsoleReport
 from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
+from tvm.contrib.cprune.models.torchvision_models import load_torchvision
 from tvm.contrib.cprune.targets.target import host_target, host_threads
 from tvm.contrib.cprune.tasks import extract_from_program
 
@@ -60,6 +66,22 @@ def time_batch(measure: Measure, batch: Inputs) -> tuple[float, int]:
     return rate, sum(result.error_no != MeasureErrorNo.NO_ERROR for result in results)
 
 
+def time_search() -> None:
+    """Print the trials per minute of a first tuning."""
+    torch.manual_seed(0)
+    model, shape = load_torchvision("resnet18", 1000).eval(), (1, 3, 224, 224)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ConsoleReport() as report,
+        Compiler(PruneConfig(), shape, Path(folder), report=report) as compiler,
+    ):
+        relay_model = compiler.import_model(model)
+        started = time.perf_counter()
+        compiler.tuner.search(relay_model)
+        seconds, trials = time.perf_counter() - started, sum(compiler.programs.trials().values())
+    print(f"search: {trials} trials in {seconds:.0f} s, {60 * trials / seconds:.0f} per minute (goal: 74)")
+
+
 def main() -> None:
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -83,7 +105,8 @@ def main() -> None:
     for name, values in rates.items():
         print(f"{name:6} {median(values):6.1f} ± {spread(values):.1f} programs per minute")
     ratios = [ours / stock for ours, stock in zip(rates["CPrune"], rates["stock"], strict=True)]
-    print(f"ratio  {median(ratios):6.2f} ± {spread(ratios):.2f}   (required: at least 1.5)")
+    print(f"ratio  {median(ratios):6.2f} ± {spread(ratios):.2f}   (goal: at least 3)")
+    time_search()
 
 
 if __name__ == "__main__":

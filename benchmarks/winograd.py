@@ -19,6 +19,7 @@ from torch import nn
 from tvm.auto_scheduler import LayoutRewriteOption
 
 import tvm
+from bounds import seconds, speed_of_memory, speed_of_products
 from common import CACHE, median, print_machine, spread
 from onnx_runtime import onnx_session
 from tvm import tir
@@ -28,30 +29,10 @@ from tvm.contrib.cprune.loop.console import ConsoleReport
 from tvm.contrib.cprune.measuring.records import state_of
 from tvm.contrib.cprune.measuring.timing import sample_input
 from tvm.contrib.cprune.table import Row
-from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.transform.pin_algorithms import tile_size, winograd_algorithms
 
 SHAPES = ("64@56", "128@28", "256@14", "512@7")
 ROUNDS = 8
-
-
-def speed_of_products() -> float:
-    """Return the operations per second of a large matrix product in PyTorch."""
-    torch.set_num_threads(host_threads())
-    a, b = torch.rand(1024, 1024), torch.rand(1024, 1024)
-    return 2 * 1024**3 / min(seconds(lambda: a @ b) for _ in range(20))
-
-
-def speed_of_memory() -> float:
-    """Return the bytes per second that a sum over a large array reads."""
-    data = torch.rand(64 << 20)
-    return 4 * data.numel() / min(seconds(data.sum) for _ in range(10))
-
-
-def seconds(function) -> float:
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
 
 
 def time_stages(row: Row) -> list[float]:

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Latency of CPrune's models beside ONNX Runtime, OpenVINO, ncnn and MNN, float32, batch size 1, all cores.
+
+    python benchmarks/runtimes.py
+    python benchmarks/runtimes.py --networks resnet18 mobilenet_v2 --trials 16 --steps 0
+    python benchmarks/runtimes.py --networks resnet18 --library none --tasks
+
+Each network has random weights. It is tuned, pruned for some iterations without regard to accuracy, and timed
+at the original and at the pruned widths. All runtimes take turns; their outputs are compared with PyTorch's.
+The last column is CPrune's time over that of the fastest other runtime. An interrupted run continues from the
+folders in build/benchmarks/runtimes.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from bounds import print_tasks
+from common import CACHE, median, print_machine, spread
+from models import make_model
+from peers import RUNTIMES, Peer, convert
+from tvm.contrib.cprune.compiler import Compiler
+from tvm.contrib.cprune.config import PruneConfig, TuneConfig
+from tvm.contrib.cprune.loop.console import ConsoleReport
+from tvm.contrib.cprune.loop.training import Training
+from tvm.contrib.cprune.measuring.timing import sample_input
+from tvm.contrib.cprune.pruner import CPruner
+from tvm.contrib.cprune.table import TaskTable
+from tvm.contrib.cprune.targets.target import host_threads
+
+# Image size and pruning iterations of each network.
+NETWORKS = {
+    "resnet18": (224, 16),
+    "resnet50": (224, 16),
+    "vgg16_bn": (224, 16),
+    "mobilenet_v2": (224, 6),
+    "efficientnet_b0": (224, 6),
+    "squeezenet1_1": (224, 6),
+    "small/resnet18": (32, 16),
+    "small/mobilenetv2": (32, 6),
+}
+ROUNDS, RUNS = 10, 10
+# Largest difference from PyTorch, relative to PyTorch's largest output.
+TOLERANCE = 1e-3
+
+
+def no_training(_: nn.Module) -> None:
+    """Leave a candidate as it is: the benchmark measures latency only."""
+
+
+def make_network(name: str) -> nn.Module:
+    """Return a network with random weights."""
+    torch.manual_seed(0)
+    return make_model(name, 3, 1000, NETWORKS[name][0]).eval()
+
+
+def tune_and_prune(
+    name: str, model: nn.Module, steps: int, tune: TuneConfig, folder: Path
+) -> tuple[dict[str, tuple[nn.Module, Path]], TaskTable]:
+    """Tune a network, and prune it for some iterations.
+
+    Returns
+    -------
+    The model and its compiled library at the original and at the pruned widths, and the table of the former.
+    """
+    shape = (1, 3, NETWORKS[name][0], NETWORKS[name][0])
+    config = PruneConfig(alpha=1e-6, max_iterations=max(steps, 1), tune=tune)
+    with ConsoleReport() as report:
+        if steps:
+            training = Training(no_training, lambda _: 1.0)
+            CPruner(model, shape, training, config, folder, report=report).run(resume=True)
+        with Compiler(config, shape, folder, report=report) as compiler:
+            started = time.monotonic()
+            candidate = compiler.tune(model)
+            seconds, trials = time.monotonic() - started, compiler.programs.trials()
+            print(f"# {name}: {trials} trials; {seconds:.0f} s to tune and compile in this process")
+    variants = {"original": (model, candidate.library)}
+    if steps:
+        variants["pruned"] = (torch.jit.load(folder / "model.pt"), folder / "net.so")
+    return variants, candidate.table
+
+
+def time_in_turn(
+    model: nn.Module, library: Path, shape: tuple[int, ...], folder: Path
+) -> dict[str, list[float]]:
+    """Return the seconds of runs of all runtimes, which take turns."""
+    convert(model, shape, folder)
+    data = sample_input(shape)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(data)).numpy()
+    times: dict[str, list[float]] = {"CPrune": [], **{name: [] for name in RUNTIMES}}
+    peers: list[Peer] = []
+    try:
+        for name in RUNTIMES:
+            peers.append(Peer(name, folder, data, host_threads()))
+            check(name, peers[-1].output, expected)
+        with Compiler(PruneConfig(measure_repeats=RUNS), shape, folder / "timing") as compiler:
+            (output,) = compiler.measurer.run_model(library, data)
+            check("CPrune", output, expected)
+            for _ in range(ROUNDS):
+                times["CPrune"] += compiler.time_libraries({"CPrune": library})["CPrune"].samples
+                for peer in peers:
+                    times[peer.name] += peer.time(RUNS)
+                    time.sleep(0.2)  # threads of some runtimes keep spinning for a moment
+    finally:
+        for peer in peers:
+            peer.close()
+    return times
+
+
+def check(name: str, output: np.ndarray, expected: np.ndarray) -> None:
+    """Exit if an output differs from PyTorch's."""
+    error = float(np.abs(output - expected).max() / np.abs(expected).max())
+    # NaN fails, too.
+    if output.shape != expected.shape or not error <= TOLERANCE:
+        raise SystemExit(f"the output of {name} differs from PyTorch's by {error:.1e}, {output.shape}")
+
+
+def compare(name: str, args: argparse.Namespace) -> None:
+    """Tune and prune a network, and print a row for each of its variants."""
+    size, steps = NETWORKS[name]
+    steps = steps if args.steps is None else args.steps
+    kind = f"{args.trials}-{Path(args.library or 'starters').name}-{steps}"
+    folder = CACHE / "runtimes" / name.replace("/", "-") / kind
+    # Only the starters: an empty library, which belongs to this folder.
+    tune = TuneConfig(trials=args.trials, library=args.library or str(folder / "library"))
+    model = make_network(name)
+    variants, table = tune_and_prune(name, model, steps, tune, folder)
+    for variant, (network, library) in variants.items():
+        times = time_in_turn(network, library, (1, 3, size, size), folder / "peers" / variant)
+        medians = {runtime: median(values) for runtime, values in times.items()}
+        cells = [f"{medians[key] * 1e3:.2f} ± {spread(times[key]) * 1e3:.2f}" for key in times]
+        ratio = medians["CPrune"] / min(medians[key] for key in RUNTIMES)
+        print(f"| {name} {variant} | {' | '.join(cells)} | {ratio:.2f} |", flush=True)
+    if args.tasks:
+        print_tasks(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS, metavar="NAME")
+    parser.add_argument("--trials", type=int, default=16, help="trials per task (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help="pruning iterations (default: 16, or 6 for small networks)")
+    parser.add_argument("--library", help='"none", or a folder of programs (default: the starters only)')
+    parser.add_argument("--tasks", action="store_true", help="also print the tasks with their bounds")
+    args = parser.parse_args()
+    print_machine()
+    columns = ["network", "CPrune, ms", *(f"{name}, ms" for name in RUNTIMES), "ours over the best other"]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for name in args.networks:
+        compare(name, args)
+
+
+if __name__ == "__main__":
+    main()
