@@ -105,58 +105,98 @@ def _cifar10(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
     return Splits(*loaders, (3, 32, 32), tuple(test.classes))
 
 
-def _imagenet(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
-    torchvision = import_torchvision()
-    transforms = torchvision.transforms
+def _folder_transforms(size: int) -> tuple[Any, Any]:
+    """Return the transforms of photographs for training, and for validation and test."""
+    transforms = import_torchvision().transforms
     normalize = [transforms.ToTensor(), transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
-    augment = transforms.Compose(
-        [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), *normalize]
+    augment = [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), *normalize]
+    # The usual evaluation crops 224 pixels from 256.
+    plain = [transforms.Resize(size * 8 // 7), transforms.CenterCrop(size), *normalize]
+    return transforms.Compose(augment), transforms.Compose(plain)
+
+
+def _open_folder(name: str, folder: Path, transform: Any) -> Any:
+    """Open a folder with one folder of images for each class."""
+    try:
+        return import_torchvision().datasets.ImageFolder(str(folder), transform)
+    except (OSError, RuntimeError) as error:
+        raise CPruneError(
+            f"{name} in {folder} has no usable images ({error}); expected {folder}/<class>/<image>.JPEG"
+        ) from None
+
+
+def _imagenet(data_dir: Path, batch: int, test_batch: int, seed: int, size: int) -> Splits:
+    """Load images from the folders ``train`` and ``val``, which is the test split."""
+    augment, plain = _folder_transforms(size)
+    folders = [data_dir / "train", data_dir / "val"]
+    augmented, held_out, test = (
+        _open_folder("imagenet", folder, transform)
+        for folder, transform in zip((folders[0], *folders), (augment, plain, plain), strict=True)
     )
-    plain = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), *normalize])
-
-    def load(split: str, transform: Any) -> Any:
-        try:
-            return torchvision.datasets.ImageFolder(str(data_dir / split), transform)
-        except (OSError, RuntimeError) as error:
-            raise CPruneError(
-                f"imagenet in {data_dir} has no usable split {split!r} ({error}); expected "
-                f"{data_dir / split}/<class>/<image>.JPEG"
-            ) from None
-
-    augmented, test = load("train", augment), load("val", plain)
     if augmented.classes != test.classes:
-        raise CPruneError(f"{data_dir / 'train'} and {data_dir / 'val'} must have the same class folders")
-    train, validation = _hold_out(augmented, load("train", plain), seed)
+        raise CPruneError(f"{folders[0]} and {folders[1]} must have the same class folders")
+    train, validation = _hold_out(augmented, held_out, seed)
     loaders = _loaders((train, validation, test), batch, test_batch, workers=2)
-    return Splits(*loaders, (3, 224, 224), tuple(augmented.classes))
+    return Splits(*loaders, (3, size, size), tuple(augmented.classes))
 
 
-DATASETS: dict[str, Callable[[Path, int, int, int], Splits]] = {
-    "digits": _digits,
-    "cifar10": _cifar10,
+def _imagefolder(data_dir: Path, batch: int, test_batch: int, seed: int, size: int) -> Splits:
+    """Load images from one folder for each class.
+
+    The splits hold 70 % (training), 10 % (validation) and 20 % (test) of the images.
+    """
+    augmented, plain = (
+        _open_folder("imagefolder", data_dir, transform) for transform in _folder_transforms(size)
+    )
+    order = np.random.default_rng(seed).permutation(len(plain)).tolist()
+    test, validation = len(order) // 5, len(order) // 10
+    if not validation:
+        raise CPruneError(f"imagefolder in {data_dir} has {len(order)} images, expected at least 10")
+    parts = (
+        Subset(augmented, order[test + validation :]),
+        Subset(plain, order[test : test + validation]),
+        Subset(plain, order[:test]),
+    )
+    return Splits(*_loaders(parts, batch, test_batch, workers=2), (3, size, size), tuple(plain.classes))
+
+
+DATASETS: dict[str, Callable[[Path, int, int, int], Splits]] = {"digits": _digits, "cifar10": _cifar10}
+# Data sets whose images have no common size.
+FOLDERS: dict[str, Callable[[Path, int, int, int, int], Splits]] = {
     "imagenet": _imagenet,
+    "imagefolder": _imagefolder,
 }
+IMAGE_SIZE = 224
 
 
-def load_data(name: str, data_dir: Path, batch_size: int, test_batch_size: int, seed: int) -> Splits:
+def load_data(
+    name: str, data_dir: Path, batch_size: int, test_batch_size: int, seed: int, image_size: int | None = None
+) -> Splits:
     """Load a data set.
 
     Parameters
     ----------
     name
-        A key of ``DATASETS``.
+        A key of ``DATASETS`` or ``FOLDERS``.
     data_dir
-        Folder of the files of CIFAR-10 or ImageNet.
+        Folder of the files; digits needs none.
     batch_size, test_batch_size
         Images per batch for training, and for validation and test.
     seed
         Seed of the splits.
+    image_size
+        Rows and columns that photographs are cropped to; ``IMAGE_SIZE`` by default.
 
     Raises
     ------
     CPruneError
-        If the name is unknown, or the files are missing or damaged.
+        If the name is unknown, the files are missing or damaged, or the images have a size of their own.
     """
+    if name in FOLDERS:
+        return FOLDERS[name](data_dir, batch_size, test_batch_size, seed, image_size or IMAGE_SIZE)
     if name not in DATASETS:
-        raise CPruneError(f"unknown data set {name!r}; expected one of {', '.join(DATASETS)}")
+        expected = ", ".join((*DATASETS, *FOLDERS))
+        raise CPruneError(f"unknown data set {name!r}; expected one of {expected}")
+    if image_size is not None:
+        raise CPruneError(f"the images of {name} have a size of their own; --image-size is {image_size}")
     return DATASETS[name](data_dir, batch_size, test_batch_size, seed)

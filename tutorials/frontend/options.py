@@ -22,9 +22,12 @@ class DataSettings:
         that both have means torchvision's network for images of 64x64 and larger; a prefix selects one, as in
         small/resnet18 and torchvision/resnet18.
     dataset
-        Data set to train on. Only digits comes with the installation.
+        Data set to train on. Only digits comes with the installation. imagefolder is for your own images.
     data_dir
-        Folder that contains cifar10 or imagenet.
+        Folder that contains cifar10, the folders train and val of imagenet, or the class folders of
+        imagefolder.
+    image_size
+        Rows and columns of the images of imagenet and imagefolder; the default is 224.
     weights
         Weights of torchvision to load instead of training the network, such as DEFAULT.
     pretrained
@@ -36,8 +39,9 @@ class DataSettings:
     """
 
     model: str = "resnet8"
-    dataset: Literal["digits", "cifar10", "imagenet"] = "digits"
+    dataset: Literal["digits", "cifar10", "imagenet", "imagefolder"] = "digits"
     data_dir: Path = Path("data")
+    image_size: int | None = None
     weights: str | None = None
     pretrained: Path | None = None
     batch_size: int = 32
@@ -45,6 +49,7 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         check_fields(self, ("batch_size", "test_batch_size"), lambda value: value >= 1, "at least 1")
+        check_fields(self, ["image_size"], lambda value: value is None or value >= 8, "at least 8")
 
 
 @dataclass(frozen=True)
@@ -161,6 +166,8 @@ DEFAULTS = {
     # The epochs of the paper (section 4.1).
     "cifar10": Defaults(0.92, 100, 5, 100),
     "imagenet": Defaults(0.69, 90, 1, 20),
+    # Whatever the images are: any accuracy counts until the user requires one.
+    "imagefolder": Defaults(0.0, 90, 1, 20),
 }
 
 

@@ -39,8 +39,14 @@ UNTRAINED = ("--train-epochs", "0", "--accuracy-requirement", "0", "--experiment
         (["--dataset", "cifar10", "--data-dir", "/nowhere"], "cifar10 in /nowhere is missing or damaged"),
         (
             ["--dataset", "imagenet", "--data-dir", "/nowhere"],
-            "imagenet in /nowhere has no usable split 'train'",
+            "imagenet in /nowhere/train has no usable images",
         ),
+        (
+            ["--dataset", "imagefolder", "--data-dir", "/nowhere"],
+            "imagefolder in /nowhere has no usable images",
+        ),
+        (["--image-size", "64"], "the images of digits have a size of their own; --image-size is 64"),
+        (["--image-size", "4"], "--image-size is 4, expected at least 8"),
         (["--pretrained", "x.pt", "--weights", "DEFAULT"], "--weights and --pretrained exclude each other"),
         (["--pretrained", "/nowhere/x.pt"], "cannot read checkpoint /nowhere/x.pt"),
         (["--pretrained", __file__], "is not a state dict"),
@@ -190,16 +196,41 @@ def test_cifar10_is_split_and_damaged_files_are_reported(tmp_path, monkeypatch):
         load_data("cifar10", tmp_path, 8, 8, 0)
 
 
-def test_imagenet_folders_are_split_and_damaged_images_are_reported(tmp_path):
+def write_images(folder, count):
+    """Write ``count`` photographs of noise for each of two classes."""
     from PIL import Image
 
     generator = np.random.default_rng(0)
+    for name in ("n01440764", "n01443537"):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = generator.integers(0, 256, (300, 260, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.JPEG")
+
+
+def test_an_image_folder_is_split_the_same_way_for_a_seed(tmp_path):
+    write_images(tmp_path, 10)
+    splits = load_data("imagefolder", tmp_path, 4, 4, 0, 32)
+    parts = [set(indices_of(loader)) for loader in (splits.train, splits.validation, splits.test)]
+    assert [len(part) for part in parts] == [14, 2, 4]
+    assert set.union(*parts) == set(range(20))
+    assert splits.shape == (3, 32, 32)
+    assert splits.classes == ("n01440764", "n01443537")
+    assert next(iter(splits.train))[0].shape == (4, 3, 32, 32)
+    again = load_data("imagefolder", tmp_path, 4, 4, 0, 32)
+    assert indices_of(again.test) == indices_of(splits.test)
+    assert indices_of(load_data("imagefolder", tmp_path, 4, 4, 1, 32).test) != indices_of(splits.test)
+
+
+def test_an_image_folder_without_enough_images_is_an_error(tmp_path):
+    write_images(tmp_path, 4)
+    with pytest.raises(CPruneError, match="has 8 images, expected at least 10"):
+        load_data("imagefolder", tmp_path, 4, 4, 0)
+
+
+def test_imagenet_folders_are_split_and_damaged_images_are_reported(tmp_path):
     for split, count in (("train", 6), ("val", 2)):
-        for name in ("n01440764", "n01443537"):
-            (tmp_path / split / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = generator.integers(0, 256, (300, 260, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(tmp_path / split / name / f"{i}.JPEG")
+        write_images(tmp_path / split, count)
     splits = load_data("imagenet", tmp_path, 4, 4, 0)
     assert splits.classes == ("n01440764", "n01443537")
     assert (len(splits.train.dataset), len(splits.validation.dataset), len(splits.test.dataset)) == (11, 1, 4)
