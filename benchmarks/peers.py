@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other inference runtimes, for the benchmarks that compare with them: float32 on all cores.
+"""CPrune's models and other inference runtimes, for the benchmarks that compare them: float32 on all cores.
 
 Each one runs in a process of its own, so that the threads of one do not spin beside those of another. Such a
-process is this file as a script; it does not import TVM.
+process is this file as a script. A run includes passing the input and fetching the output.
 """
 
 import json
@@ -17,6 +17,20 @@ from typing import Any
 import numpy as np
 
 Run = Callable[[np.ndarray], np.ndarray]
+
+
+def _cprune(path: str, threads: int) -> Run:
+    import tvm
+    from tvm.contrib import graph_executor
+
+    module = graph_executor.GraphModule(tvm.runtime.load_module(path)["default"](tvm.cpu()))
+
+    def run(data: np.ndarray) -> np.ndarray:
+        module.set_input("data", data)
+        module.run()
+        return np.asarray(module.get_output(0).numpy())
+
+    return run
 
 
 def _onnx_runtime(path: str, threads: int) -> Run:
@@ -80,7 +94,9 @@ def _mnn(path: str, threads: int) -> Run:
     return run
 
 
+OURS = "CPrune"
 RUNTIMES: dict[str, tuple[str, Callable[[str, int], Run]]] = {
+    OURS: ("net.so", _cprune),
     "ONNX Runtime": ("model.onnx", _onnx_runtime),
     "OpenVINO": ("model.onnx", _openvino),
     "ncnn": ("model.ncnn.param", _ncnn),
@@ -89,7 +105,7 @@ RUNTIMES: dict[str, tuple[str, Callable[[str, int], Run]]] = {
 
 
 def convert(model: Any, shape: tuple[int, ...], folder: Path) -> None:
-    """Write a PyTorch model to a folder in the formats of all runtimes.
+    """Write a PyTorch model to a folder in the formats of all other runtimes.
 
     Raises
     ------
@@ -110,9 +126,9 @@ def convert(model: Any, shape: tuple[int, ...], folder: Path) -> None:
     _call([str(binaries / "pnnx"), str(traced), f"inputshape=[{sizes}]", "fp16=0"])
     to_mnn = ["-f", "ONNX", "--modelFile", str(onnx), "--MNNModel", str(folder / "model.mnn")]
     _call([str(binaries / "mnnconvert"), *to_mnn, "--bizCode", "none"])
-    for name, _ in RUNTIMES.values():
-        if not (folder / name).exists():
-            raise RuntimeError(f"{folder / name} was not written")
+    for name, (file, _) in RUNTIMES.items():
+        if name != OURS and not (folder / file).exists():
+            raise RuntimeError(f"{folder / file} was not written")
 
 
 def _call(command: list[str]) -> None:
@@ -129,7 +145,7 @@ class Peer:
     name
         A key of ``RUNTIMES``.
     folder
-        Folder that ``convert`` wrote.
+        Folder that ``convert`` wrote, or with CPrune's ``net.so``.
     data
         The input of every run.
     threads
@@ -141,7 +157,7 @@ class Peer:
         inputs, outputs = folder / "data.npy", folder / f"{name.replace(' ', '')}.npy"
         np.save(inputs, data)
         command = [sys.executable, __file__, name, str(folder), str(inputs), str(outputs), str(threads)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TVM_NUM_THREADS": str(threads)}
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
         self._read()

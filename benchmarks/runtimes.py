@@ -12,6 +12,7 @@ folders in build/benchmarks/runtimes.
 """
 
 import argparse
+import shutil
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from torch import nn
 from bounds import print_tasks
 from common import CACHE, median, print_machine, spread
 from models import make_model
-from peers import RUNTIMES, Peer, convert
+from peers import OURS, RUNTIMES, Peer, convert
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.loop.console import ConsoleReport
@@ -89,23 +90,20 @@ def time_in_turn(
 ) -> dict[str, list[float]]:
     """Return the seconds of runs of all runtimes, which take turns."""
     convert(model, shape, folder)
+    shutil.copy(library, folder / RUNTIMES[OURS][0])
     data = sample_input(shape)
     with torch.no_grad():
         expected = model(torch.from_numpy(data)).numpy()
-    times: dict[str, list[float]] = {"CPrune": [], **{name: [] for name in RUNTIMES}}
+    times: dict[str, list[float]] = {name: [] for name in RUNTIMES}
     peers: list[Peer] = []
     try:
         for name in RUNTIMES:
             peers.append(Peer(name, folder, data, host_threads()))
             check(name, peers[-1].output, expected)
-        with Compiler(PruneConfig(measure_repeats=RUNS), shape, folder / "timing") as compiler:
-            (output,) = compiler.measurer.run_model(library, data)
-            check("CPrune", output, expected)
-            for _ in range(ROUNDS):
-                times["CPrune"] += compiler.time_libraries({"CPrune": library})["CPrune"].samples
-                for peer in peers:
-                    times[peer.name] += peer.time(RUNS)
-                    time.sleep(0.2)  # threads of some runtimes keep spinning for a moment
+        for _ in range(ROUNDS):
+            for peer in peers:
+                times[peer.name] += peer.time(RUNS)
+                time.sleep(0.2)  # threads of some runtimes keep spinning for a moment
     finally:
         for peer in peers:
             peer.close()
@@ -134,7 +132,7 @@ def compare(name: str, args: argparse.Namespace) -> None:
         times = time_in_turn(network, library, (1, 3, size, size), folder / "peers" / variant)
         medians = {runtime: median(values) for runtime, values in times.items()}
         cells = [f"{medians[key] * 1e3:.2f} ± {spread(times[key]) * 1e3:.2f}" for key in times]
-        ratio = medians["CPrune"] / min(medians[key] for key in RUNTIMES)
+        ratio = medians[OURS] / min(medians[key] for key in RUNTIMES if key != OURS)
         print(f"| {name} {variant} | {' | '.join(cells)} | {ratio:.2f} |", flush=True)
     if args.tasks:
         print_tasks(table)
@@ -146,12 +144,14 @@ def main() -> None:
     )
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS, metavar="NAME")
     parser.add_argument("--trials", type=int, default=16, help="trials per task (default: %(default)s)")
-    parser.add_argument("--steps", type=int, help="pruning iterations (default: 16, or 6 for small networks)")
+    parser.add_argument(
+        "--steps", type=int, help="pruning iterations (default: 16 for ResNet and VGG, 6 for others)"
+    )
     parser.add_argument("--library", help='"none", or a folder of programs (default: the starters only)')
     parser.add_argument("--tasks", action="store_true", help="also print the tasks with their bounds")
     args = parser.parse_args()
     print_machine()
-    columns = ["network", "CPrune, ms", *(f"{name}, ms" for name in RUNTIMES), "ours over the best other"]
+    columns = ["network", *(f"{name}, ms" for name in RUNTIMES), "ours over the best other"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for name in args.networks:
         compare(name, args)

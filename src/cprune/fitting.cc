@@ -52,7 +52,9 @@ void Enumerate(const Lengths& lengths, int64_t rest, int64_t lanes, Lengths* pre
   const bool innermost = depth + 1 == lengths.size();
   const int64_t cap = std::min(rest, innermost ? old : 2 * old);
   for (int64_t factor = 1; factor <= cap; ++factor) {
-    if (rest % factor || (innermost && old % factor && factor % lanes && factor > lanes)) continue;
+    const bool fills_registers = lanes > 1 && factor % lanes == 0;
+    if (rest % factor) continue;
+    if (innermost && old % factor && factor > lanes && !fills_registers) continue;
     prefix->push_back(factor);
     Enumerate(lengths, rest / factor, lanes, prefix, out);
     prefix->pop_back();

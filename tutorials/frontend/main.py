@@ -195,6 +195,7 @@ def options_of(settings: Settings, labels: dict[str, Any]) -> dict[str, Any]:
     pretrained = settings.data.pretrained
     return {
         **labels,
+        "image_size": settings.data.image_size,
         "train_epochs": settings.train.train_epochs,
         "pretrained": str(pretrained) if pretrained else None,
         "weights": settings.data.weights,

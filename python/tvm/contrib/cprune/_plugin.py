@@ -69,7 +69,8 @@ def fit_lengths(extent: int, lengths: Sequence[int], limit: int, lanes: int) -> 
     """Return up to ``limit`` lists of inner lengths whose product divides ``extent``.
 
     Lists closest to ``lengths`` come first. If ``lengths`` fit, they are the only result. The innermost
-    length is a vector: it divides the old one, or is shorter and fits one register of ``lanes`` numbers.
+    length is a vector: it divides the old one, or is shorter and fills whole registers of ``lanes`` numbers
+    or fits one.
     """
     return [tuple(int(n) for n in fitted) for fitted in _fit_lengths(extent, limit, lanes, *lengths)]
 

@@ -145,8 +145,9 @@ class PruneConfig:
         How many channels to prune per step: "joint" selects a width that fits the programs of all affected
         layers, "paper" follows section 3.3 of the paper.
     retry_smaller
-        After a candidate that costs too much accuracy, prune its channel groups one by one, and then by half
-        of the step, before they are excluded. The step rule "paper" excludes them at once.
+        After a candidate that costs too much accuracy, prune its channel groups one by one, and those that
+        still cost too much once more to a width halfway, before they are excluded. The step rule "paper"
+        excludes them at once.
     max_iterations
         Maximum number of candidates to evaluate.
     max_sparsity

@@ -69,7 +69,7 @@ def relaxed_multiple(split: Split, lanes: int) -> int:
     if largest > 1:
         return split.product // largest
     innermost = split.product
-    if innermost % lanes == 0:
+    if lanes > 1 and innermost % lanes == 0:
         return lanes
     while innermost > lanes and innermost % 2 == 0:
         innermost //= 2

@@ -49,7 +49,7 @@ def prune(run: Run, baseline: AcceptedModel) -> tuple[Candidate, str]:
         11          continue
         12      train the candidate for a short term; evaluate it
         13      if its accuracy < a_min or < alpha * accuracy of the last accepted model:
-        14          reject it: try its channel groups one by one and with half of the step, then exclude them
+        14          reject it: try its channel groups one by one, then halfway, then exclude them
         15          continue
         16      accept it: model, table, accuracy <- those of the candidate
         17      goal <- beta * latency of the candidate

@@ -46,6 +46,7 @@ def test_groups_that_cost_too_much_accuracy_are_separated_then_limited():
     assert (state.limits, state.dropped) == ({"a": 32}, frozenset())
     state = state.after(candidate("accepted", 0.94, widths={"b": [64, 48]}, checkpoint="x"))
     assert (state.separated, state.limits) == ({"a", "b"}, {"a": 32})
+    assert state.after(candidate("accuracy", widths={"a": [64, 48]}, retry=True)).dropped == {"a"}
     # A candidate that cannot be built has no smaller one.
     state = state.after(candidate("impossible", widths={"b": [48, 32]}, retry=True))
     assert state.dropped == {"b"}

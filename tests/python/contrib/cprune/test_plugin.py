@@ -53,7 +53,8 @@ def test_fit_lengths_divide_the_extent_and_the_closest_come_first(extent, length
         assert fitted == [tuple(lengths)]
     else:
         shorter = range(1, lengths[-1] + 1)
-        vectors = [n for n in shorter if lengths[-1] % n == 0 or n % lanes == 0 or n <= lanes]
+        whole = {n for n in shorter if lanes > 1 and n % lanes == 0}
+        vectors = [n for n in shorter if lengths[-1] % n == 0 or n in whole or n <= lanes]
         candidates = itertools.product(*(range(1, 2 * n + 1) for n in lengths[:-1]), vectors)
         legal = [new for new in candidates if extent % math.prod(new) == 0]
         assert len(fitted) == min(limit, len(legal))
@@ -66,6 +67,11 @@ def distance(old, new, lanes):
     before, after = (-(-lengths[-1] // lanes) * lanes / lengths[-1] for lengths in (old, new))
     unused = 4 * max(0.0, math.log2(after / before))
     return sum(steps[:-1]) + 4 * steps[-1] + abs(math.log2(math.prod(new) / math.prod(old))) + unused
+
+
+def test_vectors_of_other_targets_than_cpus_divide_the_old_ones():
+    # OpenCL has vectors of 2, 3, 4, 8 and 16 elements only.
+    assert {lengths[-1] for lengths in _plugin.fit_lengths(60, (1, 2, 8), 20, 1)} == {1, 2, 4}
 
 
 @pytest.mark.parametrize(

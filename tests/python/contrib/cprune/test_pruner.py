@@ -141,13 +141,41 @@ def test_all_outputs_of_a_network_are_compared_in_a_run_and_in_deploy(
 
 def test_a_candidate_that_loses_accuracy_changes_nothing_and_drops_its_group(tuned_dir, latency_by_macs):
     # The unpruned model, three candidates that fail, then the unpruned model again at the end.
-    pruner = CPruner(make_model(), SHAPE, training([0.9, 0.5, 0.5, 0.5, 0.9, 0.9]), config(), tuned_dir)
-    result = pruner.run()
+    accuracies, settings = training([0.9, 0.5, 0.5, 0.5, 0.9, 0.9]), config(retry_smaller=False)
+    result = CPruner(make_model(), SHAPE, accuracies, settings, tuned_dir).run()
     assert result["accepted"] == 0
     assert result["pruned"]["widths"] == result["baseline"]["widths"]
     roots = [root for it in result["iterations"] for root in it["widths"]]
     assert len(roots) == len(set(roots))
     assert {it["verdict"] for it in result["iterations"]} == {"accuracy"}
+
+
+def test_a_group_that_loses_accuracy_is_tried_halfway_before_it_is_excluded(tuned_dir, latency_by_macs):
+    accuracy, settings = [0.9], config(max_iterations=40)
+    losing = Training(short_term=lambda _: None, evaluate=lambda _: accuracy[0])
+
+    def report(event):
+        # The unpruned model is accurate, every candidate is not.
+        if event["event"] == "baseline":
+            accuracy[0] = 0.5
+        if event["event"] == "candidate":
+            tried.append(event["widths"])
+
+    tried = []
+    result = CPruner(make_model(), SHAPE, losing, settings, tuned_dir, report=report).run()
+    assert result["accepted"] == 0
+    assert 0 < len(tried) < 40
+    by_root = {}
+    for widths in tried:
+        assert len(widths) == 1  # one layer per task
+        ((root, (width, next_width)),) = widths.items()
+        by_root.setdefault(root, []).append((width, next_width))
+    assert len(by_root) > 1
+    for steps in by_root.values():
+        assert len(steps) <= 2
+        if len(steps) == 2:
+            (width, limit), (_, halfway) = steps
+            assert (width + limit) / 2 <= halfway < width
 
 
 def test_both_models_get_the_final_trials_and_the_test_split_is_read_once(

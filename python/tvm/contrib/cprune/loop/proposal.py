@@ -13,6 +13,9 @@ from tvm.contrib.cprune.table import Row
 from tvm.contrib.cprune.targets.target import vector_lanes
 from tvm.contrib.cprune.types import ChannelStep
 
+# Few programs fit widths that are no multiple of this.
+MIN_LANES = 8
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -47,20 +50,24 @@ def propose(
             if step is not None:
                 steps[group.root] = step
         if steps:
-            return Proposal(row, separate(tuple(steps.values()), state.separated))
+            return Proposal(row, separate(tuple(steps.values()), state.separated, state.limits))
     return None
 
 
-def separate(steps: tuple[ChannelStep, ...], separated: Collection[str]) -> tuple[ChannelStep, ...]:
+def separate(
+    steps: tuple[ChannelStep, ...], separated: Collection[str], limits: Collection[str]
+) -> tuple[ChannelStep, ...]:
     """Return the steps to take together: those of groups that are not separated, or else a single one.
 
     Parameters
     ----------
     separated
         Roots of the groups whose steps together cost too much accuracy.
+    limits
+        Roots of the groups whose step alone cost too much accuracy; their turn comes last.
     """
     joint = tuple(step for step in steps if step.group.root not in separated)
-    return joint or steps[:1]
+    return joint or (min(steps, key=lambda step: step.group.root in limits),)
 
 
 def stay_above(step: ChannelStep, limit: int, start: int | None, lanes: int) -> ChannelStep | None:
@@ -73,11 +80,12 @@ def stay_above(step: ChannelStep, limit: int, start: int | None, lanes: int) -> 
     start
         Width above which candidates were too slow; the group's current width by default.
     lanes
-        Elements in a vector register. A width halfway to the limit is rounded up to whole vectors.
+        Elements in a vector register. A width halfway to the limit is rounded up to whole vectors, or to a
+        multiple of ``MIN_LANES``.
     """
     if step.next_width > limit:
         return step
-    width, multiple = start or step.width, math.lcm(step.group.round_to, lanes)
+    width, multiple = start or step.width, math.lcm(step.group.round_to, max(lanes, MIN_LANES))
     middle = math.ceil((width + limit) / 2 / multiple) * multiple
     if not limit < middle < width:
         return None

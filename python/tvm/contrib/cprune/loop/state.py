@@ -25,7 +25,8 @@ class LoopState:
     checkpoint
         Name of the last accepted model's checkpoint; "" before the first acceptance.
     dropped
-        Roots of the channel groups excluded for good, because pruning them cost too much accuracy.
+        Roots of the channel groups excluded for good, because pruning them cost too much accuracy or gave a
+        model that cannot be compiled or run.
     separated
         Roots of the groups to be pruned one by one, because pruning them together cost too much accuracy.
     limits
@@ -62,8 +63,9 @@ class LoopState:
         widths = {root: new_width for root, (_, new_width) in event["widths"].items()}
         if event["verdict"] == "latency":
             return replace(state, reached={**self.reached, **widths})
-        if event["verdict"] != "accuracy" or not event["retry_smaller"]:
-            return replace(state, dropped=self.dropped | set(widths))
-        if len(widths) > 1:
+        retry = event["verdict"] == "accuracy" and event.get("retry_smaller", False)
+        if retry and len(widths) > 1:
             return replace(state, separated=self.separated | set(widths))
-        return replace(state, limits={**self.limits, **widths})
+        if retry and not self.limits.keys() & widths.keys():
+            return replace(state, limits={**self.limits, **widths})
+        return replace(state, dropped=self.dropped | set(widths))

@@ -84,6 +84,7 @@ def vector_lanes(target: str) -> int:
 @functools.cache
 def vector_registers(target: str) -> int:
     """Return the number of vector registers of a CPU target."""
+    # TVM adds this machine's triple to a target that has none.
     triple = str(parse_target(target).attrs.get("mtriple") or "")
     if triple.startswith(("aarch64", "arm64")):
         return 32

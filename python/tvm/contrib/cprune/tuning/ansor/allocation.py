@@ -43,8 +43,6 @@ class AnsorSearch(TaskSearch):
         Whether the task has a good program and gets no trials.
     tiled : TiledPrograms
         Generates programs with register tiles.
-    batches : int
-        Batches measured by this search.
     """
 
     policy: Any
@@ -55,7 +53,6 @@ class AnsorSearch(TaskSearch):
     alternatives: list["AnsorSearch"] = field(default_factory=list)
     lent: set[str] = field(default_factory=set)
     settled: bool = False
-    batches: int = 0
 
     def learn(self, records: Sequence[Measured]) -> None:
         """Count programs that the policy did not generate, and let it and the cost model learn from them.

@@ -26,7 +26,7 @@ from tvm.contrib.cprune.types import Task
 # Generations of the evolutionary search. With Ansor's default of 4, ranking programs takes almost as long as
 # compiling the selected ones.
 GENERATIONS = 2
-# Every so many batches of a task come from the evolutionary search, the others from register tiles.
+# One in so many batches of a task comes from the evolutionary search, the others have register tiles.
 EVOLUTION_INTERVAL = 4
 
 
@@ -81,7 +81,7 @@ def search(
             if out_of_time and all(search.has_started(config) for search in searches):
                 break
             size = batch_size(current, config, progress.trials_left)
-            _measure_batch(current, searches, size, measurer, tvm_measurer, log)
+            _measure_batch(current, searches, config, size, measurer, tvm_measurer, log)
             if strict and all(search.only_failures for search in (current, *current.alternatives)):
                 raise current.no_valid_program()
             progress.report(current)
@@ -160,22 +160,23 @@ def _task_seed(task: Task, seed: int) -> int:
 def _measure_batch(
     search: AnsorSearch,
     searches: Sequence[AnsorSearch],
+    config: TuneConfig,
     size: int,
     measurer: Measurer,
     tvm_measurer: ProgramMeasurer,
     log: RecordLog,
 ) -> None:
-    """Measure up to ``size`` programs: lent ones, those with register tiles, and those of the evolution."""
-    search.batches += 1
+    """Measure ``size`` programs: lent ones, those with register tiles, and those of the evolution."""
+    evolve = search.trials // config.batch % EVOLUTION_INTERVAL == EVOLUTION_INTERVAL - 1
     inputs = lend(search, searches, log, size // 2)
-    if search.batches % EVOLUTION_INTERVAL:
+    if not evolve:
         tiled = search.tiled.generate(log.of(search.task.workload_key))
         new = [measure_input for measure_input in tiled if not log.holds(measure_input)]
         inputs += search.ranked(new)[: size - len(inputs)]
     records = measurer.measure_new(inputs, log)
     if records:
         search.learn(records)
-    if not records or search.batches % EVOLUTION_INTERVAL == 0:
+    if len(records) < size:
         _evolve(search, size - len(records), tvm_measurer, log)
 
 

@@ -62,7 +62,7 @@ def _is_unrolled(op: te.ComputeOp) -> bool:
 def _describe(op: te.ComputeOp, first: int) -> TiledOperation | None:
     """Return an operation whose first axis has the number ``first``, None if tiles do not suit it."""
     inputs, last = _axes_of_inputs(op), len(op.axis) - 1
-    if len(inputs) != 2 or all(last in axes for axes in inputs):
+    if not op.axis or len(inputs) != 2 or all(last in axes for axes in inputs):
         return None
     spatial = {first + i: _extent(axis) for i, axis in enumerate(op.axis)}
     reduction = {first + last + 1 + i: _extent(axis) for i, axis in enumerate(op.reduce_axis)}

@@ -48,8 +48,8 @@ class TiledPrograms:
         self._record, self._sampled = "", list[list[Step]]()
         if self._operation is not None and task.tvm_task.target.kind.name == "llvm":
             target = str(task.tvm_task.target)
-            registers = vector_lanes(target), vector_registers(target)
-            tiles = result_tiles(self._operation, *registers), weight_tiles(self._operation, *registers)
+            size = vector_lanes(target), vector_registers(target)
+            tiles = result_tiles(self._operation, *size), weight_tiles(self._operation, *size)
             self._kinds = [kind for kind in tiles if kind]
 
     def generate(self, measured: Iterable[Measured]) -> list[Any]:
@@ -102,12 +102,15 @@ class TiledPrograms:
         """Return one of some programs with another length outside of its tile, or less or more unrolled."""
         steps = self._random.choice(programs)
         splits = self._splits(steps)
-        assert splits is not None
+        assert splits is not None and self._operation is not None
         tiled = {split.step: axis for axis, split in splits.spatial.items()}
         number = self._random.choice([i for i, step in enumerate(steps) if step[0] in ("SP", "PR")])
         if number in tiled:
-            split = splits.spatial[tiled[number]]
-            only, tile = TileSplits({tiled[number]: split}, {}), Tile({tiled[number]: split.lengths[-1]})
+            axis = tiled[number]
+            lengths = splits.spatial[axis].lengths
+            # Along the rows, the loop around the tile may change, too.
+            middle = {} if axis in self._operation.rows else {axis: lengths[1]}
+            only, tile = TileSplits({axis: splits.spatial[axis]}, {}), Tile({axis: lengths[-1]}, middle)
             return with_tile(steps, only, tile, 1, self._random)
         changed = [list(step) for step in steps]
         step = changed[number]
