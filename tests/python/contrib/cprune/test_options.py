@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import pytest
 
 import options as tutorial
-from data import DATASETS
+from data import DATASETS, FOLDERS
 from models import MODELS
 from tvm.contrib.cprune.commands import tune as tune_command
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
@@ -164,8 +164,8 @@ def test_programs_run_longer_on_remote_devices():
 def test_documentation_lists_every_model_data_set_and_preset():
     docs = attribute_docs(tutorial.DataSettings)
     assert [name for name in MODELS if name not in docs["model"]] == []
-    assert get_args(get_type_hints(tutorial.DataSettings)["dataset"]) == tuple(DATASETS)
-    assert tuple(tutorial.DEFAULTS) == tuple(DATASETS)
+    assert get_args(get_type_hints(tutorial.DataSettings)["dataset"]) == (*DATASETS, *FOLDERS)
+    assert tuple(tutorial.DEFAULTS) == (*DATASETS, *FOLDERS)
     assert [name for name in NAMES if name not in attribute_docs(tutorial.DeviceSettings)["target"]] == []
 
 
