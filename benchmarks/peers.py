@@ -104,6 +104,16 @@ RUNTIMES: dict[str, tuple[str, Callable[[str, int], Run]]] = {
 }
 
 
+def export_onnx(model: Any, shape: tuple[int, ...], folder: Path) -> Path:
+    """Write a PyTorch model to a folder for ONNX Runtime and OpenVINO, and return the path of the file."""
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "model.onnx"
+    torch.onnx.export(model, (torch.zeros(shape),), str(path), dynamo=False, input_names=["data"])
+    return path
+
+
 def convert(model: Any, shape: tuple[int, ...], folder: Path) -> None:
     """Write a PyTorch model to a folder in the formats of all other runtimes.
 
@@ -114,12 +124,8 @@ def convert(model: Any, shape: tuple[int, ...], folder: Path) -> None:
     """
     import torch
 
-    folder.mkdir(parents=True, exist_ok=True)
-    data = torch.zeros(shape)
-    onnx = folder / "model.onnx"
-    torch.onnx.export(model, (data,), str(onnx), dynamo=False, input_names=["data"])
-    traced = folder / "model.pt"
-    torch.jit.trace(model, data).save(str(traced))
+    onnx, traced = export_onnx(model, shape, folder), folder / "model.pt"
+    torch.jit.trace(model, torch.zeros(shape)).save(str(traced))
     sizes = ",".join(map(str, shape))
     binaries = Path(sys.executable).parent
     # pnnx writes the files of ncnn beside the traced model.
@@ -138,14 +144,14 @@ def _call(command: list[str]) -> None:
 
 
 class Peer:
-    """A runtime that has loaded a model, in a process of its own.
+    """A runtime that has loaded a model, in a process of its own. Use it as a context manager.
 
     Parameters
     ----------
     name
         A key of ``RUNTIMES``.
     folder
-        Folder that ``convert`` wrote, or with CPrune's ``net.so``.
+        Folder with the model's file for the runtime (see ``convert`` and ``export_onnx``).
     data
         The input of every run.
     threads
@@ -162,6 +168,12 @@ class Peer:
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
         self._read()
         self.output: np.ndarray = np.load(outputs)
+
+    def __enter__(self) -> "Peer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def time(self, runs: int) -> list[float]:
         """Return the seconds of some runs, after one to warm up."""

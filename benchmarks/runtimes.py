@@ -14,6 +14,7 @@ folders in build/benchmarks/runtimes.
 import argparse
 import shutil
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from bounds import print_tasks
 from common import CACHE, median, print_machine, spread
 from models import make_model
 from peers import OURS, RUNTIMES, Peer, convert
+from tvm.contrib.cprune.building.build import algorithms_of
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.loop.console import ConsoleReport
@@ -70,15 +72,16 @@ def tune_and_prune(
     """
     shape = (1, 3, NETWORKS[name][0], NETWORKS[name][0])
     config = PruneConfig(alpha=1e-6, max_iterations=max(steps, 1), tune=tune)
+    algorithms = None
     with ConsoleReport() as report:
         if steps:
             training = Training(no_training, lambda _: 1.0)
             CPruner(model, shape, training, config, folder, report=report).run(resume=True)
+            # The run has searched already.
+            algorithms = algorithms_of(TaskTable.load(folder / "table_unpruned.json"))
         with Compiler(config, shape, folder, report=report) as compiler:
-            started = time.monotonic()
-            candidate = compiler.tune(model)
-            seconds, trials = time.monotonic() - started, compiler.programs.trials()
-            print(f"# {name}: {trials} trials; {seconds:.0f} s to tune and compile in this process")
+            candidate = compiler.tune(model, algorithms)
+            print(f"# {name}: {compiler.programs.trials()} trials")
     variants = {"original": (model, candidate.library)}
     if steps:
         variants["pruned"] = (torch.jit.load(folder / "model.pt"), folder / "net.so")
@@ -95,18 +98,14 @@ def time_in_turn(
     with torch.no_grad():
         expected = model(torch.from_numpy(data)).numpy()
     times: dict[str, list[float]] = {name: [] for name in RUNTIMES}
-    peers: list[Peer] = []
-    try:
-        for name in RUNTIMES:
-            peers.append(Peer(name, folder, data, host_threads()))
-            check(name, peers[-1].output, expected)
+    with ExitStack() as processes:
+        peers = [processes.enter_context(Peer(name, folder, data, host_threads())) for name in RUNTIMES]
+        for peer in peers:
+            check(peer.name, peer.output, expected)
         for _ in range(ROUNDS):
             for peer in peers:
                 times[peer.name] += peer.time(RUNS)
                 time.sleep(0.2)  # threads of some runtimes keep spinning for a moment
-    finally:
-        for peer in peers:
-            peer.close()
     return times
 
 

@@ -18,7 +18,7 @@ import onnxruntime
 import torch
 
 from common import CACHE, SHAPE, median, print_machine, resnet18, resnet18_compiler, spread, tune_resnet18
-from onnx_runtime import onnx_session
+from peers import Peer, export_onnx
 from tvm.contrib.cprune.compiler import Candidate, Compiler
 from tvm.contrib.cprune.measuring.timing import sample_input
 from tvm.contrib.cprune.models.groups import find_groups
@@ -45,26 +45,21 @@ def scaled(base: Candidate, factor: float, rounded: bool) -> torch.nn.Module:
     return shrink(base.model, SHAPE, steps, lambda group: score(group, "l1", 0))
 
 
-def time_both(
-    compiler: Compiler, candidate: Candidate, session: onnxruntime.InferenceSession
-) -> tuple[list, list]:
-    """Time a compiled model and ONNX Runtime alternately, one at a time.
+def time_both(compiler: Compiler, candidate: Candidate, folder: Path) -> tuple[list, list]:
+    """Time a compiled model and ONNX Runtime alternately.
 
     Returns
     -------
     The seconds of each run of the compiled model and of ONNX Runtime.
     """
-    data, ours, theirs = sample_input(SHAPE), [], []
-    for _ in range(3):
-        session.run(None, {"data": data})
-    for _ in range(ROUNDS):
-        ours += compiler.time({"model": candidate})["model"].samples
-        time.sleep(0.1)
-        for _ in range(50):
-            started = time.perf_counter()
-            session.run(None, {"data": data})
-            theirs.append(time.perf_counter() - started)
-        time.sleep(0.2)  # ONNX Runtime's threads keep spinning for a moment
+    export_onnx(candidate.model, SHAPE, folder)
+    ours, theirs = [], []
+    with Peer("ONNX Runtime", folder, sample_input(SHAPE), host_threads()) as peer:
+        for _ in range(ROUNDS):
+            ours += compiler.time({"model": candidate})["model"].samples
+            time.sleep(0.1)
+            theirs += peer.time(50)
+            time.sleep(0.2)  # ONNX Runtime's threads keep spinning for a moment
     return ours, theirs
 
 
@@ -81,7 +76,7 @@ def row(compiler: Compiler, base: Candidate, factor: float, rounded: bool, folde
     expected = candidate.model(torch.tensor(data)).detach().numpy()
     error = float(np.abs(actual - expected).max() / np.abs(expected).max())
 
-    ours, theirs = time_both(compiler, candidate, onnx_session(candidate.model, folder, SHAPE))
+    ours, theirs = time_both(compiler, candidate, folder)
     macs, _ = macs_and_params(candidate.model, SHAPE)
     name = f"{factor:.3g}{' rounded' if rounded else ''}"
     times = [f"{median(t) * 1e3:.3f} ± {spread(t) * 1e3:.3f}" for t in (ours, theirs)]

@@ -19,9 +19,9 @@ from torch import nn
 from tvm.auto_scheduler import LayoutRewriteOption
 
 import tvm
-from bounds import seconds, speed_of_memory, speed_of_products
+from bounds import speed_of_memory, speed_of_products
 from common import CACHE, median, print_machine, spread
-from onnx_runtime import onnx_session
+from peers import Peer, export_onnx
 from tvm import tir
 from tvm.contrib.cprune.compiler import Candidate, Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
@@ -29,6 +29,7 @@ from tvm.contrib.cprune.loop.console import ConsoleReport
 from tvm.contrib.cprune.measuring.records import state_of
 from tvm.contrib.cprune.measuring.timing import sample_input
 from tvm.contrib.cprune.table import Row
+from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.transform.pin_algorithms import tile_size, winograd_algorithms
 
 SHAPES = ("64@56", "128@28", "256@14", "512@7")
@@ -82,15 +83,14 @@ def time_all(
     compiler: Compiler, candidates: dict[str, Candidate], shape: tuple[int, ...]
 ) -> dict[str, list[float]]:
     """Time the compiled layers and ONNX Runtime's in turn."""
-    folder, data = compiler.run_dir, sample_input(shape)
-    session = onnx_session(candidates["direct"].model, folder, shape)
+    export_onnx(candidates["direct"].model, shape, compiler.run_dir)
     times: dict[str, list[float]] = {name: [] for name in (*candidates, "ONNX Runtime")}
-    for _ in range(ROUNDS):
-        for name, latency in compiler.time(candidates).items():
-            times[name] += latency.samples
-        session.run(None, {"data": data})
-        times["ONNX Runtime"] += [seconds(lambda: session.run(None, {"data": data})) for _ in range(50)]
-        time.sleep(0.2)  # ONNX Runtime's threads keep spinning for a moment
+    with Peer("ONNX Runtime", compiler.run_dir, sample_input(shape), host_threads()) as peer:
+        for _ in range(ROUNDS):
+            for name, latency in compiler.time(candidates).items():
+                times[name] += latency.samples
+            times[peer.name] += peer.time(50)
+            time.sleep(0.2)  # ONNX Runtime's threads keep spinning for a moment
     return times
 
 

@@ -17,7 +17,7 @@ int64_t Product(const Lengths& lengths) {
   return std::accumulate(lengths.begin(), lengths.end(), int64_t{1}, std::multiplies<int64_t>());
 }
 
-// Returns how many times as many lanes as numbers the registers have that hold `length` numbers.
+// Returns the number of lanes in the registers that hold `length` numbers, divided by `length`.
 double Padding(int64_t length, int64_t lanes) {
   const int64_t registers = (length + lanes - 1) / lanes;
   return static_cast<double>(registers * lanes) / static_cast<double>(length);

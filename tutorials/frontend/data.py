@@ -128,14 +128,12 @@ def _open_folder(name: str, folder: Path, transform: Any) -> Any:
 def _imagenet(data_dir: Path, batch: int, test_batch: int, seed: int, size: int) -> Splits:
     """Load images from the folders ``train`` and ``val``, which is the test split."""
     augment, plain = _folder_transforms(size)
-    folders = [data_dir / "train", data_dir / "val"]
-    augmented, held_out, test = (
-        _open_folder("imagenet", folder, transform)
-        for folder, transform in zip((folders[0], *folders), (augment, plain, plain), strict=True)
-    )
+    folder, test_folder = data_dir / "train", data_dir / "val"
+    augmented = _open_folder("imagenet", folder, augment)
+    test = _open_folder("imagenet", test_folder, plain)
     if augmented.classes != test.classes:
-        raise CPruneError(f"{folders[0]} and {folders[1]} must have the same class folders")
-    train, validation = _hold_out(augmented, held_out, seed)
+        raise CPruneError(f"{folder} and {test_folder} must have the same class folders")
+    train, validation = _hold_out(augmented, _open_folder("imagenet", folder, plain), seed)
     loaders = _loaders((train, validation, test), batch, test_batch, workers=2)
     return Splits(*loaders, (3, size, size), tuple(augmented.classes))
 
@@ -145,9 +143,8 @@ def _imagefolder(data_dir: Path, batch: int, test_batch: int, seed: int, size: i
 
     The splits hold 70 % (training), 10 % (validation) and 20 % (test) of the images.
     """
-    augmented, plain = (
-        _open_folder("imagefolder", data_dir, transform) for transform in _folder_transforms(size)
-    )
+    transforms = _folder_transforms(size)
+    augmented, plain = (_open_folder("imagefolder", data_dir, transform) for transform in transforms)
     order = np.random.default_rng(seed).permutation(len(plain)).tolist()
     test, validation = len(order) // 5, len(order) // 10
     if not validation:
@@ -161,7 +158,7 @@ def _imagefolder(data_dir: Path, batch: int, test_batch: int, seed: int, size: i
 
 
 DATASETS: dict[str, Callable[[Path, int, int, int], Splits]] = {"digits": _digits, "cifar10": _cifar10}
-# Data sets whose images have no common size.
+# Data sets of photographs of any size, which are cropped.
 FOLDERS: dict[str, Callable[[Path, int, int, int, int], Splits]] = {
     "imagenet": _imagenet,
     "imagefolder": _imagefolder,

@@ -47,8 +47,14 @@ def run(settings: Settings) -> None:
     find_preset(device.target).compiler()
     limits = {"wait": device.wait_timeout, "cooldown": device.cool_down}
     tracker = Tracker.from_options(device.tracker, device.device_key, **limits)
-    batches, seed = (data.batch_size, data.test_batch_size), settings.prune.seed
-    splits = load_data(data.dataset, data.data_dir, *batches, seed, data.image_size)
+    splits = load_data(
+        data.dataset,
+        data.data_dir,
+        data.batch_size,
+        data.test_batch_size,
+        settings.prune.seed,
+        data.image_size,
+    )
     model = initial_model(settings, splits)
     labels = labels_of(data, settings.train, splits)
     has_weights = data.pretrained is not None or data.weights is not None

@@ -166,7 +166,7 @@ DEFAULTS = {
     # The epochs of the paper (section 4.1).
     "cifar10": Defaults(0.92, 100, 5, 100),
     "imagenet": Defaults(0.69, 90, 1, 20),
-    # Whatever the images are: any accuracy counts until the user requires one.
+    # The user knows what accuracy to require.
     "imagefolder": Defaults(0.0, 90, 1, 20),
 }
 

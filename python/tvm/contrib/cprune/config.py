@@ -215,11 +215,6 @@ class PruneConfig:
             if not 0 < value < 1:
                 raise SettingError(name, value, "more than 0 and less than 1")
 
-    @property
-    def retries_smaller(self) -> bool:
-        """Whether a candidate that costs too much accuracy is followed by smaller ones."""
-        return self.retry_smaller and self.step_rule != "paper"
-
     def sparsity_of(self, layer: str) -> float:
         """Return the maximum fraction of a layer's channels to prune."""
         return dict(self.layer_sparsity).get(layer, self.max_sparsity)

@@ -61,9 +61,9 @@ def required_multiples(layer: str, side: Side, groups: int, table: TaskTable, re
 def relaxed_multiple(split: Split, lanes: int) -> int:
     """Return the required multiple if one inner length of the split may shrink.
 
-    The largest length except the innermost may shrink to 1. If all of those are 1, the innermost may shrink
-    to ``lanes``, the number of float32 values in a vector register, if it consists of whole vectors, and
-    otherwise be halved as long as it is longer.
+    The largest length except the innermost may shrink to 1. If all of those are 1, the innermost may shrink:
+    to one vector of ``lanes`` float32 values if it consists of whole vectors, or else by halving it until it
+    is odd or no longer than a vector.
     """
     largest = max(split.lengths[:-1], default=1)
     if largest > 1:

@@ -31,14 +31,11 @@ def test_a_runtime_computes_what_pytorch_does(name, converted):
     data = np.random.default_rng(0).normal(size=SHAPE).astype("float32")
     with torch.no_grad():
         expected = model(torch.from_numpy(data)).numpy()
-    peer = peers.Peer(name, folder, data, 2)
-    try:
+    with peers.Peer(name, folder, data, 2) as peer:
         np.testing.assert_allclose(peer.output, expected, atol=1e-4 * np.abs(expected).max())
         times = peer.time(3)
-        assert len(times) == 3
-        assert min(times) > 0
-    finally:
-        peer.close()
+    assert len(times) == 3
+    assert min(times) > 0
 
 
 def test_a_model_that_a_runtime_cannot_load_is_an_error(tmp_path):

@@ -51,7 +51,7 @@ def attempt(
         **facts,
         "accepted": decision.accepted,
         "verdict": verdict,
-        "retry_smaller": run.config.retries_smaller,
+        "retry_smaller": run.config.retry_smaller and run.config.step_rule != "paper",
         "reason": decision.reason,
         "seconds": round(time.monotonic() - started, 2),
         "trials": run.compiler.programs.trials(),

@@ -13,8 +13,8 @@ from tvm.contrib.cprune.table import Row
 from tvm.contrib.cprune.targets.target import vector_lanes
 from tvm.contrib.cprune.types import ChannelStep
 
-# Few programs fit widths that are no multiple of this.
-MIN_LANES = 8
+# A width halfway is rounded up to a multiple of this, even if vectors are shorter.
+MIN_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,11 @@ def stay_above(step: ChannelStep, limit: int, start: int | None, lanes: int) -> 
     start
         Width above which candidates were too slow; the group's current width by default.
     lanes
-        Elements in a vector register. A width halfway to the limit is rounded up to whole vectors, or to a
-        multiple of ``MIN_LANES``.
+        Elements in a vector register. A width halfway to the limit is rounded up to whole vectors.
     """
     if step.next_width > limit:
         return step
-    width, multiple = start or step.width, math.lcm(step.group.round_to, max(lanes, MIN_LANES))
+    width, multiple = start or step.width, math.lcm(step.group.round_to, max(lanes, MIN_MULTIPLE))
     middle = math.ceil((width + limit) / 2 / multiple) * multiple
     if not limit < middle < width:
         return None

@@ -67,7 +67,7 @@ class AnsorSearch(TaskSearch):
         self.model.update(*training_data(self.task, records))
 
     def ranked(self, inputs: Sequence[Any]) -> list[Any]:
-        """Return valid programs, those first that the cost model predicts to be fastest."""
+        """Return the valid programs, the fastest ones by the cost model's prediction first."""
         scores = self.model.predict(self.task.tvm_task, [item.state for item in inputs]) if inputs else []
         # The score of a program that TVM cannot lower is -inf. An untrained model's scores are random, and do
         # not depend on the seed.

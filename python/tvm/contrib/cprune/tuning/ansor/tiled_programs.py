@@ -99,7 +99,7 @@ class TiledPrograms:
         return with_tile(steps, splits, tile, cores, self._random)
 
     def _vary(self, programs: Sequence[list[Step]]) -> list[Step]:
-        """Return one of some programs with another length outside of its tile, or less or more unrolled."""
+        """Return one of some programs with another length outside of its tile, or another unroll limit."""
         steps = self._random.choice(programs)
         splits = self._splits(steps)
         assert splits is not None and self._operation is not None
