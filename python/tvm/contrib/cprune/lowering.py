@@ -2,7 +2,7 @@
 """Lower one primitive function, and return the tuning tasks that TVM looks up while it does so."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,10 @@ te_compiler.libinfo = functools.cache(te_compiler.libinfo)
 
 
 def pass_context(
-    target: tvm.target.Target, tuner: TunerName = "ansor", alter_layouts: bool = False
+    target: tvm.target.Target,
+    tuner: TunerName = "ansor",
+    alter_layouts: bool = False,
+    lower_passes: Sequence[Sequence[Any]] = (),
 ) -> tvm.transform.PassContext:
     """Return the context in which functions are lowered and modules are built.
 
@@ -35,9 +38,13 @@ def pass_context(
         Whose schedules TVM looks up: "ansor" (auto_scheduler) or "autotvm".
     alter_layouts
         Convert convolutions to the packed layouts of AutoTVM's configurations. Only a build does so.
+    lower_passes
+        Passes that take part in lowering, as TVM's setting ``tir.add_lower_pass`` lists them.
     """
     disabled = [name for name in DISABLED_PASSES if not alter_layouts or name != "AlterOpLayout"]
-    config = {"relay.backend.use_auto_scheduler": tuner == "ansor"}
+    config: dict[str, Any] = {"relay.backend.use_auto_scheduler": tuner == "ansor"}
+    if lower_passes:
+        config["tir.add_lower_pass"] = lower_passes
     return codegen_context(target, config, disabled)
 
 

@@ -53,12 +53,15 @@ def test_a_tuned_model_computes_the_same_as_pytorch(algorithm, tuned_model, pool
     check_outputs(builder.build(relay_model, tables[algorithm], "net"), model, pool)
 
 
-def test_functions_that_did_not_change_are_compiled_once(tuned_model, pool, builder):
+def test_functions_that_did_not_change_are_lowered_and_compiled_once(tuned_model, pool, builder):
     model, relay_model, tables = tuned_model
     builder.build(relay_model, tables["direct"], "a")
-    first = builder.objects.compiled
-    builder.build(relay_model, tables["direct"], "b")
+    first, lowered = builder.objects.compiled, builder.functions.lowered
+    assert lowered >= first
+    again = builder.build(relay_model, tables["direct"], "b")
     assert (builder.objects.compiled, builder.objects.reused) == (first, first)
+    assert (builder.functions.lowered, builder.functions.reused) == (lowered, lowered)
+    check_outputs(again, model, pool)
     other = builder.build(relay_model, tables["winograd"], "c")
     assert builder.objects.compiled <= 2 * first
     assert builder.objects.reused > first

@@ -4,6 +4,7 @@
 import gc
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tvm.auto_scheduler.dispatcher import DispatchContext
 
 import tvm
 from tvm import autotvm, relay
+from tvm.contrib.cprune.building.lowered_functions import LoweredFunctions
 from tvm.contrib.cprune.building.object_cache import ObjectCache
 from tvm.contrib.cprune.files import replaced
 from tvm.contrib.cprune.lowering import pass_context, quietly
@@ -74,7 +76,12 @@ def algorithms_of(table: TaskTable) -> dict[str, Algorithm]:
 
 
 def build(
-    model: RelayModel, table: TaskTable, strict: bool = True, host: str | None = None, **options: Any
+    model: RelayModel,
+    table: TaskTable,
+    strict: bool = True,
+    host: str | None = None,
+    lower_passes: Sequence[Sequence[Any]] = (),
+    **options: Any,
 ) -> Any:
     """Compile a model with the programs of its table.
 
@@ -85,6 +92,8 @@ def build(
         always an error.
     host
         Target of the code between the tasks, if it differs from the table's target.
+    lower_passes
+        Passes that take part in lowering, as TVM's setting ``tir.add_lower_pass`` lists them.
     options
         Passed on to ``relay.build``, such as an executor and a runtime; the default is the graph executor.
 
@@ -101,10 +110,10 @@ def build(
     programs: Any
     if table.tuner == "ansor":
         target, mod = pinned_target(table.target), pin_algorithms(model.mod, algorithms_of(table))
-        programs, context = _AnsorPrograms(table), pass_context(target)
+        programs, context = _AnsorPrograms(table), pass_context(target, lower_passes=lower_passes)
     else:
         target, mod = parse_target(table.target), model.mod
-        programs, context = _AutoTVMPrograms(table), pass_context(target, "autotvm", alter_layouts=True)
+        programs, context = _AutoTVMPrograms(table), pass_context(target, "autotvm", True, lower_passes)
     target = tvm.target.Target(target, host=host) if host else target
     with programs, context, quietly():
         try:
@@ -135,7 +144,7 @@ class ModelBuilder:
 
     def __init__(self, folder: Path, preset: Preset) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.objects = ObjectCache(folder / "objects")
+        self.objects, self.functions = ObjectCache(folder / "objects"), LoweredFunctions()
         self._folder, self._preset = folder, preset
 
     def build(self, model: RelayModel, table: TaskTable, name: str) -> Path:
@@ -151,8 +160,8 @@ class ModelBuilder:
         gc.collect()
         # A unique name: a process that has loaded a library keeps seeing the old file under its name.
         path = self._folder / f"{name}-{time.time_ns()}.so"
-        with self.objects.serve_builds():
-            library = build(model, table)
+        with self.objects.serve_builds(), self.functions.serve_build() as lower_passes:
+            library = build(model, table, lower_passes=lower_passes)
         with replaced(path) as aside:
             self._preset.link(library, aside)
         return path
