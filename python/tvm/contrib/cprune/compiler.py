@@ -55,6 +55,8 @@ class Compiler:
         Records of layers at many widths (see ``profile_widths``), which are not measured again.
     tracker
         RPC tracker whose devices time programs and models; None means this machine.
+    stopwatch
+        Receives the time of each kind of work; None means a new one.
 
     Raises
     ------
@@ -72,13 +74,14 @@ class Compiler:
         strict: bool = True,
         profile: Path | None = None,
         tracker: Tracker | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         self.config, self.input_shape, self.run_dir, self.tracker = config, input_shape, run_dir, tracker
         self.preset = find_preset(target)
         plain = self.preset.make_target()
         self.target = pinned_target(plain) if config.tune.tuner == "ansor" else plain
         self.measurer = create_measurer(config.tune, self.preset, tracker, report)
-        self._stopwatch = Stopwatch()
+        self._stopwatch = stopwatch or Stopwatch()
         try:
             backend = BACKENDS[config.tune.tuner]
             device = tracker.key if tracker else local_device()
@@ -102,7 +105,7 @@ class Compiler:
         self.measurer.close()
 
     def seconds(self) -> dict[str, float]:
-        """Return the seconds spent on each kind of work in this process."""
+        """Return the seconds spent on each kind of work in this process; see ``Stopwatch``."""
         return self._stopwatch.seconds()
 
     def import_model(self, model: torch.nn.Module) -> RelayModel:

@@ -19,7 +19,8 @@ from tvm.contrib.cprune.loop.lock import locked
 from tvm.contrib.cprune.loop.proposal import propose
 from tvm.contrib.cprune.loop.result import finish
 from tvm.contrib.cprune.loop.run import AcceptedModel, Report, Run
-from tvm.contrib.cprune.loop.training import Training
+from tvm.contrib.cprune.loop.state import Event
+from tvm.contrib.cprune.loop.training import Training, timed
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.models.checkpoint import digest
 from tvm.contrib.cprune.models.importance import check_importance
@@ -27,6 +28,7 @@ from tvm.contrib.cprune.models.prunable import PrunableModel
 from tvm.contrib.cprune.models.reference import check_batches, torch_outputs
 from tvm.contrib.cprune.models.surgery import widths
 from tvm.contrib.cprune.numerics import require_finite
+from tvm.contrib.cprune.stopwatch import Stopwatch
 from tvm.contrib.cprune.targets.presets import find_preset
 from tvm.contrib.cprune.types import CPruneError
 
@@ -158,22 +160,37 @@ class CPruner:
         check_importance(self.model, self.config.importance)
         for batch in check_batches(self.input_shape, None):
             require_finite(torch_outputs(self.model, batch), "the unpruned model")
-        accuracy, prunable = self._accuracy(), self._prunable()
+        stopwatch = Stopwatch()
+        training = timed(self.training, stopwatch)
+        accuracy, prunable = self._accuracy(training), self._prunable()
         with locked(self.run_dir):
             remove_partial_files(self.run_dir)
-            journal = open_run(self.run_dir, self._settings(), resume)
+            journal = open_run(self.run_dir, self._settings(), resume, stopwatch)
             if journal.last("result") is not None:
                 result: dict[str, Any] = json.loads((self.run_dir / "result.json").read_text())
                 return result
-            return self._run(journal, accuracy, prunable)
+            try:
+                return self._run(journal, training, accuracy, prunable)
+            except (KeyboardInterrupt, CPruneError):
+                journal.append({"event": "interrupted"})
+                raise
 
-    def _run(self, journal: Journal, accuracy: float, prunable: PrunableModel) -> dict[str, Any]:
-        where = (self.input_shape, self.run_dir, self.preset.name, self.report)
-        with Compiler(self.config, *where, profile=self.profile, tracker=self.tracker) as compiler:
+    def _run(
+        self, journal: Journal, training: Training, accuracy: float, prunable: PrunableModel
+    ) -> dict[str, Any]:
+        def report(event: Event) -> None:
+            if event["event"] == "progress":
+                journal.append_time()
+            self.report(event)
+
+        where = (self.input_shape, self.run_dir, self.preset.name, report)
+        with Compiler(
+            self.config, *where, profile=self.profile, tracker=self.tracker, stopwatch=journal.stopwatch
+        ) as compiler:
             run = Run(
                 model=self.model,
                 input_shape=self.input_shape,
-                training=self.training,
+                training=training,
                 config=self.config,
                 compiler=compiler,
                 journal=journal,
@@ -185,9 +202,9 @@ class CPruner:
             pruned, stop = prune(run, baseline)
             return finish(run, pruned, baseline.candidate, stop)
 
-    def _accuracy(self) -> float:
+    def _accuracy(self, training: Training) -> float:
         """Return the model's validation accuracy, which must meet the requirement."""
-        accuracy, required = evaluate(self.training, self.model), self.config.accuracy_requirement
+        accuracy, required = evaluate(training, self.model), self.config.accuracy_requirement
         if accuracy < required:
             raise CPruneError(
                 f"the unpruned model's validation accuracy is {accuracy:.4f}, "

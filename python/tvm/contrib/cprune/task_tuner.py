@@ -62,7 +62,8 @@ class TaskTuner:
     def extract(self, model: RelayModel, algorithms: Mapping[str, Algorithm]) -> tuple[Task, ...]:
         """Return the tasks of a model whose layers use ``algorithms`` (see ``extract_from_program``)."""
         tuner = self._config.tune.tuner
-        return extract_from_program(model.mod, None, self._target, algorithms, self._lowered, tuner)
+        with self._stopwatch("import"):
+            return extract_from_program(model.mod, None, self._target, algorithms, self._lowered, tuner)
 
     def search(self, model: RelayModel, algorithms: Mapping[str, Algorithm] | None = None) -> TaskTable:
         """Return the table of a model after a search.
@@ -100,8 +101,7 @@ class TaskTuner:
         CPruneError
             If a task has no valid program at its width.
         """
-        with self._stopwatch("import"):
-            tasks = self.extract(model, algorithms_of(donor))
+        tasks = self.extract(model, algorithms_of(donor))
         with self._stopwatch("transplant"):
             missing = [task for task in tasks if self._programs.best(task.workload_key) is None]
             missing = [
@@ -153,8 +153,9 @@ class TaskTuner:
             if row.task.subgraphs[0].algorithm == "direct":
                 other |= {layer: legal[layer] for layer in layers}
             tasks = [task for task in self.extract(model, other) if set(task.layers) & set(layers)]
-            for task in tasks:
-                self._programs.borrow(task, donor)
+            with self._stopwatch("transplant"):
+                for task in tasks:
+                    self._programs.borrow(task, donor)
             self._short_search(tasks)
             old = self._programs.best(row.task.workload_key)
             if tasks and all(_is_faster(self._programs.best(task.workload_key), old) for task in tasks):

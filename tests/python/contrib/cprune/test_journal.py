@@ -9,10 +9,12 @@ import pytest
 from commands import run_python
 
 from tvm.contrib.cprune.files import append_lines, recover_lines, write_text
+from tvm.contrib.cprune.loop import journal as journal_module
 from tvm.contrib.cprune.loop.journal import Journal, open_run
 from tvm.contrib.cprune.loop.lock import locked
 from tvm.contrib.cprune.loop.state import LoopState
 from tvm.contrib.cprune.measuring.records import RecordLog, parse
+from tvm.contrib.cprune.stopwatch import Stopwatch
 from tvm.contrib.cprune.types import CPruneError
 
 
@@ -163,3 +165,30 @@ with locked(Path({str(tmp_path)!r})):
         owner.wait()
     with locked(tmp_path):
         pass
+
+
+def test_the_time_of_all_processes_adds_up(tmp_path, monkeypatch):
+    clock = [0.0]
+    path = tmp_path / "journal.jsonl"
+    first = Journal(path, Stopwatch(lambda: clock[0]))
+    with first.stopwatch("search"):
+        clock[0] += 5
+    clock[0] += 2
+    first.append({"event": "baseline"})
+    # Lost: the process is killed before it appends another event.
+    clock[0] += 100
+    second = Journal(path, Stopwatch(lambda: clock[0]))
+    with second.stopwatch("search"):
+        clock[0] += 3
+        second.append_time()
+        assert len(second.events) == 1, "the last event is recent"
+        monkeypatch.setattr(journal_module, "TIME_INTERVAL", 0)
+        second.append_time()
+        clock[0] += 4
+    second.append({"event": "candidate"})
+    assert [event["work"] for event in second.events] == [
+        {"search": 5, "other": 2},
+        {"search": 3},
+        {"search": 4},
+    ]
+    assert Journal(path).seconds_by_work() == {"search": 12, "other": 2}

@@ -95,6 +95,7 @@ def _shrink(run: Run, current: PrunableModel, proposal: Proposal, number: int) -
     importance, training = run.config.importance, run.training
     if importance == "taylor":
         assert training.batches is not None and training.criterion is not None
-        accumulate_gradients(current.model, training.batches(), training.criterion)
+        with run.journal.stopwatch("train"):
+            accumulate_gradients(current.model, training.batches(), training.criterion)
     seed = run.config.seed + number
     return current.shrink(proposal.steps, lambda group: score(group, importance, seed))

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Progress of a run on a terminal."""
 
+from datetime import timedelta
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 
 from tvm.contrib.cprune.tuning.progress import Progress
 from tvm.contrib.cprune.types import Latency
@@ -96,8 +97,27 @@ class ConsoleReport:
         self._tasks.clear()
 
 
-def summary(result: dict[str, Any]) -> Table:
-    """Return a result as a table for the terminal."""
+def summary(result: dict[str, Any]) -> Group:
+    """Return a result for the terminal: a table of both models, and one of the time spent."""
+    return Group(_models(result), _times(result["seconds_by_work"]))
+
+
+def _times(seconds: dict[str, float]) -> Table:
+    """Return a table of the time of each kind of work, the longest first."""
+    total = sum(seconds.values())
+    table = Table("work", *(Column(name, justify="right") for name in ("time", "share")), show_footer=True)
+    table.columns[0].footer, table.columns[1].footer = "total", _duration(total)
+    for work, spent in sorted(seconds.items(), key=lambda item: -item[1]):
+        table.add_row(work, _duration(spent), f"{spent / total:.0%}")
+    return table
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration such as 0:02:05."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _models(result: dict[str, Any]) -> Table:
     table = Table("", "latency", "accuracy (test)", "accuracy (validation)", "MACs", "parameters")
     for name in ("baseline", "pruned"):
         side = result[name]

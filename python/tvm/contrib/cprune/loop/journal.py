@@ -2,17 +2,30 @@
 """The append-only record of a run."""
 
 import json
+import time
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tvm.contrib.cprune.files import append_lines, recover_lines, write_text
 from tvm.contrib.cprune.loop.state import Event, LoopState
+from tvm.contrib.cprune.stopwatch import Stopwatch
 from tvm.contrib.cprune.types import CPruneError
+
+# Seconds after which a search writes down its time, because a killed process loses what it did not write.
+TIME_INTERVAL = 60
 
 
 class Journal:
     """``journal.jsonl``: one event per line, flushed to disk before anything depends on it.
+
+    Each event has the seconds since the one before, by kind of work, as ``work``.
+
+    Parameters
+    ----------
+    stopwatch
+        Times the work of this process; None means a new one.
 
     Raises
     ------
@@ -20,18 +33,38 @@ class Journal:
         If a complete line is not JSON.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, stopwatch: Stopwatch | None = None) -> None:
+        self.path, self.stopwatch = path, stopwatch or Stopwatch()
+        self._written = time.monotonic()
         try:
             self.events: list[Event] = [json.loads(line) for line in recover_lines(path)]
         except ValueError:
             raise CPruneError(f"{path} is damaged: a line is not JSON") from None
 
     def append(self, event: Event) -> Event:
-        """Write an event, and return it."""
+        """Write an event with the time since the last one, and return it."""
+        work = {name: round(seconds, 3) for name, seconds in self.stopwatch.lap().items()}
+        event = {**event, "work": work}
         append_lines(self.path, [json.dumps(event)])
         self.events.append(event)
+        self._written = time.monotonic()
         return event
+
+    def append_time(self) -> None:
+        """Write down the time since the last event if that is long ago."""
+        if time.monotonic() - self._written >= TIME_INTERVAL:
+            self.append({"event": "time"})
+
+    def seconds_by_work(self) -> dict[str, float]:
+        """Return the seconds by kind of work, summed over all processes that worked on the run.
+
+        Not counted is what a killed process did after its last event.
+        """
+        total: dict[str, float] = defaultdict(float)
+        for event in self.events:
+            for work, seconds in event.get("work", {}).items():
+                total[work] += seconds
+        return {work: round(seconds, 2) for work, seconds in total.items()}
 
     def last(self, kind: str) -> Event | None:
         """Return the last event of a kind, None if there is none."""
@@ -45,8 +78,15 @@ class Journal:
         return state
 
 
-def open_run(folder: Path, config: Mapping[str, Any], resume: bool) -> Journal:
+def open_run(
+    folder: Path, config: Mapping[str, Any], resume: bool, stopwatch: Stopwatch | None = None
+) -> Journal:
     """Open a run folder: a new one, or with ``resume`` one with the same configuration.
+
+    Parameters
+    ----------
+    stopwatch
+        Times the work of this process (see ``Journal``).
 
     Raises
     ------
@@ -55,7 +95,7 @@ def open_run(folder: Path, config: Mapping[str, Any], resume: bool) -> Journal:
         changed then.
     """
     record_settings(folder / "config.json", config, resume)
-    return Journal(folder / "journal.jsonl")
+    return Journal(folder / "journal.jsonl", stopwatch)
 
 
 def record_settings(path: Path, settings: Mapping[str, Any], resume: bool) -> None:

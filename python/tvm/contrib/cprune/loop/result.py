@@ -81,6 +81,8 @@ def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[st
         for name, candidate in (("baseline", baseline), ("pruned", pruned))
     }
     facts = export(run, pruned)
+    # Journals the time of everything that precedes the result.
+    run.journal.append({"event": "exported"})
     result = {
         **_settings(run),
         **{name: side.to_json(run.input_shape) for name, side in sides.items()},
@@ -89,7 +91,7 @@ def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[st
         **_history(run.journal),
         "trials": _trials(first["trials"], run.compiler.programs.trials()),
         "seconds": _seconds(run.journal),
-        "seconds_by_work": run.compiler.seconds(),
+        "seconds_by_work": run.journal.seconds_by_work(),
         "unprunable": first["unprunable"],
         "speed_losses": [asdict(change) for change in speed_losses(pruned.table, baseline.table)],
         **facts,

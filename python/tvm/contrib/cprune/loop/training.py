@@ -2,11 +2,12 @@
 """The user's side of a run: training and evaluation."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from tvm.contrib.cprune.models.importance import Batch
+from tvm.contrib.cprune.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True)
@@ -35,3 +36,15 @@ class Training:
     test: Callable[[torch.nn.Module], float] | None = None
     batches: Callable[[], Iterable[Batch]] | None = None
     criterion: torch.nn.Module | None = None
+
+
+def timed(training: Training, stopwatch: Stopwatch) -> Training:
+    """Return the same functions, timed as the work "train" or "evaluate"."""
+    train, evaluate = stopwatch("train"), stopwatch("evaluate")
+    return replace(
+        training,
+        short_term=train(training.short_term),
+        long_term=training.long_term and train(training.long_term),
+        evaluate=evaluate(training.evaluate),
+        test=training.test and evaluate(training.test),
+    )
