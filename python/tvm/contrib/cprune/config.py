@@ -19,6 +19,9 @@ STEP_RULES: tuple[StepRule, ...] = get_args(StepRule)
 TUNERS: tuple[TunerName, ...] = get_args(TunerName)
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
+# Default of PruneConfig.hopeless.
+HOPELESS = 0.25
+
 
 class SettingError(CPruneError):
     """A setting is outside its valid range.
@@ -148,6 +151,10 @@ class PruneConfig:
         After a candidate that costs too much accuracy, prune its channel groups one by one, and those that
         still cost too much once more to a width halfway, before they are excluded. The step rule "paper"
         excludes them at once.
+    hopeless
+        Reject a candidate without training it if its accuracy before the training, with new batch-norm
+        statistics, is below this fraction of the required accuracy; 0 trains every candidate. The default is
+        0.25, or 0 with the step rule "paper" and for trainings that do not re-estimate the statistics.
     max_iterations
         Maximum number of candidates to evaluate.
     max_sparsity
@@ -184,6 +191,7 @@ class PruneConfig:
     importance: Importance = "l1"
     step_rule: StepRule = "joint"
     retry_smaller: bool = True
+    hopeless: float | None = None
     max_iterations: int = 100
     max_sparsity: float = 0.8
     layer_sparsity: tuple[tuple[str, float], ...] = ()
@@ -203,6 +211,7 @@ class PruneConfig:
         _check_choice(self, "importance", IMPORTANCES)
         _check_choice(self, "step_rule", STEP_RULES)
         check_fields(self, ["accuracy_requirement"], lambda value: 0 <= value <= 1, "0 to 1")
+        check_fields(self, ["hopeless"], lambda value: value is None or 0 <= value <= 1, "0 to 1")
         check_fields(self, ("alpha", "beta"), lambda value: 0 < value <= 1, "more than 0 and at most 1")
         check_fields(self, ["latency_floor"], lambda value: 0 <= value < 1, "at least 0 and less than 1")
         check_fields(self, ["speedup_goal"], lambda value: value == 0 or value > 1, "0 or more than 1")

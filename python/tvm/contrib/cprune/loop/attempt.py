@@ -8,8 +8,14 @@ import torch
 
 from tvm.contrib.cprune.compiler import Candidate
 from tvm.contrib.cprune.loop.comparison import compare, measured_speedup
-from tvm.contrib.cprune.loop.decision import Decision, decide_accuracy
-from tvm.contrib.cprune.loop.evaluation import evaluate
+from tvm.contrib.cprune.loop.decision import (
+    Decision,
+    decide_accuracy,
+    decide_estimate,
+    decide_untrained,
+    hopeless_share,
+)
+from tvm.contrib.cprune.loop.evaluation import estimate, evaluate
 from tvm.contrib.cprune.loop.proposal import Proposal
 from tvm.contrib.cprune.loop.run import AcceptedModel, Run
 from tvm.contrib.cprune.loop.state import Event, LoopState
@@ -73,21 +79,42 @@ def _judge(
     verdict, decision
         The verdict by name, and its reason.
     """
-    number = state.iteration + 1
     facts["old_latency_s"], facts["latency_s"], fast = compare(run.compiler, old, new)
     if not fast.accepted:
         return "latency", fast
 
-    torch.manual_seed(run.config.seed + number)
-    run.training.short_term(new.model)
-    accuracy = facts["accuracy_val"] = evaluate(run.training, new.model)
-    good = decide_accuracy(state.accuracy, accuracy, run.config)
+    good = _train(run, new.model, state, facts)
     if not good.accepted:
         return "accuracy", good
 
     facts["speedup"] = measured_speedup(run.compiler, baseline, new)
-    facts["checkpoint"] = save_checkpoint(run.folder, f"iteration-{number:03}", new.model)
+    facts["checkpoint"] = save_checkpoint(run.folder, f"iteration-{state.iteration + 1:03}", new.model)
     return "accepted", Decision(True, f"{fast.reason}, {good.reason}")
+
+
+def _train(run: Run, model: torch.nn.Module, state: LoopState, facts: dict[str, Any]) -> Decision:
+    """Train and evaluate a candidate (lines 12 and 13), but no further than its rejection requires."""
+    training, config, seed = run.training, run.config, run.config.seed + state.iteration + 1
+    if training.recalibrate is not None:
+        torch.manual_seed(seed)
+        training.recalibrate(model)
+    share = hopeless_share(config, training.recalibrate is not None)
+    if share * config.accuracy_requirement > 0:
+        untrained = estimate(training, model)
+        facts["accuracy_untrained"] = [untrained.low, untrained.high]
+        if hopeless := decide_untrained(untrained, share, config):
+            return hopeless
+
+    # The training must not depend on what precedes it: a resumed run repeats it.
+    torch.manual_seed(seed)
+    training.short_term(model)
+    if training.evaluate_part is not None:
+        part = estimate(training, model)
+        facts["accuracy_part"] = [part.low, part.high]
+        if rejected := decide_estimate(state.accuracy, part, config):
+            return rejected
+    accuracy = facts["accuracy_val"] = evaluate(training, model)
+    return decide_accuracy(state.accuracy, accuracy, config)
 
 
 def _shrink(run: Run, current: PrunableModel, proposal: Proposal, number: int) -> PrunableModel:

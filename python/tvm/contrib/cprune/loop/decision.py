@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from tvm.contrib.cprune.config import PruneConfig
+from tvm.contrib.cprune.config import HOPELESS, PruneConfig
+from tvm.contrib.cprune.loop.interval import Interval
 
 
 @dataclass(frozen=True)
@@ -86,16 +87,75 @@ def decide_accuracy(last: float, new: float, config: PruneConfig) -> Decision:
     last, new
         Accuracies of the last accepted model and of the candidate, in [0, 1].
     """
-    # 1. Below the user's requirement.
+    missed = _missed_limit(last, new, config)
+    return Decision(not missed, f"accuracy {new:.4f} is {missed or 'sufficient'}")
+
+
+def decide_estimate(last: float, new: Interval, config: PruneConfig) -> Decision | None:
+    """Judge a candidate by the accuracies that a part of the validation split leaves possible (line 13).
+
+    Parameters
+    ----------
+    last
+        Accuracy of the last accepted model, in [0, 1].
+    new
+        Accuracies of the candidate that are possible.
+
+    Returns
+    -------
+    decision
+        None if the whole split must be read: the candidate may be accepted, and then the accuracy of the
+        accepted model must be known exactly.
+    """
+    missed = _missed_limit(last, new.high, config)
+    return Decision(False, f"accuracy is {new}, {missed}") if missed else None
+
+
+def decide_untrained(accuracy: Interval, share: float, config: PruneConfig) -> Decision | None:
+    """Reject a candidate that is so inaccurate before its training that the training cannot save it.
+
+    Parameters
+    ----------
+    accuracy
+        Accuracies before the training that an evaluation leaves possible.
+    share
+        Fraction of the accuracy requirement below which a candidate is rejected.
+
+    Returns
+    -------
+    decision
+        None if the candidate must be trained.
+    """
+    required = config.accuracy_requirement
+    if accuracy.high >= share * required:
+        return None
+    limit = f"below {share} x the requirement of {required:.4f}"
+    return Decision(False, f"not trained: accuracy before the training is {accuracy}, {limit}")
+
+
+def hopeless_share(config: PruneConfig, recalibrated: bool) -> float:
+    """Return the ``share`` of ``decide_untrained``: by default 0 for the paper's algorithm, which trains all.
+
+    Parameters
+    ----------
+    recalibrated
+        Whether batch-norm statistics are re-estimated. Otherwise even a candidate as inaccurate as a random
+        guess may recover, so that the default is 0.
+    """
+    if config.hopeless is not None:
+        return config.hopeless
+    return HOPELESS if recalibrated and config.step_rule != "paper" else 0.0
+
+
+def _missed_limit(last: float, new: float, config: PruneConfig) -> str:
+    """Return the limit that an accuracy after the short training misses, "" if it is sufficient."""
+    # 1. The user's requirement.
     if new < config.accuracy_requirement:
-        return Decision(
-            False, f"accuracy {new:.4f} is below the requirement of {config.accuracy_requirement:.4f}"
-        )
-    # 2. Too large a loss in one step.
+        return f"below the requirement of {config.accuracy_requirement:.4f}"
+    # 2. The largest loss in one step.
     if new < config.alpha * last:
-        return Decision(False, f"accuracy {new:.4f} is below {config.alpha} x the last accepted {last:.4f}")
-    # 3. Good enough.
-    return Decision(True, f"accuracy {new:.4f} is sufficient")
+        return f"below {config.alpha} x the last accepted {last:.4f}"
+    return ""
 
 
 def stop_reason(speedup: float, iterations: int, seconds: float, config: PruneConfig) -> str:

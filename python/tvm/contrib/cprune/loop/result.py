@@ -164,7 +164,12 @@ def _history(journal: Journal) -> dict[str, Any]:
 def _iteration(event: Event) -> dict[str, Any]:
     latency = Latency(tuple(event["latency_s"])).median * 1e3 if "latency_s" in event else None
     keys = ("iteration", "task", "layers", "widths", "accepted", "verdict", "reason", "seconds")
-    return {**{k: event[k] for k in keys}, "latency_ms": latency, "accuracy_val": event.get("accuracy_val")}
+    accuracies = ("accuracy_val", "accuracy_untrained", "accuracy_part")
+    return {
+        **{key: event[key] for key in keys},
+        "latency_ms": latency,
+        **{key: event.get(key) for key in accuracies},
+    }
 
 
 def _seconds(journal: Journal) -> dict[str, float]:

@@ -28,6 +28,18 @@ class Training:
         Returns training batches ``(inputs, targets)``, for the Taylor importance and for sample inputs.
     criterion
         Loss for the Taylor importance.
+    recalibrate
+        Re-estimates a pruned model's batch-norm statistics in place, from a few training batches, before the
+        candidate is trained and evaluated; None leaves them as they were before pruning. See
+        ``torch.optim.swa_utils.update_bn``. torch's random generator is seeded before each call, and again
+        before ``short_term``.
+    evaluate_part
+        Returns the number of correctly classified images and the number of all images in a fixed random part
+        of the validation split. The whole split is read with ``evaluate`` unless the part shows that a
+        candidate will be rejected. None means that the whole split is always read.
+    validation_size
+        Number of images in the validation split, from which ``evaluate_part`` reads some. If it is None, the
+        part has to be larger to show the same.
     """
 
     short_term: Callable[[torch.nn.Module], None]
@@ -36,6 +48,9 @@ class Training:
     test: Callable[[torch.nn.Module], float] | None = None
     batches: Callable[[], Iterable[Batch]] | None = None
     criterion: torch.nn.Module | None = None
+    recalibrate: Callable[[torch.nn.Module], None] | None = None
+    evaluate_part: Callable[[torch.nn.Module], tuple[int, int]] | None = None
+    validation_size: int | None = None
 
 
 def timed(training: Training, stopwatch: Stopwatch) -> Training:
@@ -47,4 +62,6 @@ def timed(training: Training, stopwatch: Stopwatch) -> Training:
         long_term=training.long_term and train(training.long_term),
         evaluate=evaluate(training.evaluate),
         test=training.test and evaluate(training.test),
+        recalibrate=training.recalibrate and train(training.recalibrate),
+        evaluate_part=training.evaluate_part and evaluate(training.evaluate_part),
     )
