@@ -21,6 +21,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from data import Splits, load_data
+from judging import evaluation_of_part, recalibrate
 from models import full_name, make_model
 from options import DataSettings, Settings, TrainSettings, make_settings, parse_arguments
 from run_folder import check_options, run_folder, training_file
@@ -168,6 +169,9 @@ def training_on(
         torch.manual_seed(settings.prune.seed)
         return splits.train
 
+    def recalibrated(model: torch.nn.Module) -> None:
+        recalibrate(model, splits.train)
+
     return Training(
         short_term=short_term,
         long_term=long_term if long_term_epochs(options) else None,
@@ -175,6 +179,9 @@ def training_on(
         test=lambda model: accuracy(model, splits.test),
         batches=batches,
         criterion=torch.nn.CrossEntropyLoss(),
+        recalibrate=recalibrated if settings.prune.step_rule != "paper" else None,
+        evaluate_part=evaluation_of_part(splits.validation, settings.prune.seed),
+        validation_size=len(splits.validation.dataset),  # type: ignore[arg-type]
     )
 
 

@@ -7,8 +7,17 @@ import torch
 
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.loop.comparison import compare
-from tvm.contrib.cprune.loop.decision import decide_accuracy, decide_latency, stop_reason, undecided
-from tvm.contrib.cprune.loop.evaluation import checked_accuracy
+from tvm.contrib.cprune.loop.decision import (
+    decide_accuracy,
+    decide_estimate,
+    decide_latency,
+    decide_untrained,
+    hopeless_share,
+    stop_reason,
+    undecided,
+)
+from tvm.contrib.cprune.loop.evaluation import checked_accuracy, checked_counts
+from tvm.contrib.cprune.loop.interval import Interval
 from tvm.contrib.cprune.types import CPruneError, Latency
 
 
@@ -81,6 +90,57 @@ def test_a_candidate_must_keep_the_required_accuracy(last, new, accepted):
     assert decide_accuracy(last, new, config).accepted is accepted
 
 
+@pytest.mark.parametrize(
+    ("last", "low", "high", "reason"),
+    [
+        (0.90, 0.85, 0.8949, "between 0.8500 and 0.8949 (99% confidence), below the requirement of 0.8950"),
+        (0.89, 0.85, 0.8950, None),
+        (0.95, 0.90, 0.9452, "(99% confidence), below 0.995 x the last accepted 0.9500"),
+        (0.95, 0.90, 0.9453, None),
+        (0.95, 0.96, 0.9900, None),
+    ],
+)
+def test_a_part_of_the_split_only_rejects(last, low, high, reason):
+    config = PruneConfig(accuracy_requirement=0.895, alpha=0.995)
+    decision = decide_estimate(last, Interval(low, high), config)
+    assert (decision is None) == (reason is None)
+    if decision is not None:
+        assert not decision.accepted and reason in decision.reason
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "share", "required", "trained"),
+    [
+        (0.2, 0.2, 0.25, 0.8, True),
+        (0.1999, 0.1999, 0.25, 0.8, False),
+        (0.17, 0.2, 0.25, 0.8, True),
+        (0.15, 0.19, 0.25, 0.8, False),
+        (0.0, 0.0, 0.25, 0.0, True),
+        (0.0, 0.0, 0.0, 0.8, True),
+    ],
+)
+def test_only_a_candidate_that_is_certainly_hopeless_is_not_trained(low, high, share, required, trained):
+    decision = decide_untrained(Interval(low, high), share, PruneConfig(accuracy_requirement=required))
+    assert (decision is None) == trained
+    if decision is not None:
+        assert not decision.accepted and decision.reason.startswith("not trained: ")
+
+
+@pytest.mark.parametrize(
+    ("hopeless", "rule", "recalibrated", "share"),
+    [
+        (None, "joint", True, 0.25),
+        (None, "joint", False, 0.0),
+        (None, "paper", True, 0.0),
+        (0.5, "joint", False, 0.5),
+        (0.5, "paper", True, 0.5),
+        (0.0, "joint", True, 0.0),
+    ],
+)
+def test_the_paper_trains_every_candidate_unless_the_user_says_otherwise(hopeless, rule, recalibrated, share):
+    assert hopeless_share(PruneConfig(hopeless=hopeless, step_rule=rule), recalibrated) == share
+
+
 def test_the_loop_stops_at_each_limit():
     config = PruneConfig(max_iterations=10, speedup_goal=2, max_seconds=60, latency_floor=0.1)
     assert stop_reason(1.1, 3, 5, config) == ""
@@ -132,3 +192,26 @@ def test_accuracies_of_every_numeric_type_become_floats(value):
 def test_an_invalid_accuracy_is_an_error(value, message):
     with pytest.raises(CPruneError, match=message):
         checked_accuracy(value, "evaluate")
+
+
+@pytest.mark.parametrize("value", [(3, 4), [np.int64(3), np.int32(4)], (torch.tensor(3), 4)])
+def test_counts_of_every_integer_type_become_integers(value):
+    assert checked_counts(value, 4) == (3, 4)
+    assert [type(number) for number in checked_counts(value, None)] == [int, int]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (0.75, "returned 0.75, expected the numbers of correct images and of all images"),
+        ((0.75, 4), r"returned \(0.75, 4\), expected the numbers"),
+        ((1, 2, 3), "expected the numbers"),
+        ((5, 4), "returned 5 correct images of 4"),
+        ((0, 0), "returned 0 correct images of 0"),
+        ((-1, 4), "returned -1 correct images of 4"),
+        ((3, 9), "read 9 images of a validation split of 8: correct Training.validation_size"),
+    ],
+)
+def test_invalid_counts_are_an_error(value, message):
+    with pytest.raises(CPruneError, match=message):
+        checked_counts(value, 8)

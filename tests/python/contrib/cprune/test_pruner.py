@@ -2,7 +2,6 @@
 """Algorithm 1 as a whole, on real networks and programs."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,13 +109,6 @@ def test_a_run_prunes_measures_and_leaves_its_folder(tmp_path, latency_by_macs):
 
 def pruner_state(folder: Path):
     return Journal(folder / "journal.jsonl").state()
-
-
-@pytest.fixture
-def tuned_dir(tuned_run, tmp_path) -> Path:
-    """Return the folder of a new run that has the records of the unpruned model."""
-    shutil.copytree(tuned_run("chain", make_model(), SHAPE) / "records", tmp_path / "records")
-    return tmp_path
 
 
 def test_all_outputs_of_a_network_are_compared_in_a_run_and_in_deploy(

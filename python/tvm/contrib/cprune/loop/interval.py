@@ -43,4 +43,6 @@ def wilson_interval(correct: int, count: int, size: int | None = None) -> Interv
     z = statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     spread = z**2 / count * (1 if size is None else (size - count) / (size - 1))
     center, half = share + spread / 2, math.sqrt(spread * (share * (1 - share) + spread / 4))
-    return Interval(max(0.0, (center - half) / (1 + spread)), min(1.0, (center + half) / (1 + spread)))
+    low, high = (center - half) / (1 + spread), (center + half) / (1 + spread)
+    # Rounding must not exclude the share itself.
+    return Interval(max(0.0, min(low, share)), min(1.0, max(high, share)))
