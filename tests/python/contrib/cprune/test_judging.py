@@ -143,6 +143,8 @@ def test_a_candidate_is_judged_no_further_than_necessary(name, prune):
     low, high = event["accuracy_untrained"]
     assert low < accuracies[0] < high
     assert ("accuracy_part" in event) == ("train" in fake.calls)
+    # The training starts with the same random state, whatever precedes it.
+    assert len(set(fake.random)) == 1
 
 
 def decisions(candidates: list[dict]) -> list[dict]:

@@ -211,6 +211,7 @@ def test_an_unknown_tuner_is_reported_in_one_line(capsys):
         (PruneConfig, {"speedup_goal": 0.5}, "speedup_goal is 0.5, expected 0 or more than 1"),
         (PruneConfig, {"final_trials": -1}, "final_trials is -1, expected 0 or more"),
         (PruneConfig, {"seed": -1}, "seed is -1, expected 0 or more"),
+        (PruneConfig, {"hopeless": 1.5}, "hopeless is 1.5, expected 0 to 1"),
         (
             PruneConfig,
             {"layer_sparsity": (("conv1", 1.0),)},
