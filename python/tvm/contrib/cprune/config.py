@@ -19,7 +19,8 @@ STEP_RULES: tuple[StepRule, ...] = get_args(StepRule)
 TUNERS: tuple[TunerName, ...] = get_args(TunerName)
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
-# Default of PruneConfig.hopeless.
+# Default of PruneConfig.hopeless. The short training often saves candidates at half of the required accuracy.
+# Those at a quarter are hardly better than a random guess among a few classes.
 HOPELESS = 0.25
 
 

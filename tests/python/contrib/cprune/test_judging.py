@@ -165,6 +165,8 @@ def test_an_interrupted_run_continues_as_if_it_were_not(name, prune, tuned_dir, 
         shutil.copytree(tuned_dir / "records", folder / "records")
         with pytest.raises(KeyboardInterrupt):
             prune(FakeTraining(*accuracies, number).functions(), folder, max_iterations=2)
+        lost = Journal(folder / "journal.jsonl").last("interrupted")
+        assert lost is not None and sum(lost["work"].values()) > 0
         resumed = FakeTraining(*accuracies)
         assert decisions(prune(resumed.functions(), folder, True, max_iterations=2)) == expected
         repeated = straight.calls if number < first else straight.calls[first:]

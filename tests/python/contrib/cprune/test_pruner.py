@@ -2,6 +2,7 @@
 """Algorithm 1 as a whole, on real networks and programs."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,7 +55,9 @@ def test_a_run_prunes_measures_and_leaves_its_folder(tmp_path, latency_by_macs):
     pruner = CPruner(
         model, SHAPE, training(), config(), tmp_path, labels={"dataset": "none"}, report=events.append
     )
+    started = time.monotonic()
     result = pruner.run()
+    elapsed = time.monotonic() - started
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(result))
     # The number of steps depends on the programs that the search finds.
@@ -71,6 +74,10 @@ def test_a_run_prunes_measures_and_leaves_its_folder(tmp_path, latency_by_macs):
     assert result["trials"]["pruning_and_final_tuning"]["search"] == 0
     assert result["unprunable"] == {"fc": "its outputs are the model's"}
     assert {e["event"] for e in events} >= {"progress", "baseline", "candidate", "final_training"}
+    works = {"import", "search", "transplant", "build", "train", "evaluate", "other"}
+    assert result["seconds_by_work"].keys() == works  # Measuring is replaced.
+    assert sum(result["seconds_by_work"].values()) == pytest.approx(elapsed, rel=0.1)
+    assert max(result["seconds_by_work"], key=result["seconds_by_work"].get) != "other"
     for name in (
         "config.json",
         "journal.jsonl",
