@@ -19,8 +19,8 @@ STEP_RULES: tuple[StepRule, ...] = get_args(StepRule)
 TUNERS: tuple[TunerName, ...] = get_args(TunerName)
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
-# Default of PruneConfig.hopeless. The short training often saves candidates at half of the required accuracy.
-# Those at a quarter are hardly better than a random guess among a few classes.
+# Default of PruneConfig.hopeless. It is low because a short training recovers much of what a step costs. A
+# quarter of the required accuracy is hardly more than that of a random guess among a few classes.
 HOPELESS = 0.25
 
 

@@ -86,9 +86,8 @@ class TaskTuner:
         tasks = [row.task for row in table.by_impact()[: max(1, trials // self._config.tune.batch)]]
         measured = sum(len(self._programs.searched.of(task.workload_key)) for task in tasks)
         budget = math.ceil((measured + trials) / len(tasks))
-        with self._stopwatch("search"):
-            # All of these tasks have a program: a search that finds no valid one is no error.
-            self._search(tasks, replace(self._config.tune, trials=budget), strict=False)
+        # All of these tasks have a program: a search that finds no valid one is no error.
+        self._search(tasks, replace(self._config.tune, trials=budget), strict=False)
 
     def transplant(self, model: RelayModel, donor: TaskTable) -> TaskTable:
         """Return the table of a model with the programs of ``donor``, moved to the model's widths.
@@ -108,8 +107,7 @@ class TaskTuner:
                 task for task in missing if not self._programs.move(task, donor, self._config.variants)
             ]
         if missing:
-            with self._stopwatch("search"):
-                self._search(missing, replace(self._config.tune, trials=self._config.tune.batch))
+            self._search(missing, replace(self._config.tune, trials=self._config.tune.batch))
         return self._improve(model, donor, self._table(tasks))
 
     def fastest(self, model: RelayModel, table: TaskTable) -> TaskTable:
@@ -169,9 +167,7 @@ class TaskTuner:
         """
         new = [task for task in tasks if not self._programs.searched.of(task.workload_key)]
         if new:
-            with self._stopwatch("search"):
-                tune = replace(self._config.tune, trials=self._config.tune.batch)
-                self._search(new, tune, strict=False)
+            self._search(new, replace(self._config.tune, trials=self._config.tune.batch), strict=False)
 
     def _search_templates(self, model: RelayModel) -> dict[str, Algorithm]:
         """Search every AutoTVM template of every layer; return each layer's fastest."""
@@ -243,7 +239,8 @@ class TaskTuner:
             raise CPruneError("the model has no task to tune: expected convolutions or dense layers")
         log, seed = self._programs.searched, self._config.seed
         strict = self._strict if strict is None else strict
-        self._backend.search(list(tasks), tune, self._measurer, log, seed, report, strict, **options)
+        with self._stopwatch("search"):
+            self._backend.search(list(tasks), tune, self._measurer, log, seed, report, strict, **options)
 
 
 def _is_faster(new: Measured | None, old: Measured | None) -> bool:
