@@ -13,7 +13,7 @@ from tvm.contrib.cprune.files import remove_partial_files
 from tvm.contrib.cprune.loop.attempt import attempt
 from tvm.contrib.cprune.loop.baseline import restore, tune_baseline
 from tvm.contrib.cprune.loop.decision import stop_reason
-from tvm.contrib.cprune.loop.evaluation import evaluate
+from tvm.contrib.cprune.loop.evaluation import estimate, evaluate
 from tvm.contrib.cprune.loop.journal import Journal, open_run
 from tvm.contrib.cprune.loop.lock import locked
 from tvm.contrib.cprune.loop.proposal import propose
@@ -206,6 +206,8 @@ class CPruner:
     def _accuracy(self, training: Training) -> float:
         """Return the model's validation accuracy, which must meet the requirement."""
         accuracy, required = evaluate(training, self.model), self.config.accuracy_requirement
+        if training.evaluate_part is not None:
+            estimate(training, self.model)  # Wrong counts are reported before anything is tuned.
         if accuracy < required:
             raise CPruneError(
                 f"the unpruned model's validation accuracy is {accuracy:.4f}, "

@@ -14,10 +14,15 @@ from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.loop.journal import Journal
 from tvm.contrib.cprune.loop.training import Training
 from tvm.contrib.cprune.pruner import CPruner
+from tvm.contrib.cprune.types import CPruneError
 
 UNPRUNED = sum(value.numel() for value in make_model().parameters())
 # The validation split has 10,000 images, the part 1,000.
 SIZE, PART = 10_000, 1_000
+
+
+def is_unpruned(model: torch.nn.Module) -> bool:
+    return sum(value.numel() for value in model.parameters()) == UNPRUNED
 
 
 def is_trained(model: torch.nn.Module) -> bool:
@@ -57,11 +62,13 @@ class FakeTraining:
         model.trained = True  # type: ignore[assignment]
 
     def evaluate_part(self, model: torch.nn.Module) -> tuple[int, int]:
+        if is_unpruned(model):
+            return PART * 9 // 10, PART
         self.log("part")
         return round(self.accuracies["part" if is_trained(model) else "untrained"] * PART), PART
 
     def evaluate(self, model: torch.nn.Module) -> float:
-        if sum(value.numel() for value in model.parameters()) == UNPRUNED:
+        if is_unpruned(model):
             return 0.9
         self.log("whole")
         return self.accuracies["whole" if is_trained(model) else "untrained"]
@@ -198,6 +205,13 @@ def test_a_hopeless_candidate_is_followed_by_a_smaller_one(prune, tuned_dir):
     ((root, (_, width)),) = event["widths"].items()
     state = Journal(tuned_dir / "journal.jsonl").state()
     assert (state.limits, state.dropped, state.accuracy) == ({root: width}, frozenset(), 0.9)
+
+
+def test_wrong_counts_are_reported_before_anything_is_tuned(tmp_path):
+    wrong = FakeTraining(0.6, 0.89, 0.89).functions(validation_size=PART - 1)
+    with pytest.raises(CPruneError, match="read 1000 images of a validation split of 999"):
+        CPruner(make_model(), SHAPE, wrong, config(), tmp_path / "run").run()
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_and_evaluation_are_timed(prune, tuned_dir):

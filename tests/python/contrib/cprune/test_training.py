@@ -127,6 +127,10 @@ def test_a_resumed_run_makes_and_trains_the_same_candidate(tmp_path, importance)
         small = prunable.shrink(steps, lambda group: score(group, importance, 1)).model
         made = digest(small)
         torch.manual_seed(1)
+        assert training.recalibrate is not None
+        training.recalibrate(small)
+        assert digest(small) != made
+        torch.manual_seed(1)
         training.short_term(small)
         return made, digest(small)
 

@@ -93,7 +93,7 @@ def _judge(
 
 
 def _train(run: Run, model: torch.nn.Module, state: LoopState, facts: dict[str, Any]) -> Decision:
-    """Train and evaluate a candidate (lines 12 and 13), but no further than its rejection requires."""
+    """Train and evaluate a candidate (lines 12 and 13), unless an earlier evaluation already rejects it."""
     training, config, seed = run.training, run.config, run.config.seed + state.iteration + 1
     if training.recalibrate is not None:
         torch.manual_seed(seed)

@@ -134,13 +134,15 @@ def decide_untrained(accuracy: Interval, share: float, config: PruneConfig) -> D
 
 
 def hopeless_share(config: PruneConfig, recalibrated: bool) -> float:
-    """Return the ``share`` of ``decide_untrained``: by default 0 for the paper's algorithm, which trains all.
+    """Return the fraction of the accuracy requirement below which a candidate is not trained.
+
+    It is 0 by default with the step rule "paper", because Algorithm 1 trains every faster candidate.
 
     Parameters
     ----------
     recalibrated
-        Whether batch-norm statistics are re-estimated. Otherwise even a candidate as inaccurate as a random
-        guess may recover, so that the default is 0.
+        Whether batch-norm statistics are re-estimated. With those of the wider model, the accuracy before the
+        training says little: the default is 0.
     """
     if config.hopeless is not None:
         return config.hopeless
