@@ -15,6 +15,7 @@ so that the pruned layer keeps that structure. Two rules implement this idea:
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 from tvm.contrib.cprune._plugin import fitting_width
 from tvm.contrib.cprune.config import PruneConfig
@@ -112,6 +113,7 @@ def plan_step(
     original_width: int,
     config: PruneConfig,
     start: int | None = None,
+    stride: int = 1,
 ) -> ChannelStep | None:
     """Return the next step of a group by the configured rule.
 
@@ -123,15 +125,26 @@ def plan_step(
         Number of channels before the first step, for the limit on sparsity.
     start
         Width to step down from, if it was already tried; the group's current width by default.
+    stride
+        Number of fitting widths to move down if possible; the paper's rule ignores it.
 
     Returns
     -------
     The step, or None if no further step is possible or it would exceed the limit on sparsity.
     """
-    if config.step_rule == "paper":
-        step = paper_step(group, table, layers, start)
-    else:
-        step = joint_step(group, table, start)
-    if step is None or step.next_width < minimum_width(group, original_width, config):
+    floor = minimum_width(group, original_width, config)
+    paper = config.step_rule == "paper"
+    step = paper_step(group, table, layers, start) if paper else joint_step(group, table, start)
+    if step is None or step.next_width < floor:
         return None
+    return step if paper else _lengthen(step, table, stride, max(floor, group.width / 2))
+
+
+def _lengthen(step: ChannelStep, table: TaskTable, stride: int, floor: float) -> ChannelStep:
+    """Return a step that moves down ``stride`` fitting widths, or as many as keep ``floor`` channels."""
+    for count in range(2, stride + 1):
+        further = joint_step(step.group, table, step.next_width)
+        if further is None or further.next_width < floor:
+            break
+        step = replace(further, reason=f"{further.reason}, {count} fitting widths down", stride=count)
     return step

@@ -7,7 +7,13 @@ import torch
 
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.loop.comparison import compare
-from tvm.contrib.cprune.loop.decision import decide_accuracy, decide_latency, stop_reason, undecided
+from tvm.contrib.cprune.loop.decision import (
+    decide_accuracy,
+    decide_latency,
+    has_spare_accuracy,
+    stop_reason,
+    undecided,
+)
 from tvm.contrib.cprune.loop.evaluation import checked_accuracy
 from tvm.contrib.cprune.types import CPruneError, Latency
 
@@ -79,6 +85,20 @@ def test_samples_must_be_paired():
 def test_a_candidate_must_keep_the_required_accuracy(last, new, accepted):
     config = PruneConfig(accuracy_requirement=0.895, alpha=0.995)
     assert decide_accuracy(last, new, config).accepted is accepted
+
+
+@pytest.mark.parametrize(
+    ("last", "new", "spare"),
+    [
+        (0.8, 0.79, True),  # a quarter of the allowed loss
+        (0.8, 0.789, False),
+        (0.8, 0.81, True),
+        (0.71, 0.708, True),  # the requirement allows only 0.01
+        (0.71, 0.707, False),
+    ],
+)
+def test_accuracy_is_to_spare_after_a_quarter_of_the_allowed_loss(last, new, spare):
+    assert has_spare_accuracy(last, new, PruneConfig(accuracy_requirement=0.7, alpha=0.95)) is spare
 
 
 def test_the_loop_stops_at_each_limit():

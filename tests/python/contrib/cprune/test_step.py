@@ -112,6 +112,35 @@ def test_no_step_goes_below_the_minimum_width():
     assert plan_step(group(64, members), programs, ["a"], 64, PruneConfig(max_sparsity=0.8)).next_width == 32
 
 
+@pytest.mark.parametrize(
+    ("stride", "min_width", "expected"),
+    [
+        (1, 8, (112, 1)),
+        (2, 8, (96, 2)),
+        (4, 8, (64, 4)),
+        (5, 8, (64, 4)),  # half of the width
+        (4, 90, (96, 2)),
+        (4, 128, None),
+    ],
+)
+def test_a_longer_step_keeps_half_of_the_width_and_the_minimum(stride, min_width, expected):
+    programs, config = table(row("a", out=[(128, (16,))])), PruneConfig(min_width=min_width)
+    step = plan_step(group(128, A), programs, ["a"], 128, config, stride=stride)
+    assert (step and (step.next_width, step.stride)) == expected
+
+
+def test_a_longer_step_counts_from_the_width_that_was_too_slow():
+    programs = table(row("a", out=[(128, (16,))]))
+    step = plan_step(group(128, A), programs, ["a"], 128, PruneConfig(), start=96, stride=4)
+    assert (step.next_width, step.stride) == (64, 2)
+
+
+def test_the_papers_rule_has_no_longer_steps():
+    programs, config = table(row("a", out=[(128, (2, 8))])), PruneConfig(step_rule="paper")
+    steps = [plan_step(group(128, A), programs, ["a"], 128, config, stride=stride) for stride in (1, 4)]
+    assert steps[0] == steps[1] == paper_step(group(128, A), programs, ["a"])
+
+
 def test_separated_groups_are_pruned_one_by_one():
     a, b, c = (ChannelStep(group(64, GroupMember(name, "out", 64, 1)), 32, "") for name in "abc")
     assert separate((a, b, c), set(), set()) == (a, b, c)

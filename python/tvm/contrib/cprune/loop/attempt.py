@@ -8,7 +8,7 @@ import torch
 
 from tvm.contrib.cprune.compiler import Candidate
 from tvm.contrib.cprune.loop.comparison import compare, measured_speedup
-from tvm.contrib.cprune.loop.decision import Decision, decide_accuracy
+from tvm.contrib.cprune.loop.decision import Decision, decide_accuracy, has_spare_accuracy
 from tvm.contrib.cprune.loop.evaluation import evaluate
 from tvm.contrib.cprune.loop.proposal import Proposal
 from tvm.contrib.cprune.loop.run import AcceptedModel, Run
@@ -48,6 +48,7 @@ def attempt(
         "layers": list(proposal.row.task.layers),
         "widths": {step.group.root: [step.width, step.next_width] for step in proposal.steps},
         "reasons": [step.reason for step in proposal.steps],
+        "stride": max(step.stride for step in proposal.steps),
         **facts,
         "accepted": decision.accepted,
         "verdict": verdict,
@@ -86,6 +87,8 @@ def _judge(
         return "accuracy", good
 
     facts["speedup"] = measured_speedup(run.compiler, baseline, new)
+    soft = run.config.larger_steps and run.config.step_rule != "paper"
+    facts["spare"] = soft and has_spare_accuracy(state.accuracy, accuracy, run.config)
     facts["checkpoint"] = save_checkpoint(run.folder, f"iteration-{number:03}", new.model)
     return "accepted", Decision(True, f"{fast.reason}, {good.reason}")
 

@@ -10,6 +10,10 @@ from scipy import stats
 
 from tvm.contrib.cprune.config import PruneConfig
 
+# A candidate that loses at most this fraction of what it may lose has accuracy to spare. Twice the step then
+# loses less than allowed, even if the loss grows faster than the step.
+SPARE_FRACTION = 0.25
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -96,6 +100,18 @@ def decide_accuracy(last: float, new: float, config: PruneConfig) -> Decision:
         return Decision(False, f"accuracy {new:.4f} is below {config.alpha} x the last accepted {last:.4f}")
     # 3. Good enough.
     return Decision(True, f"accuracy {new:.4f} is sufficient")
+
+
+def has_spare_accuracy(last: float, new: float, config: PruneConfig) -> bool:
+    """Return whether an accepted candidate lost little of the accuracy that it was allowed to lose.
+
+    Parameters
+    ----------
+    last, new
+        Accuracies of the last accepted model and of the candidate, in [0, 1].
+    """
+    allowed = last - max(config.alpha * last, config.accuracy_requirement)
+    return last - new <= SPARE_FRACTION * allowed
 
 
 def stop_reason(speedup: float, iterations: int, seconds: float, config: PruneConfig) -> str:

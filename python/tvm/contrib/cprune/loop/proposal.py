@@ -44,7 +44,8 @@ def propose(
             if group is None or group.root in state.dropped:
                 continue
             original, start = original_widths[group.root], state.reached.get(group.root)
-            step = plan_step(group, table, row.task.layers, original, config, start)
+            stride = 1 if group.root in state.limits else state.stride
+            step = plan_step(group, table, row.task.layers, original, config, start, stride)
             if step is not None and group.root in state.limits:
                 step = stay_above(step, state.limits[group.root], start, vector_lanes(table.target))
             if step is not None:
