@@ -202,6 +202,7 @@ PRUNE = Options(
         "beta",
         "step_rule",
         "retry_smaller",
+        "partial_fit",
         "larger_steps",
         "max_iterations",
         "max_seconds",

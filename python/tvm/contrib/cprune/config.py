@@ -148,6 +148,9 @@ class PruneConfig:
         After a candidate that costs too much accuracy, prune its channel groups one by one, and those that
         still cost too much once more to a width halfway, before they are excluded. The step rule "paper"
         excludes them at once.
+    partial_fit
+        If no width fits all programs that use a group of channels, measure a few of the widths that fit most
+        of the work, and prune to the fastest. The step rule "paper" ignores this.
     larger_steps
         After a candidate that lost little of the accuracy that alpha allows, move down twice as many fitting
         widths in the next step. If that step costs too much accuracy, the smallest one follows. The step rule
@@ -188,6 +191,7 @@ class PruneConfig:
     importance: Importance = "l1"
     step_rule: StepRule = "joint"
     retry_smaller: bool = True
+    partial_fit: bool = True
     larger_steps: bool = True
     max_iterations: int = 100
     max_sparsity: float = 0.8

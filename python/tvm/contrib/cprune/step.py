@@ -19,9 +19,12 @@ from dataclasses import replace
 
 from tvm.contrib.cprune._plugin import fitting_width
 from tvm.contrib.cprune.config import PruneConfig
-from tvm.contrib.cprune.constraints import Constraint, layer_splits, width_constraints
+from tvm.contrib.cprune.constraints import Constraint, constrained_work, layer_splits, width_constraints
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.types import ChannelGroup, ChannelStep
+
+# Maximum number of widths to choose from where none fits every program.
+MAX_CHOICES = 3
 
 
 def minimum_width(group: ChannelGroup, original_width: int, config: PruneConfig) -> int:
@@ -104,6 +107,47 @@ def _next_fitting_width(group: ChannelGroup, width: int, constraints: tuple[Cons
     removed = group.width - width
     at_width = [Constraint(c.extent - removed * c.scale, c.scale, c.divisor) for c in constraints]
     return fitting_width(width, width - 1, 1, group.round_to, at_width)
+
+
+def partial_steps(
+    group: ChannelGroup, table: TaskTable, floor: int, start: int | None = None
+) -> tuple[ChannelStep, ...]:
+    """Return steps to widths that fit some of the programs, for a group without a useful joint step.
+
+    Widths that fit the most work come first: the latency of a program times the number of its subgraphs. A
+    program may fit with one inner length changed. Among widths that fit equal work, those that fit more of it
+    exactly come first, and then the wider ones.
+
+    Parameters
+    ----------
+    floor
+        Smallest width to consider. No step removes more than half of the channels.
+    start
+        Width to step down from; the group's current width by default.
+
+    Returns
+    -------
+    At most ``MAX_CHOICES`` steps.
+    """
+    width, work = start or group.width, constrained_work(group, table)
+    total = sum(item.seconds for item in work)
+
+    def shares(next_width: int) -> tuple[float, float]:
+        relaxed = sum(item.seconds for item in work if _fits(group, next_width, item.relaxed))
+        exact = sum(item.seconds for item in work if _fits(group, next_width, item.exact))
+        return relaxed / total, exact / total
+
+    possible = range(max(floor, math.ceil(width / 2)), width)
+    fitting = {candidate: shares(candidate) for candidate in possible if candidate % group.round_to == 0}
+    ordered = sorted((w for w in fitting if fitting[w][0]), key=lambda w: (*fitting[w], w), reverse=True)
+    return tuple(
+        ChannelStep(group, w, f"fits the programs of {fitting[w][0]:.0%} of the work")
+        for w in ordered[:MAX_CHOICES]
+    )
+
+
+def _fits(group: ChannelGroup, width: int, constraints: tuple[Constraint, ...]) -> bool:
+    return fitting_width(group.width, width, width, group.round_to, constraints) == width
 
 
 def plan_step(

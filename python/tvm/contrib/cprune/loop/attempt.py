@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from tvm.contrib.cprune.compiler import Candidate
+from tvm.contrib.cprune.loop.choice import settle
 from tvm.contrib.cprune.loop.comparison import compare, measured_speedup
 from tvm.contrib.cprune.loop.decision import Decision, decide_accuracy, has_spare_accuracy
 from tvm.contrib.cprune.loop.evaluation import evaluate
@@ -33,6 +34,7 @@ def attempt(
     """
     started, number = time.monotonic(), state.iteration + 1
     made, facts = None, dict[str, Any]()
+    proposal = settle(run.compiler, current, proposal)
     try:
         prunable = _shrink(run, current.prunable, proposal, number)
         made = AcceptedModel(run.compiler.move(current.candidate, prunable.model), prunable)
