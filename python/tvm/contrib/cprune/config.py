@@ -149,8 +149,8 @@ class PruneConfig:
         still cost too much once more to a width halfway, before they are excluded. The step rule "paper"
         excludes them at once.
     partial_fit
-        If no width fits all programs that use a group of channels, measure a few of the widths that fit most
-        of the work, and prune to the fastest. The step rule "paper" ignores this.
+        If no width fits all programs that use a group of channels, measure a few widths that fit the
+        costliest ones, and prune to the fastest. The step rule "paper" ignores this.
     larger_steps
         After a candidate that lost little of the accuracy that alpha allows, move down twice as many fitting
         widths in the next step. If that step costs too much accuracy, the smallest one follows. The step rule

@@ -55,7 +55,8 @@ def prune(run: Run, baseline: AcceptedModel) -> tuple[Candidate, str]:
         17      goal <- beta * latency of the candidate
         18  train the model for a long term; tune it further
 
-    The paper excludes the groups in line 14 at once (see ``PruneConfig.retry_smaller``).
+    The paper excludes the groups in line 14 at once, and takes the same step in line 7 whatever the accuracy
+    (see ``retry_smaller``, ``partial_fit`` and ``larger_steps`` in ``PruneConfig``).
 
     Parameters
     ----------

@@ -3,6 +3,7 @@
 
 import fcntl
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[4] / "tutorials" / "frontend"))
 from hypothesis import settings
 from networks import KINDS
 from programs import FAST, task_of
+from pruning import SHAPE, make_model, time_by_macs
 from torch import nn
 
 import tvm
@@ -107,3 +109,16 @@ def tuned_run(shared_dir: Path) -> TuneModel:
         return folder
 
     return tune
+
+
+@pytest.fixture
+def tuned_dir(tuned_run: TuneModel, tmp_path: Path) -> Path:
+    """Return the folder of a new run that has the records of the unpruned chain."""
+    shutil.copytree(tuned_run("chain", make_model(), SHAPE) / "records", tmp_path / "records")
+    return tmp_path
+
+
+@pytest.fixture
+def latency_by_macs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the latency of models by one that does not depend on the machine."""
+    monkeypatch.setattr(Compiler, "time", time_by_macs)

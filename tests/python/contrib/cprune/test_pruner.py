@@ -2,7 +2,6 @@
 """Algorithm 1 as a whole, on real networks and programs."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 from commands import error_of, run_cprune
 from networks import OneLayer
-from pruning import SHAPE, Chain, config, make_model, time_by_macs, training
+from pruning import SHAPE, Chain, config, make_model, training
 from torch import nn
 
 from tvm.contrib.cprune.compiler import Compiler
@@ -41,11 +40,6 @@ def nan_model() -> nn.Module:
     model = make_model()
     model.b.weight.data[0, 0] = float("nan")
     return model
-
-
-@pytest.fixture
-def latency_by_macs(monkeypatch):
-    monkeypatch.setattr(Compiler, "time", time_by_macs)
 
 
 def test_a_run_prunes_measures_and_leaves_its_folder(tmp_path, latency_by_macs):
@@ -110,13 +104,6 @@ def test_a_run_prunes_measures_and_leaves_its_folder(tmp_path, latency_by_macs):
 
 def pruner_state(folder: Path):
     return Journal(folder / "journal.jsonl").state()
-
-
-@pytest.fixture
-def tuned_dir(tuned_run, tmp_path) -> Path:
-    """Return the folder of a new run that has the records of the unpruned model."""
-    shutil.copytree(tuned_run("chain", make_model(), SHAPE) / "records", tmp_path / "records")
-    return tmp_path
 
 
 def test_all_outputs_of_a_network_are_compared_in_a_run_and_in_deploy(

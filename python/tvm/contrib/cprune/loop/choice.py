@@ -41,4 +41,4 @@ def fastest(choices: Sequence[ChannelStep], seconds: Mapping[int, float], before
         return choices[0]
     best = min(valid, key=lambda step: seconds[step.next_width])
     ratio = seconds[best.next_width] / before
-    return replace(best, reason=f"{best.reason}, whose sum of latencies becomes {ratio:.3f} of the model's")
+    return replace(best, reason=f"{best.reason}; the programs of the model take {ratio:.3f} of the time")
