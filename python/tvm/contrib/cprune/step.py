@@ -23,8 +23,8 @@ from tvm.contrib.cprune.constraints import Constraint, constrained_work, layer_s
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.types import ChannelGroup, ChannelStep
 
-# Maximum number of widths to choose from where none fits every program.
-MAX_CHOICES = 3
+# Where no width fits every program, choose from this many that fit at least this fraction of the work.
+MAX_CHOICES, MIN_FITTING = 3, 0.5
 
 
 def minimum_width(group: ChannelGroup, original_width: int, config: PruneConfig) -> int:
@@ -112,11 +112,11 @@ def _next_fitting_width(group: ChannelGroup, width: int, constraints: tuple[Cons
 def partial_steps(
     group: ChannelGroup, table: TaskTable, floor: int, start: int | None = None
 ) -> tuple[ChannelStep, ...]:
-    """Return steps to widths that fit some of the programs, for a group without a useful joint step.
+    """Return steps to widths that fit most of the work, for a group without a useful joint step.
 
-    Widths that fit the most work come first: the latency of a program times the number of its subgraphs. A
-    program may fit with one inner length changed. Among widths that fit equal work, those that fit more of it
-    exactly come first, and then the wider ones.
+    The work of a program is its latency times the number of its subgraphs that use the channels. The widths
+    that fit the most work come first, exactly or with one inner length changed. Among equal ones, those that
+    fit more work exactly come first, and then the wider ones.
 
     Parameters
     ----------
@@ -139,7 +139,8 @@ def partial_steps(
 
     possible = range(max(floor, math.ceil(width / 2)), width)
     fitting = {candidate: shares(candidate) for candidate in possible if candidate % group.round_to == 0}
-    ordered = sorted((w for w in fitting if fitting[w][0]), key=lambda w: (*fitting[w], w), reverse=True)
+    enough = [w for w in fitting if fitting[w][0] >= MIN_FITTING]
+    ordered = sorted(enough, key=lambda w: (*fitting[w], w), reverse=True)
     return tuple(
         ChannelStep(group, w, f"fits the programs of {fitting[w][0]:.0%} of the work")
         for w in ordered[:MAX_CHOICES]
