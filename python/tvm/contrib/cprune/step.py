@@ -130,6 +130,8 @@ def partial_steps(
     At most ``MAX_CHOICES`` steps.
     """
     width, work = start or group.width, constrained_work(group, table)
+    if not work:
+        return ()
     total = sum(item.seconds for item in work)
 
     def shares(next_width: int) -> tuple[float, float]:

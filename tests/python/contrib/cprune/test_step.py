@@ -151,6 +151,7 @@ def test_partial_steps_fit_the_most_work():
     assert choices(a, b, start=28) == [(21, reason), (14, reason)]
     # A program that fits every width does not count.
     assert choices(a, b, row("c", inputs=[(32, (1,))], seconds=90.0)) == choices(a, b)
+    assert choices(row("a", out=[(32, (1,))])) == []
 
 
 def replace_seconds(item, seconds):
