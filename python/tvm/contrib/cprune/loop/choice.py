@@ -29,6 +29,8 @@ def settle(compiler: Compiler, current: AcceptedModel, proposal: Proposal) -> Pr
 def fastest(choices: Sequence[ChannelStep], seconds: Mapping[int, float], before: float) -> ChannelStep:
     """Return the step whose programs are the fastest; the first if none has valid programs.
 
+    Whether the model becomes faster is decided by timing it, as for every candidate.
+
     Parameters
     ----------
     seconds

@@ -10,8 +10,8 @@ from scipy import stats
 
 from tvm.contrib.cprune.config import PruneConfig
 
-# A candidate that loses at most this fraction of what it may lose has accuracy to spare. Twice the step then
-# loses less than allowed, even if the loss grows faster than the step.
+# A candidate that loses at most this fraction of what it may lose has accuracy to spare: twice its step stays
+# within the limit even if the loss grows with the square of the step.
 SPARE_FRACTION = 0.25
 
 
