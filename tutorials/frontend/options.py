@@ -202,6 +202,8 @@ PRUNE = Options(
         "beta",
         "step_rule",
         "retry_smaller",
+        "partial_fit",
+        "larger_steps",
         "hopeless",
         "max_iterations",
         "max_seconds",

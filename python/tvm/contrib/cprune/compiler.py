@@ -130,6 +130,19 @@ class Compiler:
         relay_model = self.import_model(model)
         return Candidate(model, relay_model, *self.compile(relay_model, current.table, "candidate"))
 
+    def predict(self, current: Candidate, model: torch.nn.Module) -> float:
+        """Return the seconds per inference that the tasks of a pruned ``model`` take together.
+
+        The programs are transplants of those of ``current``. They are kept: ``move`` does not measure them
+        again.
+
+        Raises
+        ------
+        CPruneError
+            If a task has no valid program at its new width.
+        """
+        return self.tuner.transplant(self.import_model(model), current.table).predicted
+
     def compile(self, model: RelayModel, donor: TaskTable, name: str) -> tuple[TaskTable, Path]:
         """Compile a Relay model with transplants of the programs of ``donor``.
 

@@ -156,6 +156,13 @@ class PruneConfig:
         Reject a candidate without training it if its accuracy before the training, with new batch-norm
         statistics, is below this fraction of the required accuracy; 0 trains every candidate. The default is
         0.25, or 0 with the step rule "paper" and for trainings that do not re-estimate the statistics.
+    partial_fit
+        If no width fits all programs that use a group of channels, measure a few widths that fit the
+        costliest ones, and prune to the fastest. The step rule "paper" ignores this.
+    larger_steps
+        After a candidate that lost little of the accuracy that alpha allows, move down twice as many fitting
+        widths in the next step. If that step costs too much accuracy, the smallest one follows. The step rule
+        "paper" ignores this.
     max_iterations
         Maximum number of candidates to evaluate.
     max_sparsity
@@ -192,6 +199,8 @@ class PruneConfig:
     importance: Importance = "l1"
     step_rule: StepRule = "joint"
     retry_smaller: bool = True
+    partial_fit: bool = True
+    larger_steps: bool = True
     hopeless: float | None = None
     max_iterations: int = 100
     max_sparsity: float = 0.8

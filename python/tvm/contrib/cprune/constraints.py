@@ -5,6 +5,7 @@ A program keeps its inner loops at every width that is a multiple of the product
 Only the outermost loop becomes shorter.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from tvm.contrib.cprune.table import TaskTable
@@ -30,6 +31,22 @@ class Constraint(NamedTuple):
     extent: int
     scale: int
     divisor: int
+
+
+class Work(NamedTuple):
+    """The work that one program does on the channels of a group.
+
+    Attributes
+    ----------
+    seconds : float
+        Latency of the program times the number of its subgraphs that use the channels.
+    exact, relaxed : tuple of Constraint
+        Constraints of the program; see ``width_constraints``.
+    """
+
+    seconds: float
+    exact: tuple[Constraint, ...]
+    relaxed: tuple[Constraint, ...]
 
 
 def layer_splits(layer: str, side: Side, table: TaskTable) -> list[Split]:
@@ -87,3 +104,15 @@ def width_constraints(group: ChannelGroup, table: TaskTable, relax: bool = False
         for multiple in required_multiples(member.layer, member.side, member.groups, table, relax)
     }
     return tuple(sorted(constraints))
+
+
+def constrained_work(group: ChannelGroup, table: TaskTable) -> tuple[Work, ...]:
+    """Return the work on a group's channels of each program that does not fit every width."""
+    layers, work = {member.layer for member in group.members}, []
+    for row in table.rows:
+        count = sum(not layers.isdisjoint(subgraph.layers) for subgraph in row.task.subgraphs)
+        alone = replace(table, rows=(row,))
+        exact, relaxed = width_constraints(group, alone), width_constraints(group, alone, relax=True)
+        if exact:
+            work.append(Work(row.program.latency.median * count, exact, relaxed))
+    return tuple(work)

@@ -57,8 +57,9 @@ def prune(run: Run, baseline: AcceptedModel) -> tuple[Candidate, str]:
         17      goal <- beta * latency of the candidate
         18  train the model for a long term; tune it further
 
-    The paper excludes the groups in line 14 at once (see ``PruneConfig.retry_smaller``), and trains every
-    candidate in line 12 (see ``PruneConfig.hopeless``).
+    The paper takes the same step in line 7 whatever the accuracy, trains every candidate in line 12, and
+    excludes the groups in line 14 at once (see ``partial_fit``, ``larger_steps``, ``hopeless`` and
+    ``retry_smaller`` in ``PruneConfig``).
 
     Parameters
     ----------

@@ -15,12 +15,16 @@ so that the pruned layer keeps that structure. Two rules implement this idea:
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 from tvm.contrib.cprune._plugin import fitting_width
 from tvm.contrib.cprune.config import PruneConfig
-from tvm.contrib.cprune.constraints import Constraint, layer_splits, width_constraints
+from tvm.contrib.cprune.constraints import Constraint, constrained_work, layer_splits, width_constraints
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.types import ChannelGroup, ChannelStep
+
+# Where no width fits every program, choose from this many that fit at least this fraction of the work.
+MAX_CHOICES, MIN_FITTING = 3, 0.5
 
 
 def minimum_width(group: ChannelGroup, original_width: int, config: PruneConfig) -> int:
@@ -105,6 +109,50 @@ def _next_fitting_width(group: ChannelGroup, width: int, constraints: tuple[Cons
     return fitting_width(width, width - 1, 1, group.round_to, at_width)
 
 
+def partial_steps(
+    group: ChannelGroup, table: TaskTable, floor: int, start: int | None = None
+) -> tuple[ChannelStep, ...]:
+    """Return steps to widths that fit most of the work, for a group without a useful joint step.
+
+    The work of a program is its latency times the number of its subgraphs that use the channels. The widths
+    that fit the most work come first, exactly or with one inner length changed. Among equal ones, those that
+    fit more work exactly come first, and then the wider ones.
+
+    Parameters
+    ----------
+    floor
+        Smallest width to consider. No step removes more than half of the channels.
+    start
+        Width to step down from; the group's current width by default.
+
+    Returns
+    -------
+    At most ``MAX_CHOICES`` steps.
+    """
+    width, work = start or group.width, constrained_work(group, table)
+    if not work:
+        return ()
+    total = sum(item.seconds for item in work)
+
+    def shares(next_width: int) -> tuple[float, float]:
+        relaxed = sum(item.seconds for item in work if _fits(group, next_width, item.relaxed))
+        exact = sum(item.seconds for item in work if _fits(group, next_width, item.exact))
+        return relaxed / total, exact / total
+
+    possible = range(max(floor, math.ceil(width / 2)), width)
+    fitting = {candidate: shares(candidate) for candidate in possible if candidate % group.round_to == 0}
+    enough = [w for w in fitting if fitting[w][0] >= MIN_FITTING]
+    ordered = sorted(enough, key=lambda w: (*fitting[w], w), reverse=True)
+    return tuple(
+        ChannelStep(group, w, f"fits the programs of {fitting[w][0]:.0%} of the work")
+        for w in ordered[:MAX_CHOICES]
+    )
+
+
+def _fits(group: ChannelGroup, width: int, constraints: tuple[Constraint, ...]) -> bool:
+    return fitting_width(group.width, width, width, group.round_to, constraints) == width
+
+
 def plan_step(
     group: ChannelGroup,
     table: TaskTable,
@@ -112,6 +160,7 @@ def plan_step(
     original_width: int,
     config: PruneConfig,
     start: int | None = None,
+    stride: int = 1,
 ) -> ChannelStep | None:
     """Return the next step of a group by the configured rule.
 
@@ -123,15 +172,26 @@ def plan_step(
         Number of channels before the first step, for the limit on sparsity.
     start
         Width to step down from, if it was already tried; the group's current width by default.
+    stride
+        Number of fitting widths to move down if possible; the paper's rule ignores it.
 
     Returns
     -------
     The step, or None if no further step is possible or it would exceed the limit on sparsity.
     """
-    if config.step_rule == "paper":
-        step = paper_step(group, table, layers, start)
-    else:
-        step = joint_step(group, table, start)
-    if step is None or step.next_width < minimum_width(group, original_width, config):
+    floor = minimum_width(group, original_width, config)
+    paper = config.step_rule == "paper"
+    step = paper_step(group, table, layers, start) if paper else joint_step(group, table, start)
+    if step is None or step.next_width < floor:
         return None
+    return step if paper else _lengthen(step, table, stride, max(floor, group.width / 2))
+
+
+def _lengthen(step: ChannelStep, table: TaskTable, stride: int, floor: float) -> ChannelStep:
+    """Return a step that moves down ``stride`` fitting widths, or as many as keep ``floor`` channels."""
+    for count in range(2, stride + 1):
+        further = joint_step(step.group, table, step.next_width)
+        if further is None or further.next_width < floor:
+            break
+        step = replace(further, reason=f"{further.reason}, {count} fitting widths down", stride=count)
     return step

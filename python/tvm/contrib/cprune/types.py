@@ -235,11 +235,14 @@ class ChannelStep:
         The group before the step.
     next_width, reason
         Number of channels after the step, and an explanation of it for reports.
+    stride : int
+        Number of fitting widths that the step moves down.
     """
 
     group: ChannelGroup
     next_width: int
     reason: str
+    stride: int = 1
 
     @property
     def width(self) -> int:

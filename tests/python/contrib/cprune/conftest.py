@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[4] / "tutorials" / "frontend"))
 from hypothesis import settings
 from networks import KINDS
 from programs import FAST, task_of
-from pruning import SHAPE, make_model
+from pruning import SHAPE, make_model, time_by_macs
 from torch import nn
 
 import tvm
@@ -117,3 +117,9 @@ def tuned_dir(tuned_run: TuneModel, tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     shutil.copytree(tuned_run("chain", make_model(), SHAPE) / "records", folder / "records")
     return folder
+
+
+@pytest.fixture
+def latency_by_macs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the latency of models by one that does not depend on the machine."""
+    monkeypatch.setattr(Compiler, "time", time_by_macs)

@@ -12,6 +12,7 @@ from tvm.contrib.cprune.loop.decision import (
     decide_estimate,
     decide_latency,
     decide_untrained,
+    has_spare_accuracy,
     hopeless_share,
     stop_reason,
     undecided,
@@ -139,6 +140,20 @@ def test_only_a_candidate_that_is_certainly_hopeless_is_not_trained(low, high, s
 )
 def test_the_paper_trains_every_candidate_unless_the_user_says_otherwise(hopeless, rule, recalibrated, share):
     assert hopeless_share(PruneConfig(hopeless=hopeless, step_rule=rule), recalibrated) == share
+
+
+@pytest.mark.parametrize(
+    ("last", "new", "spare"),
+    [
+        (0.8, 0.79, True),  # a quarter of the allowed loss
+        (0.8, 0.789, False),
+        (0.8, 0.81, True),
+        (0.71, 0.708, True),  # the requirement allows only 0.01
+        (0.71, 0.707, False),
+    ],
+)
+def test_accuracy_is_to_spare_after_a_quarter_of_the_allowed_loss(last, new, spare):
+    assert has_spare_accuracy(last, new, PruneConfig(accuracy_requirement=0.7, alpha=0.95)) is spare
 
 
 def test_the_loop_stops_at_each_limit():

@@ -54,6 +54,29 @@ def test_groups_that_cost_too_much_accuracy_are_separated_then_limited():
     assert state.dropped == {"b"}
 
 
+def test_steps_double_while_accuracy_is_to_spare_and_start_again_after_a_miss():
+    def after(state, verdict, **facts):
+        return state.after({**candidate(verdict, retry=True), **facts})
+
+    state = LoopState()
+    assert state.stride == 1
+    state = after(state, "accepted", stride=1, spare=True)
+    assert state.stride == 2
+    assert after(state, "latency", stride=2).stride == 2
+    assert after(state, "accepted", stride=2, spare=True).stride == 4
+    # A step that could not be as long does not count as one.
+    assert after(state, "accepted", stride=1, spare=True).stride == 2
+    assert after(state, "accepted", stride=2, spare=False).stride == 1
+    for verdict in ("accuracy", "impossible"):
+        missed = after(state, verdict, stride=2)
+        # The group gets its smallest step before it is limited or excluded.
+        assert (missed.stride, missed.limits, missed.dropped) == (1, {}, frozenset())
+    assert after(missed, "accuracy", stride=1).limits == {"a": 32}
+    assert after(missed, "impossible", stride=1).dropped == {"a"}
+    # Events of earlier versions.
+    assert after(state, "accepted").stride == 1
+
+
 def test_an_incomplete_line_is_dropped(tmp_path):
     path = tmp_path / "journal.jsonl"
     append_lines(path, ['{"event": "a"}', '{"event": "b"}'])

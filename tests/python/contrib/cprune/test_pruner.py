@@ -11,7 +11,7 @@ import pytest
 import torch
 from commands import error_of, run_cprune
 from networks import OneLayer
-from pruning import SHAPE, Chain, config, make_model, time_by_macs, training
+from pruning import SHAPE, Chain, config, make_model, training
 from torch import nn
 
 from tvm.contrib.cprune.compiler import Compiler
@@ -41,11 +41,6 @@ def nan_model() -> nn.Module:
     model = make_model()
     model.b.weight.data[0, 0] = float("nan")
     return model
-
-
-@pytest.fixture
-def latency_by_macs(monkeypatch):
-    monkeypatch.setattr(Compiler, "time", time_by_macs)
 
 
 def test_a_run_prunes_measures_and_leaves_its_folder(tmp_path, latency_by_macs):

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The step rules: widths that fit the programs of producers and consumers."""
 
+from dataclasses import replace
+
 import pytest
 
 from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.loop.proposal import separate, stay_above
-from tvm.contrib.cprune.step import joint_step, minimum_width, paper_step, plan_step
+from tvm.contrib.cprune.step import joint_step, minimum_width, paper_step, partial_steps, plan_step
 from tvm.contrib.cprune.table import Row, TaskTable
 from tvm.contrib.cprune.types import (
     ChannelGroup,
@@ -19,12 +21,12 @@ from tvm.contrib.cprune.types import (
 )
 
 
-def row(layer, out=(), inputs=()):
+def row(layer, out=(), inputs=(), seconds=1.0):
     """Return a row whose program splits channels of ``(extent, inner lengths)``."""
     task = Task(f'["{layer}"]', (Subgraph("s", "nn.conv2d", (layer,)),), 1.0)
     out_splits = tuple(Split(i, "conv", (0,), extent, lengths) for i, (extent, lengths) in enumerate(out))
     in_splits = tuple(Split(i, "conv", (1,), extent, lengths) for i, (extent, lengths) in enumerate(inputs))
-    return Row(task, Program("", Latency((1.0,)), out_splits, in_splits))
+    return Row(task, Program("", Latency((seconds,)), out_splits, in_splits))
 
 
 def table(*rows):
@@ -110,6 +112,82 @@ def test_no_step_goes_below_the_minimum_width():
     members = GroupMember("a", "out", 64, 1)
     assert plan_step(group(64, members), programs, ["a"], 256, PruneConfig(max_sparsity=0.8)) is None
     assert plan_step(group(64, members), programs, ["a"], 64, PruneConfig(max_sparsity=0.8)).next_width == 32
+
+
+@pytest.mark.parametrize(
+    ("stride", "min_width", "expected"),
+    [
+        (1, 8, (112, 1)),
+        (2, 8, (96, 2)),
+        (4, 8, (64, 4)),
+        (5, 8, (64, 4)),  # half of the width
+        (4, 90, (96, 2)),
+        (4, 128, None),
+    ],
+)
+def test_a_longer_step_keeps_half_of_the_width_and_the_minimum(stride, min_width, expected):
+    programs, config = table(row("a", out=[(128, (16,))])), PruneConfig(min_width=min_width)
+    step = plan_step(group(128, A), programs, ["a"], 128, config, stride=stride)
+    assert (step and (step.next_width, step.stride)) == expected
+
+
+def choices(*rows, width=32, floor=8, start=None):
+    """Return the widths and reasons for a group of the layers of all rows, produced by the first."""
+    layers = [item.task.layers[0] for item in rows]
+    members = [GroupMember(layer, "in" if n else "out", width, 1) for n, layer in enumerate(layers)]
+    return [
+        (s.next_width, s.reason) for s in partial_steps(group(width, *members), table(*rows), floor, start)
+    ]
+
+
+def test_partial_steps_fit_the_most_work():
+    a, b = row("a", out=[(32, (7,))], seconds=6.0), row("b", inputs=[(32, (9,))], seconds=4.0)
+    reason = "fits the programs of 60% of the work"
+    assert choices(a, b) == [(28, reason), (21, reason)]
+    # Now the other program is the costlier one.
+    assert choices(a, replace_seconds(b, 9.0)) == [(27, reason), (18, reason)]
+    assert choices(a, replace_seconds(b, 6.0))[0] == (28, "fits the programs of 50% of the work")
+    assert choices(a, b, floor=22) == [(28, reason)]
+    assert choices(a, b, start=28) == [(21, reason), (14, reason)]
+    # A program that fits every width does not count.
+    assert choices(a, b, row("c", inputs=[(32, (1,))], seconds=90.0)) == choices(a, b)
+    assert choices(row("a", out=[(32, (1,))])) == []
+
+
+def replace_seconds(item, seconds):
+    return Row(item.task, replace(item.program, latency=Latency((seconds,))))
+
+
+def test_partial_steps_prefer_programs_that_fit_exactly():
+    # With one inner length changed, 24, 20 and 16 fit the program of a; only 16 fits it exactly.
+    a, b = row("a", out=[(32, (4, 4))], seconds=6.0), row("b", inputs=[(32, (31,))], seconds=4.0)
+    assert [width for width, _ in choices(a, b)] == [16, 28, 24]
+
+
+def test_work_counts_only_the_subgraphs_with_channels_of_the_group():
+    a, b = row("a", out=[(32, (7,))], seconds=6.0), row("b", inputs=[(32, (9,))], seconds=4.0)
+    subgraphs = tuple(Subgraph(layer, "nn.conv2d", (layer,)) for layer in ("b", "d", "e"))
+    repeated = Row(replace(b.task, subgraphs=subgraphs), b.program)
+    # d and e run the same program on other channels.
+    assert choices(a, repeated) == choices(a, b)
+    members = [
+        GroupMember("a", "out", 32, 1),
+        *(GroupMember(layer, "in", 32, 1) for layer in ("b", "d", "e")),
+    ]
+    steps = partial_steps(group(32, *members), table(a, repeated), 8)
+    assert [step.next_width for step in steps] == [27, 18]
+
+
+def test_a_longer_step_counts_from_the_width_that_was_too_slow():
+    programs = table(row("a", out=[(128, (16,))]))
+    step = plan_step(group(128, A), programs, ["a"], 128, PruneConfig(), start=96, stride=4)
+    assert (step.next_width, step.stride) == (64, 2)
+
+
+def test_the_papers_rule_has_no_longer_steps():
+    programs, config = table(row("a", out=[(128, (2, 8))])), PruneConfig(step_rule="paper")
+    steps = [plan_step(group(128, A), programs, ["a"], 128, config, stride=stride) for stride in (1, 4)]
+    assert steps[0] == steps[1] == paper_step(group(128, A), programs, ["a"])
 
 
 def test_separated_groups_are_pruned_one_by_one():

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 
 from tvm.contrib.cprune.compiler import Candidate
+from tvm.contrib.cprune.loop.choice import settle
 from tvm.contrib.cprune.loop.comparison import compare, measured_speedup
 from tvm.contrib.cprune.loop.decision import (
     Decision,
     decide_accuracy,
     decide_estimate,
     decide_untrained,
+    has_spare_accuracy,
     hopeless_share,
 )
 from tvm.contrib.cprune.loop.evaluation import estimate, evaluate
@@ -39,6 +41,7 @@ def attempt(
     """
     started, number = time.monotonic(), state.iteration + 1
     made, facts = None, dict[str, Any]()
+    proposal = settle(run.compiler, current, proposal)
     try:
         prunable = _shrink(run, current.prunable, proposal, number)
         made = AcceptedModel(run.compiler.move(current.candidate, prunable.model), prunable)
@@ -54,6 +57,7 @@ def attempt(
         "layers": list(proposal.row.task.layers),
         "widths": {step.group.root: [step.width, step.next_width] for step in proposal.steps},
         "reasons": [step.reason for step in proposal.steps],
+        "stride": max(step.stride for step in proposal.steps),
         **facts,
         "accepted": decision.accepted,
         "verdict": verdict,
@@ -88,6 +92,8 @@ def _judge(
         return "accuracy", good
 
     facts["speedup"] = measured_speedup(run.compiler, baseline, new)
+    soft = run.config.larger_steps and run.config.step_rule != "paper"
+    facts["spare"] = soft and has_spare_accuracy(state.accuracy, facts["accuracy_val"], run.config)
     facts["checkpoint"] = save_checkpoint(run.folder, f"iteration-{state.iteration + 1:03}", new.model)
     return "accepted", Decision(True, f"{fast.reason}, {good.reason}")
 

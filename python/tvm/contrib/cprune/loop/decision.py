@@ -11,6 +11,10 @@ from scipy import stats
 from tvm.contrib.cprune.config import HOPELESS, PruneConfig
 from tvm.contrib.cprune.loop.interval import Interval
 
+# A candidate that loses at most this fraction of what it may lose has accuracy to spare: twice its step stays
+# within the limit even if the loss grows with the square of the step.
+SPARE_FRACTION = 0.25
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -158,6 +162,18 @@ def _missed_limit(last: float, new: float, config: PruneConfig) -> str:
     if new < config.alpha * last:
         return f"below {config.alpha} x the last accepted {last:.4f}"
     return ""
+
+
+def has_spare_accuracy(last: float, new: float, config: PruneConfig) -> bool:
+    """Return whether an accepted candidate lost little of the accuracy that it was allowed to lose.
+
+    Parameters
+    ----------
+    last, new
+        Accuracies of the last accepted model and of the candidate, in [0, 1].
+    """
+    allowed = last - max(config.alpha * last, config.accuracy_requirement)
+    return last - new <= SPARE_FRACTION * allowed
 
 
 def stop_reason(speedup: float, iterations: int, seconds: float, config: PruneConfig) -> str:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.loop.run import AcceptedModel
 from tvm.contrib.cprune.loop.state import LoopState
-from tvm.contrib.cprune.step import plan_step
-from tvm.contrib.cprune.table import Row
+from tvm.contrib.cprune.step import minimum_width, partial_steps, plan_step
+from tvm.contrib.cprune.table import Row, TaskTable
 from tvm.contrib.cprune.targets.target import vector_lanes
-from tvm.contrib.cprune.types import ChannelStep
+from tvm.contrib.cprune.types import ChannelGroup, ChannelStep
 
 # A width halfway is rounded up to a multiple of this, even if vectors are shorter.
 MIN_MULTIPLE = 8
@@ -19,10 +19,17 @@ MIN_MULTIPLE = 8
 
 @dataclass(frozen=True)
 class Proposal:
-    """A task to prune, and the step of each of its channel groups."""
+    """A task to prune, and the step of each of its channel groups.
+
+    Attributes
+    ----------
+    choices
+        Steps of a single group whose programs must be measured to choose one, if there are no ``steps``.
+    """
 
     row: Row
     steps: tuple[ChannelStep, ...]
+    choices: tuple[ChannelStep, ...] = ()
 
 
 def propose(
@@ -39,19 +46,43 @@ def propose(
     groups = current.prunable.groups(config.include, config.exclude)
     for row in table.by_impact():
         steps: dict[str, ChannelStep] = {}
+        choices: tuple[ChannelStep, ...] = ()
         for layer in row.task.layers:
             group = groups.of_layer(layer)
             if group is None or group.root in state.dropped:
                 continue
             original, start = original_widths[group.root], state.reached.get(group.root)
-            step = plan_step(group, table, row.task.layers, original, config, start)
+            stride = 1 if group.root in state.limits else state.stride
+            step = plan_step(group, table, row.task.layers, original, config, start, stride)
+            if partial := _partial_steps(group, table, step, state, original, config):
+                choices = choices or partial
+                continue
             if step is not None and group.root in state.limits:
                 step = stay_above(step, state.limits[group.root], start, vector_lanes(table.target))
             if step is not None:
                 steps[group.root] = step
         if steps:
             return Proposal(row, separate(tuple(steps.values()), state.separated, state.limits))
+        if choices:
+            return Proposal(row, (), choices)
     return None
+
+
+def _partial_steps(
+    group: ChannelGroup,
+    table: TaskTable,
+    step: ChannelStep | None,
+    state: LoopState,
+    original_width: int,
+    config: PruneConfig,
+) -> tuple[ChannelStep, ...]:
+    """Return the steps to choose from instead of ``step``, if that is None or removes more than half."""
+    start = state.reached.get(group.root)
+    useful = step is not None and step.next_width >= (start or group.width) / 2
+    if useful or not config.partial_fit or config.step_rule == "paper":
+        return ()
+    floor = max(minimum_width(group, original_width, config), state.limits.get(group.root, 0) + 1)
+    return partial_steps(group, table, floor, start)
 
 
 def separate(

@@ -33,6 +33,8 @@ class LoopState:
         Widths that cost too much accuracy, by root of the group; later steps stay above them.
     reached
         Smallest width tried and found too slow since the last acceptance, by root of the group.
+    stride
+        Number of fitting widths that the next step moves down.
     """
 
     iteration: int = 0
@@ -44,6 +46,7 @@ class LoopState:
     separated: frozenset[str] = frozenset()
     limits: Mapping[str, int] = field(default_factory=dict)
     reached: Mapping[str, int] = field(default_factory=dict)
+    stride: int = 1
 
     def after(self, event: Event) -> "LoopState":
         """Return the state after ``event``."""
@@ -59,10 +62,14 @@ class LoopState:
                 speedup=event["speedup"],
                 checkpoint=event["checkpoint"],
                 reached={},
+                stride=2 * event.get("stride", 1) if event.get("spare", False) else 1,
             )
         widths = {root: new_width for root, (_, new_width) in event["widths"].items()}
         if event["verdict"] == "latency":
             return replace(state, reached={**self.reached, **widths})
+        state = replace(state, stride=1)
+        if event.get("stride", 1) > 1:  # the smallest step comes next
+            return state
         retry = event["verdict"] == "accuracy" and event.get("retry_smaller", False)
         if retry and len(widths) > 1:
             return replace(state, separated=self.separated | set(widths))
