@@ -31,7 +31,8 @@ class DataSettings:
     weights
         Weights of torchvision to load instead of training the network, such as DEFAULT.
     pretrained
-        File of weights (a PyTorch state dict) to load instead of training the network.
+        File of weights (a state dict of PyTorch or a TorchScript file) to load instead of training the
+        network.
     batch_size
         Number of images per training step.
     test_batch_size
