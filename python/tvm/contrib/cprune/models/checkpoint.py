@@ -79,7 +79,7 @@ def _read_state(path: Path) -> Any:
         raise CPruneError(f"cannot read checkpoint {path}: {error.strerror}") from None
     except Exception:  # Almost any type, depending on the file's first bytes.
         raise CPruneError(
-            f"cannot read checkpoint {path}: expected a state dict that torch.save wrote or a TorchScript file"
+            f"cannot read checkpoint {path}: expected a TorchScript file or a state dict of torch.save"
         ) from None
 
 
