@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, Subset
 import main as tutorial
 from c_pruner import CPruner
 from data import load_data
+from evaluation import accuracy
 from models import make_model
-from train import accuracy, train
+from train import Recipe, train
 from tvm.contrib.cprune.models.checkpoint import digest
 from tvm.contrib.cprune.models.torchvision_models import import_torchvision
 from tvm.contrib.cprune.types import CPruneError
@@ -50,7 +51,7 @@ UNTRAINED = ("--train-epochs", "0", "--accuracy-requirement", "0", "--experiment
         (["--image-size", "4"], "--image-size is 4, expected at least 8"),
         (["--pretrained", "x.pt", "--weights", "DEFAULT"], "--weights and --pretrained exclude each other"),
         (["--pretrained", "/nowhere/x.pt"], "cannot read checkpoint /nowhere/x.pt"),
-        (["--pretrained", __file__], "expected a state dict"),
+        (["--pretrained", __file__], "expected a TorchScript file or a state dict"),
         (
             ["--train-epochs", "0", "--accuracy-requirement", "0.99"],
             "below the requirement of 0.9900: train it further",
@@ -79,8 +80,8 @@ def write_script(path):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (write_text_file, "expected a state dict that torch.save wrote or a TorchScript file"),
-        (write_zip, "expected a state dict that torch.save wrote or a TorchScript file"),
+        (write_text_file, "expected a TorchScript file or a state dict of torch.save"),
+        (write_zip, "expected a TorchScript file or a state dict of torch.save"),
         (
             write_script,
             "another architecture: the file lacks conv1.bias, conv1.weight, .*lacks bias, weight$",
@@ -260,7 +261,7 @@ def test_imagenet_folders_are_split_and_damaged_images_are_reported(tmp_path):
 def test_training_stops_when_the_loss_is_not_finite():
     splits = load_data("digits", None, 32, 100, 0)
     with pytest.raises(CPruneError, match="the loss became"):
-        train(make_model("lenet", 1, 10), splits.train, 3, learning_rate=1e8)
+        train(make_model("lenet", 1, 10), splits.train, Recipe(3, 1e8))
 
 
 def test_accuracy_of_an_empty_split_is_reported():
