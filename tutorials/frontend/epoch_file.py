@@ -1,40 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state of a training after its last complete epoch, from which a killed run continues."""
 
-import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import LRScheduler
 
 from tvm.contrib.cprune.files import replaced
-from tvm.contrib.cprune.models.checkpoint import digest
 from tvm.contrib.cprune.types import CPruneError
 
 
 class EpochFile:
     """A file that holds everything the next epoch of a training depends on.
 
-    Create it before the first epoch. The initial weights, the state of torch's random generator and
-    ``settings`` identify the training; the state of any other training in the file is ignored.
-
     Parameters
     ----------
-    settings
-        Description of the data and hyperparameters.
+    parts
+        The model, the optimizer and others with the methods ``state_dict`` and ``load_state_dict``, by name.
+    training
+        Identifies the training: the initial weights, the data, the seed and the hyperparameters. The state of
+        any other training in the file is ignored.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-        schedule: LRScheduler | None,
-        settings: str,
-    ) -> None:
-        self._path, self._model, self._optimizer, self._schedule = path, model, optimizer, schedule
-        start = torch.get_rng_state().numpy().tobytes()
-        self._training = hashlib.sha256(f"{digest(model)} {settings} ".encode() + start).hexdigest()
+    def __init__(self, path: Path, parts: Mapping[str, Any], training: str) -> None:
+        self._path, self._parts, self._training = path, parts, training
 
     def restore(self) -> int:
         """Restore the saved state, and return the number of complete epochs; 0 if none is saved.
@@ -50,11 +40,8 @@ class EpochFile:
             state = torch.load(self._path, map_location="cpu", weights_only=True)
             if state["training"] != self._training:
                 return 0
-            self._model.load_state_dict(state["model"])
-            self._optimizer.load_state_dict(state["optimizer"])
-            if self._schedule:
-                self._schedule.load_state_dict(state["schedule"])
-            torch.set_rng_state(state["random"])
+            for name, part in self._parts.items():
+                part.load_state_dict(state[name])
             return int(state["epochs"])
         except Exception as error:  # torch.load raises almost anything on a damaged file.
             raise CPruneError(
@@ -63,13 +50,6 @@ class EpochFile:
 
     def save(self, epochs: int) -> None:
         """Save the state after ``epochs`` complete epochs, atomically."""
-        state = {
-            "training": self._training,
-            "epochs": epochs,
-            "model": self._model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict() if self._schedule else None,
-            "random": torch.get_rng_state(),
-        }
-        with replaced(self._path) as part:
-            torch.save(state, part)
+        states = {name: part.state_dict() for name, part in self._parts.items()}
+        with replaced(self._path) as part_file:
+            torch.save({"training": self._training, "epochs": epochs, **states}, part_file)

@@ -2,13 +2,22 @@
 """How candidates are judged in less time: by new batch-norm statistics and a part of the validation split."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim.swa_utils import update_bn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
-from train import accuracy
+from batches import Shares, load_batches
+from compute import ONE_DEVICE, ComputeSettings, Report, ignore, run_on
+from evaluation import accuracy
+from tvm.contrib.cprune.models.surgery import copy_model
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 # Batches for the statistics, as in EagleEye (Li et al., ECCV 2020), which selects pruned networks by their
 # accuracy after this step.
@@ -17,12 +26,38 @@ BATCHES = 32
 PART_IMAGES = 1000
 
 
-def recalibrate(model: torch.nn.Module, loader: DataLoader) -> None:
-    """Re-estimate a model's batch-norm statistics in place, from the first batches of a loader."""
-    update_bn(islice(loader, BATCHES), model, next(model.parameters()).device)
+def recalibrate(model: torch.nn.Module, loader: DataLoader, compute: ComputeSettings = ONE_DEVICE) -> None:
+    """Re-estimate a model's batch-norm statistics in place, from random batches of a loader's data set.
+
+    One device computes them. The order of the images depends on the state of torch's random generator.
+    """
+    assert loader.batch_size is not None
+    seed = int(torch.randint(2**31, ()))
+    work = partial(_with_statistics, model, loader.dataset, loader.batch_size, compute.num_workers, seed)
+    model.load_state_dict(run_on(replace(compute, devices=1), work, ignore))
 
 
-def evaluation_of_part(loader: DataLoader, seed: int) -> Callable[[torch.nn.Module], tuple[int, int]] | None:
+def _with_statistics(
+    model: torch.nn.Module,
+    dataset: Dataset[Any],
+    batch_size: int,
+    workers: int,
+    seed: int,
+    fabric: "Fabric",
+    _: Report,
+) -> dict[str, torch.Tensor]:
+    """Return a model's state on the CPU, with new batch-norm statistics."""
+    network = fabric.to_device(copy_model(model))
+    generator = torch.Generator().manual_seed(seed)
+    shares = Shares(len(dataset), batch_size, 0, 1, generator)  # type: ignore[arg-type]
+    batches = islice(load_batches(fabric, dataset, shares, workers), BATCHES)
+    update_bn((images for images, *_ in batches), network)
+    return {name: value.cpu() for name, value in network.state_dict().items()}
+
+
+def evaluation_of_part(
+    loader: DataLoader, seed: int, compute: ComputeSettings = ONE_DEVICE
+) -> Callable[[torch.nn.Module], tuple[int, int]] | None:
     """Return a function that evaluates models on a random part of a split (see ``Training.evaluate_part``).
 
     Parameters
@@ -41,9 +76,9 @@ def evaluation_of_part(loader: DataLoader, seed: int) -> Callable[[torch.nn.Modu
         return None
     order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
     images = Subset(loader.dataset, sorted(order[:PART_IMAGES].tolist()))
-    part = DataLoader(images, loader.batch_size, num_workers=loader.num_workers)
+    part = DataLoader(images, loader.batch_size)
 
     def evaluate_part(model: torch.nn.Module) -> tuple[int, int]:
-        return round(accuracy(model, part) * PART_IMAGES), PART_IMAGES
+        return round(accuracy(model, part, compute) * PART_IMAGES), PART_IMAGES
 
     return evaluate_part

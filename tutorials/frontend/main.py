@@ -13,39 +13,34 @@ net.so), the tuning records, and the journal from which --resume continues.
 
 import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
+from compute import make_fabric
 from data import Splits, load_data
-from judging import evaluation_of_part, recalibrate
 from models import full_name, make_model
-from options import DataSettings, Settings, TrainSettings, make_settings, parse_arguments
+from options import Settings, make_settings, parse_arguments
 from run_folder import check_options, run_folder, training_file
-from train import accuracy, train
+from training import long_term_epochs, short_name, trained_model, training_on
 from tvm.contrib.cprune.loop.console import ConsoleReport, summary
 from tvm.contrib.cprune.loop.lock import locked
-from tvm.contrib.cprune.loop.training import Training
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.messages import first_line
-from tvm.contrib.cprune.models.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from tvm.contrib.cprune.models.checkpoint import load_weights
 from tvm.contrib.cprune.models.surgery import macs_and_params
 from tvm.contrib.cprune.pruner import CPruner
 from tvm.contrib.cprune.targets.presets import find_preset
 from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.types import CPruneError
 
-START_LEARNING_RATE, FINE_TUNE_LEARNING_RATE = 0.05, 1e-2
-
 
 def run(settings: Settings) -> None:
     """Train, tune, prune and measure."""
     data, device = settings.data, settings.device
-    # These two checks fail early: training and tuning can take hours.
+    # These checks fail early: training and tuning can take hours.
     find_preset(device.target).compiler()
+    make_fabric(settings.compute)
     limits = {"wait": device.wait_timeout, "cooldown": device.cool_down}
     tracker = Tracker.from_options(device.tracker, device.device_key, **limits)
     splits = load_data(
@@ -57,17 +52,19 @@ def run(settings: Settings) -> None:
         data.image_size,
     )
     model = initial_model(settings, splits)
-    labels = labels_of(data, settings.train, splits)
+    labels = labels_of(settings, splits)
     has_weights = data.pretrained is not None or data.weights is not None
-    folder = run_folder(settings.run, f"{_short_name(data)}-{data.dataset}")
+    folder = run_folder(settings.run, f"{short_name(data)}-{data.dataset}")
     # CPruner locks the folder for itself; the training precedes it.
     with locked(folder, name="training.lock"), ConsoleReport() as report:
         report.say(description(labels["model"], model, (1, *splits.shape)))
         check_options(folder, options_of(settings, labels), settings.run.resume)
+        if not has_weights:
+            model = trained_model(model, settings, splits, folder, report)
         pruner = CPruner(
-            model=model if has_weights else trained_model(model, settings, splits, folder, report.say),
+            model=model,
             input_shape=(1, *splits.shape),
-            training=training_on(splits, settings, folder, report.say),
+            training=training_on(splits, settings, folder, model, report),
             config=settings.prune,
             run_dir=folder,
             target=device.target,
@@ -116,82 +113,9 @@ def description(name: str, model: torch.nn.Module, input_shape: tuple[int, ...])
     return f"{name}: {macs / 1e9:.3f} G multiply-accumulates, {parameters / 1e6:.2f} M parameters"
 
 
-def _short_name(data: DataSettings) -> str:
-    """Return the name of the network without its prefix, for the names of files."""
-    return data.model.rpartition("/")[2]
-
-
-def trained_model(
-    model: torch.nn.Module, settings: Settings, splits: Splits, folder: Path, say: Callable[[str], None]
-) -> torch.nn.Module:
-    """Train the network to prune, or load its checkpoint."""
-    data, epochs, seed = settings.data, settings.train.train_epochs, settings.prune.seed
-    name = f"{_short_name(data)}-{data.dataset}-{epochs}-epochs-seed-{seed}"
-    file = training_file(folder, "first")
-    if not (folder / "checkpoints" / f"{name}.pt").exists():
-        say(f"training {data.model} on {data.dataset} for {epochs} epochs")
-        interval = settings.train.log_interval
-        train(model, splits.train, epochs, START_LEARNING_RATE, True, interval, say, file)
-        save_checkpoint(folder, name, model)
-    file.unlink(missing_ok=True)
-    return load_checkpoint(folder, name, model)
-
-
-def training_on(
-    splits: Splits, settings: Settings, folder: Path, say: Callable[[str], None] = print
-) -> Training:
-    """Return how CPrune trains and evaluates models on a data set.
-
-    Trainings save their state in ``folder`` after each epoch. A finished training stays there until the next
-    one, so that it is not repeated if the run is killed during the evaluation that follows.
-    """
-    options = settings.train
-
-    def short_term(model: torch.nn.Module) -> None:
-        file = training_file(folder, "short-term")
-        rate, limit = options.short_term_rate, options.short_term_batches
-        train(model, splits.train, options.short_term_epochs, rate, say=say, checkpoint=file, batches=limit)
-
-    def long_term(model: torch.nn.Module) -> None:
-        file = training_file(folder, "final")
-        train(
-            model,
-            splits.train,
-            options.fine_tune_epochs,
-            FINE_TUNE_LEARNING_RATE,
-            anneal=True,
-            say=say,
-            checkpoint=file,
-        )
-
-    def batches() -> DataLoader:
-        # A resumed run must rank the channels on the same images.
-        torch.manual_seed(settings.prune.seed)
-        return splits.train
-
-    def recalibrated(model: torch.nn.Module) -> None:
-        recalibrate(model, splits.train)
-
-    return Training(
-        short_term=short_term,
-        long_term=long_term if long_term_epochs(options) else None,
-        evaluate=lambda model: accuracy(model, splits.validation),
-        test=lambda model: accuracy(model, splits.test),
-        batches=batches,
-        criterion=torch.nn.CrossEntropyLoss(),
-        recalibrate=recalibrated if settings.prune.step_rule != "paper" else None,
-        evaluate_part=evaluation_of_part(splits.validation, settings.prune.seed),
-        validation_size=len(splits.validation.dataset),  # type: ignore[arg-type]
-    )
-
-
-def long_term_epochs(settings: TrainSettings) -> int:
-    """Return the number of epochs to train the pruned model at the end."""
-    return settings.fine_tune_epochs if settings.fine_tune else 0
-
-
-def labels_of(data: DataSettings, training: TrainSettings, splits: Splits) -> dict[str, Any]:
+def labels_of(settings: Settings, splits: Splits) -> dict[str, Any]:
     """Return what the result records about the run and a resumed run must share."""
+    data, training = settings.data, settings.train
     return {
         "model": full_name(data.model, splits.shape[-1]),
         "dataset": data.dataset,
@@ -200,6 +124,8 @@ def labels_of(data: DataSettings, training: TrainSettings, splits: Splits) -> di
         "short_term_epochs": training.short_term_epochs,
         "short_term_batches": training.short_term_batches,
         "long_term_epochs": long_term_epochs(training),
+        "distill": training.distill,
+        "precision": settings.compute.precision,
     }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from compute import ComputeSettings
 from train import LEARNING_RATE
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig, check_fields
 from tvm.contrib.cprune.options import ArgumentParser, Options
@@ -31,7 +32,8 @@ class DataSettings:
     weights
         Weights of torchvision to load instead of training the network, such as DEFAULT.
     pretrained
-        File of weights (a PyTorch state dict) to load instead of training the network.
+        File of weights (a state dict of PyTorch or a TorchScript file) to load instead of training the
+        network.
     batch_size
         Number of images per training step.
     test_batch_size
@@ -70,6 +72,9 @@ class TrainSettings:
         Train the pruned model at the end.
     fine_tune_epochs
         Number of epochs to train the pruned model at the end.
+    distill
+        Weight, from 0 to 1, of the unpruned model's outputs in the loss of this final training (knowledge
+        distillation at a temperature of 4). The rest is the weight of the labels.
     log_interval
         Number of batches between two reports of the loss while the original network is trained; 0 means
         none.
@@ -81,12 +86,14 @@ class TrainSettings:
     fine_tune_epochs: int
     short_term_batches: int = 0
     fine_tune: bool = True
+    distill: float = 0.0
     log_interval: int = 0
 
     def __post_init__(self) -> None:
         epochs = ("train_epochs", "short_term_epochs", "fine_tune_epochs")
         counts = (*epochs, "short_term_batches", "log_interval")
         check_fields(self, counts, lambda value: value >= 0, "0 or more")
+        check_fields(self, ["distill"], lambda value: 0 <= value <= 1, "0 to 1")
 
 
 @dataclass(frozen=True)
@@ -143,6 +150,7 @@ class Settings(NamedTuple):
 
     data: DataSettings
     train: TrainSettings
+    compute: ComputeSettings
     prune: PruneConfig
     device: DeviceSettings
     run: RunSettings
@@ -158,16 +166,17 @@ class Defaults(NamedTuple):
     short_term_rate: float = LEARNING_RATE
     tune_seconds: float = TuneConfig.max_seconds
     max_seconds: float = PruneConfig.max_seconds
+    num_workers: int = 0
 
 
 DEFAULTS = {
     # A demonstration: trains in seconds, and is limited to about ten minutes.
     "digits": Defaults(0.97, 12, 2, 12, short_term_rate=1e-2, tune_seconds=270, max_seconds=180),
     # The epochs of the paper (section 4.1).
-    "cifar10": Defaults(0.92, 100, 5, 100),
-    "imagenet": Defaults(0.69, 90, 1, 20),
+    "cifar10": Defaults(0.92, 100, 5, 100, num_workers=2),
+    "imagenet": Defaults(0.69, 90, 1, 20, num_workers=4),
     # The user knows what accuracy to require.
-    "imagefolder": Defaults(0.0, 90, 1, 20),
+    "imagefolder": Defaults(0.0, 90, 1, 20, num_workers=4),
 }
 
 
@@ -187,10 +196,12 @@ TRAIN = Options(
         "short_term_batches",
         "fine_tune",
         "fine_tune_epochs",
+        "distill",
         "log_interval",
     ),
     computed={name: _by_dataset(name) for name in ("train_epochs", "short_term_epochs", "fine_tune_epochs")},
 )
+COMPUTE = Options(ComputeSettings, computed={"num_workers": _by_dataset("num_workers")})
 PRUNE = Options(
     PruneConfig,
     (
@@ -239,6 +250,7 @@ RUN = Options(RunSettings)
 GROUPS: dict[str, Options[Any]] = {
     "model and data": DATA,
     "training": TRAIN,
+    "processors for training": COMPUTE,
     "pruning": PRUNE,
     "tuning and measuring": TUNE,
     "device": DEVICE,
@@ -271,6 +283,7 @@ def make_settings(parsed: argparse.Namespace) -> Settings:
     return Settings(
         DATA.build(parsed),
         TRAIN.build(parsed, short_term_rate=parsed.short_term_rate),
+        COMPUTE.build(parsed),
         PRUNE.build(parsed, tune=TUNE.build(parsed)),
         DEVICE.build(parsed),
         RUN.build(parsed),

@@ -1,125 +1,233 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train and evaluate a classifier."""
+"""Train a classifier, on one device or several."""
 
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
-from torch.utils.data import DataLoader
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader, Dataset
 
+from batches import Shares, load_batches
+from compute import ONE_DEVICE, ComputeSettings, Report, ignore, run_on
+from distillation import loss_of
 from epoch_file import EpochFile
+from global_norm import with_global_norms
+from tvm.contrib.cprune.loop.training_progress import TrainingProgress
+from tvm.contrib.cprune.models.checkpoint import digest
+from tvm.contrib.cprune.models.surgery import copy_model
 from tvm.contrib.cprune.types import CPruneError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 # Short-term training after each pruning step (paper, section 4.1).
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-4, 0.9, 5e-4
 
 
-def train(
-    model: torch.nn.Module,
-    loader: DataLoader,
-    epochs: int,
-    learning_rate: float = LEARNING_RATE,
-    anneal: bool = False,
-    log_interval: int = 0,
-    say: Callable[[str], None] = print,
-    checkpoint: Path | None = None,
-    batches: int = 0,
-) -> None:
-    """Train a model in place with SGD and cross-entropy loss.
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast to train.
 
-    The weights depend only on the arguments and on the state of torch's random generator, from which the
-    loader must take the order of the images.
-
-    Parameters
+    Attributes
     ----------
+    epochs
+        Number of epochs.
+    learning_rate
+        Learning rate of SGD.
     anneal
         Use a one-cycle schedule with ``learning_rate`` as its maximum, for training from random weights. By
         default, the learning rate is constant.
-    log_interval
-        Number of batches between two reports of the loss; 0 for no reports.
-    say
-        Receives the reports, one line each.
+    batches
+        Number of batches to train for instead of ``epochs``; 0 means whole epochs.
+    distill
+        Weight of the teacher's outputs in the loss, in [0, 1] (see ``distillation.loss_of``).
+    """
+
+    epochs: int
+    learning_rate: float = LEARNING_RATE
+    anneal: bool = False
+    batches: int = 0
+    distill: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a training does, apart from its networks and images."""
+
+    recipe: Recipe
+    epochs: int
+    epoch_steps: int
+    steps: int
+    batch_size: int
+    precision: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Run:
+    """How a training runs and what it reports, which does not change its result."""
+
+    name: str
+    workers: int
+    log_interval: int
+    checkpoint: Path | None
+
+
+def train(
+    model: torch.nn.Module,
+    loader: DataLoader,
+    recipe: Recipe,
+    *,
+    teacher: torch.nn.Module | None = None,
+    checkpoint: Path | None = None,
+    compute: ComputeSettings = ONE_DEVICE,
+    name: str = "training",
+    log_interval: int = 0,
+    report: Report = ignore,
+) -> None:
+    """Train a model in place with SGD, on cross-entropy loss and optionally the outputs of a teacher.
+
+    The weights depend on the arguments and on the state of torch's random generator. The numbers of devices
+    and of workers change them by rounding errors only; random layers such as dropout draw other numbers on
+    other devices.
+
+    Parameters
+    ----------
+    model
+        The network, on the CPU and in 32-bit precision, before and after the training.
+    loader
+        Its data set and batch size are used. Every epoch has a random order, and the transforms of an image
+        take their random numbers from torch.
     checkpoint
         File that receives the state of the training after each epoch. If it holds the state of this very
         training, which was interrupted, the training continues there, with identical results. The file
         remains after the last epoch; the caller deletes it once the model is saved.
-    batches
-        Number of batches to train for instead of ``epochs``; 0 means whole epochs.
+    name
+        What the reports call the training.
+    log_interval
+        Number of batches between two messages with the loss; 0 for none.
+    report
+        Receives a ``TrainingProgress`` after each batch as ``{"event": "progress", "progress": ...}``, and
+        messages as ``{"event": "training", "message": ...}``.
 
     Raises
     ------
     CPruneError
-        If the loss becomes infinite or NaN, or an image or the checkpoint cannot be read.
+        If the loss becomes infinite or NaN, an image or the checkpoint cannot be read, or the devices are not
+        available.
     """
-    optimizer = torch.optim.SGD(
-        model.parameters(), learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+    assert loader.batch_size is not None
+    steps, batches = len(loader), recipe.batches
+    epochs = -(-batches // max(1, steps)) if batches else recipe.epochs
+    total, seed = batches or max(1, epochs * steps), int(torch.randint(2**31, ()))
+    plan = _Plan(recipe, epochs, steps, total, loader.batch_size, compute.precision, seed)
+    run = _Run(name, compute.num_workers, log_interval, checkpoint)
+    guide = teacher if recipe.distill else None
+    state = run_on(compute, partial(_train, model, guide, loader.dataset, plan, run), report)
+    model.load_state_dict(state)
+    model.eval()
+
+
+@dataclass(frozen=True)
+class _Learner:
+    """A network, and what changes its weights."""
+
+    fabric: "Fabric"
+    network: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: OneCycleLR | None
+    teacher: torch.nn.Module | None
+    distill: float
+
+    def step(self, inputs: torch.Tensor, labels: torch.Tensor, size: int) -> float:
+        """Train on this process's share of a batch of ``size`` images, and return the loss of the batch."""
+        self.optimizer.zero_grad()
+        expected = None
+        if self.teacher is not None:
+            with torch.no_grad(), self.fabric.autocast():
+                expected = self.teacher(inputs).float()
+        loss = loss_of(self.network(inputs), labels, expected, self.distill) / size
+        # DistributedDataParallel averages the gradients over the processes.
+        self.fabric.backward(loss * self.fabric.world_size)
+        self.optimizer.step()
+        if self.schedule:
+            self.schedule.step()
+        total = self.fabric.all_reduce(loss.detach(), reduce_op="sum")
+        assert isinstance(total, torch.Tensor)
+        return total.item()
+
+
+def _train(
+    model: torch.nn.Module,
+    teacher: torch.nn.Module | None,
+    dataset: Dataset[Any],
+    plan: _Plan,
+    run: _Run,
+    fabric: "Fabric",
+    report: Report,
+) -> dict[str, torch.Tensor]:
+    """Train on this process's share of every batch, and return the weights on the CPU."""
+    training = f"{digest(model)} {digest(teacher) if teacher else None} {len(dataset)} {plan}"  # type: ignore[arg-type]
+    student = copy_model(model)
+    if fabric.world_size > 1:
+        student = with_global_norms(student, fabric.device)
+    sgd = torch.optim.SGD(
+        student.parameters(), plan.recipe.learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
     )
-    epochs = -(-batches // max(1, len(loader))) if batches else epochs
-    steps = batches or max(1, epochs * len(loader))
-    schedule = OneCycleLR(optimizer, learning_rate, total_steps=steps + 1) if anneal else None
-    settings = f"{epochs} {batches} {learning_rate} {anneal} {len(loader.dataset)} {loader.batch_size}"  # type: ignore[arg-type]
-    file = EpochFile(checkpoint, model, optimizer, schedule, settings) if checkpoint else None
+    network, optimizer = fabric.setup(student, sgd)
+    schedule = (
+        OneCycleLR(sgd, plan.recipe.learning_rate, total_steps=plan.steps + 1) if plan.recipe.anneal else None
+    )
+    guide = fabric.to_device(copy_model(teacher).eval()) if teacher else None
+    parts = {"model": student, "optimizer": sgd, "precision": fabric.strategy.precision}
+    if schedule:
+        parts["schedule"] = schedule
+    file = EpochFile(run.checkpoint, parts, training) if run.checkpoint else None
     complete = file.restore() if file else 0
     if complete:
-        say(f"resuming the training after epoch {complete} of {epochs}")
-    model.train()
-    for epoch in range(complete, epochs):
-        where = f"epoch {epoch + 1}/{epochs}"
-        left = steps - epoch * len(loader)
-        for number, loss in enumerate(_steps(model, loader, optimizer, schedule, left)):
-            if not math.isfinite(loss):
-                raise CPruneError(f"the loss became {loss} in {where}: lower the learning rate")
-            if log_interval and number % log_interval == 0:
-                say(f"{where}, batch {number}/{len(loader)}: loss {loss:.4f}")
-        if file:
+        message = f"resuming the training after epoch {complete} of {plan.epochs}"
+        report({"event": "training", "message": message})
+    network.train()
+    learner = _Learner(fabric, network, optimizer, schedule, guide, plan.recipe.distill)
+    started, first = time.monotonic(), complete * plan.epoch_steps
+    for epoch in range(complete, plan.epochs):
+        for progress in _epoch(learner, dataset, plan, run, epoch):
+            step = epoch * plan.epoch_steps + progress.batch
+            seconds = (time.monotonic() - started) / (step - first) * (plan.steps - step)
+            report({"event": "progress", "progress": replace(progress, seconds_left=seconds)})
+            if run.log_interval and (progress.batch - 1) % run.log_interval == 0:
+                report({"event": "training", "message": str(progress)})
+        if file and fabric.is_global_zero:
             file.save(epoch + 1)
-    model.eval()
+    return {name: value.cpu() for name, value in student.state_dict().items()}
 
 
-def _steps(
-    model: torch.nn.Module,
-    loader: DataLoader,
-    optimizer: torch.optim.SGD,
-    schedule: LRScheduler | None,
-    limit: int,
-) -> Iterator[float]:
-    """Train for one epoch of at most ``limit`` batches, and yield the loss of each batch."""
-    criterion = torch.nn.CrossEntropyLoss()
-    for inputs, targets in islice(_readable(loader), limit):
-        optimizer.zero_grad()
-        loss = criterion(model(inputs), targets)
-        loss.backward()
-        optimizer.step()
-        if schedule:
-            schedule.step()
-        yield loss.item()
+def _epoch(
+    learner: _Learner, dataset: Dataset[Any], plan: _Plan, run: _Run, epoch: int
+) -> Iterator[TrainingProgress]:
+    """Train for one epoch, and yield the progress after each batch.
 
-
-def accuracy(model: torch.nn.Module, loader: DataLoader) -> float:
-    """Return the fraction of images, in [0, 1], that a model classifies correctly.
-
-    Raises
-    ------
-    CPruneError
-        If the loader has no image, or an image cannot be read.
+    Each epoch has its own seed, so that a resumed training repeats it.
     """
-    model.eval()
-    correct = count = 0
-    with torch.no_grad():
-        for inputs, targets in _readable(loader):
-            correct += int((model(inputs).argmax(1) == targets).sum())
-            count += len(targets)
-    if not count:
-        raise CPruneError("accuracy is undefined: the data set contains no image for this evaluation")
-    return correct / count
-
-
-def _readable(loader: DataLoader):  # type: ignore[no-untyped-def]
-    """Yield the batches of a loader; raise ``CPruneError`` if an image cannot be read."""
-    try:
-        yield from loader
-    except OSError as error:
-        raise CPruneError(f"an image of the data set cannot be read: {error}") from None
+    rank, world = learner.fabric.global_rank, learner.fabric.world_size
+    generator = torch.Generator().manual_seed(plan.seed + epoch)
+    shares = Shares(len(dataset), plan.batch_size, rank, world, generator)  # type: ignore[arg-type]
+    torch.manual_seed(int(torch.randint(2**31, (), generator=generator)) + rank)
+    count = min(len(shares), plan.steps - epoch * len(shares))
+    total = 0.0
+    for number, batch in enumerate(
+        islice(load_batches(learner.fabric, dataset, shares, run.workers), count), 1
+    ):
+        loss = learner.step(*batch)
+        if not math.isfinite(loss):
+            where = f"epoch {epoch + 1}/{plan.epochs}"
+            raise CPruneError(f"the loss became {loss} in {where}: lower the learning rate")
+        total += loss
+        yield TrainingProgress(run.name, epoch + 1, plan.epochs, number, count, total / number)

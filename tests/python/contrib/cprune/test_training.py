@@ -15,7 +15,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import main as tutorial
-from train import train
+from compute import ComputeSettings
+from train import Recipe, train
+from training import training_on
 from tvm.contrib.cprune.loop.lock import locked
 from tvm.contrib.cprune.models.checkpoint import digest, load_checkpoint, save_checkpoint
 from tvm.contrib.cprune.models.importance import accumulate_gradients, score
@@ -24,6 +26,7 @@ from tvm.contrib.cprune.types import ChannelStep
 
 IMAGES = torch.randn(48, 1, 16, 16, generator=torch.Generator().manual_seed(1))
 LABELS = torch.arange(48) % 10
+CPU = ComputeSettings("cpu")
 
 
 class KilledError(Exception):
@@ -71,14 +74,14 @@ def network(seed: int = 0) -> nn.Module:
 
 @pytest.mark.parametrize("anneal", [True, False])
 def test_training_killed_after_an_epoch_resumes_with_identical_results(tmp_path, anneal):
-    options = {"learning_rate": 0.05, "anneal": anneal, "checkpoint": tmp_path / "training.pt"}
+    recipe, options = Recipe(3, 0.05, anneal), {"checkpoint": tmp_path / "training.pt", "compute": CPU}
     straight = network()
-    train(straight, loader(), 3, 0.05, anneal)
+    train(straight, loader(), recipe, compute=CPU)
 
     with pytest.raises(KilledError):
-        train(network(), loader(limit=48 + 20), 3, **options)
+        train(network(), loader(limit=48 + 20), recipe, **options)
     resumed, data = network(), loader()
-    train(resumed, data, 3, **options)
+    train(resumed, data, recipe, **options)
 
     assert images_read(data) == 2 * 48, "the first epoch was trained again"
     assert digest(resumed) == digest(straight)
@@ -88,24 +91,24 @@ def test_training_killed_after_an_epoch_resumes_with_identical_results(tmp_path,
 @pytest.mark.parametrize("change", ["weights", "epochs", "rate", "seed"])
 def test_training_does_not_resume_from_another_training(tmp_path, change):
     path = tmp_path / "training.pt"
-    train(network(), loader(), 2, 0.05, checkpoint=path)
+    train(network(), loader(), Recipe(2, 0.05), checkpoint=path, compute=CPU)
     model, data = network(seed=1 if change == "weights" else 0), loader()
     if change == "seed":
         torch.manual_seed(9)
     epochs, rate = (1 if change == "epochs" else 2), (0.1 if change == "rate" else 0.05)
-    train(model, data, epochs, rate, checkpoint=path)
+    train(model, data, Recipe(epochs, rate), checkpoint=path, compute=CPU)
     assert images_read(data) == epochs * 48
 
 
 @pytest.mark.parametrize(("batches", "images"), [(4, 32), (6, 48), (8, 64), (0, 96)])
 def test_training_can_be_limited_to_a_number_of_batches(batches, images, tmp_path):
     data, path = loader(), tmp_path / "training.pt"
-    model = network()
-    train(model, data, 2, 0.05, anneal=True, checkpoint=path, batches=batches)
+    model, recipe = network(), Recipe(2, 0.05, anneal=True, batches=batches)
+    train(model, data, recipe, checkpoint=path, compute=CPU)
     assert images_read(data) == images
     # A finished training is not repeated.
     again, more = network(), loader()
-    train(again, more, 2, 0.05, anneal=True, checkpoint=path, batches=batches)
+    train(again, more, recipe, checkpoint=path, compute=CPU)
     assert images_read(more) == 0
     assert digest(again) == digest(model)
 
@@ -113,11 +116,12 @@ def test_training_can_be_limited_to_a_number_of_batches(batches, images, tmp_pat
 @pytest.mark.parametrize("importance", ["l1", "taylor"])
 def test_a_resumed_run_makes_and_trains_the_same_candidate(tmp_path, importance):
     """The weights of a candidate identify its short-term training after kill -9."""
-    settings = tutorial.make_settings(tutorial.parse_arguments(["--short-term-epochs", "1"]))
+    arguments = ["--short-term-epochs", "1", "--accelerator", "cpu"]
+    settings = tutorial.make_settings(tutorial.parse_arguments(arguments))
     splits = replace(tutorial.load_data("digits", Path(), 32, 200, 0), train=loader())
 
     def candidate(model: nn.Module, folder: Path) -> tuple[str, str]:
-        training = tutorial.training_on(splits, settings, folder)
+        training = training_on(splits, settings, folder, model)
         prunable = PrunableModel.trace(model, (1, 1, 16, 16))
         if importance == "taylor":
             assert training.batches is not None and training.criterion is not None
@@ -135,7 +139,7 @@ def test_a_resumed_run_makes_and_trains_the_same_candidate(tmp_path, importance)
         return made, digest(small)
 
     model = network()
-    train(model, loader(), 1)
+    train(model, loader(), Recipe(1), compute=CPU)
     save_checkpoint(tmp_path, "accepted", model)
     before = candidate(model, tmp_path / "before")
     # The resumed run has another history: its model comes from a file, its random generator is elsewhere.
@@ -147,7 +151,7 @@ def test_a_resumed_run_makes_and_trains_the_same_candidate(tmp_path, importance)
 MAIN = """
 import os, sys, pathlib, signal, time
 sys.path.insert(0, {tutorial!r})
-import main, run_folder, train
+import main, run_folder, epoch_file
 from tvm.contrib.cprune.models.checkpoint import digest
 
 class Pruner:
@@ -157,14 +161,14 @@ class Pruner:
         raise SystemExit(0)
 
 main.CPruner, run_folder.RUNS = Pruner, pathlib.Path({runs!r})
-save, saved = train.torch.save, []
+save, saved = epoch_file.torch.save, []
 def kill_after_the_second_epoch(content, path):
     save(content, path)
     saved.append(path)
     if len(saved) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
 if {kill}:
-    train.torch.save = kill_after_the_second_epoch
+    epoch_file.torch.save = kill_after_the_second_epoch
 main.main({arguments})
 """
 
@@ -175,7 +179,7 @@ def run_main(runs: Path, *arguments: str, kill: bool = False) -> subprocess.Comp
 
 
 def test_a_run_killed_in_its_first_training_resumes_at_its_last_epoch(tmp_path):
-    options = ("--model", "lenet", "--train-epochs", "4")
+    options = ("--model", "lenet", "--train-epochs", "4", "--accelerator", "cpu")
     straight = run_main(tmp_path / "straight", *options)
     (tmp_path / "runs" / "lenet-digits-20000101-000000").mkdir(parents=True)
     killed = run_main(tmp_path / "runs", *options, kill=True)

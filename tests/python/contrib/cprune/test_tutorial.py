@@ -19,8 +19,10 @@ from torch.utils.data import DataLoader, Subset
 import main as tutorial
 from c_pruner import CPruner
 from data import load_data
+from evaluation import accuracy
 from models import make_model
-from train import accuracy, train
+from train import Recipe, train
+from tvm.contrib.cprune.models.checkpoint import digest
 from tvm.contrib.cprune.models.torchvision_models import import_torchvision
 from tvm.contrib.cprune.types import CPruneError
 
@@ -49,7 +51,7 @@ UNTRAINED = ("--train-epochs", "0", "--accuracy-requirement", "0", "--experiment
         (["--image-size", "4"], "--image-size is 4, expected at least 8"),
         (["--pretrained", "x.pt", "--weights", "DEFAULT"], "--weights and --pretrained exclude each other"),
         (["--pretrained", "/nowhere/x.pt"], "cannot read checkpoint /nowhere/x.pt"),
-        (["--pretrained", __file__], "is not a state dict"),
+        (["--pretrained", __file__], "expected a TorchScript file or a state dict"),
         (
             ["--train-epochs", "0", "--accuracy-requirement", "0.99"],
             "below the requirement of 0.9900: train it further",
@@ -78,9 +80,12 @@ def write_script(path):
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (write_text_file, "is not a state dict that torch.save wrote"),
-        (write_zip, "is not a state dict that torch.save wrote"),
-        (write_script, "is a TorchScript file, expected a state dict"),
+        (write_text_file, "expected a TorchScript file or a state dict of torch.save"),
+        (write_zip, "expected a TorchScript file or a state dict of torch.save"),
+        (
+            write_script,
+            "another architecture: the file lacks conv1.bias, conv1.weight, .*lacks bias, weight$",
+        ),
         (lambda path: torch.save(torch.zeros(3), path), "contains a Tensor, expected a state dict"),
         (
             lambda path: torch.save(dict.fromkeys(make_model("lenet", 1, 10).state_dict(), 1), path),
@@ -88,7 +93,7 @@ def write_script(path):
         ),
         (
             lambda path: torch.save(make_model("resnet8", 1, 10).state_dict(), path),
-            "another architecture: only one of the two has bn1.bias",
+            "another architecture: the file lacks conv1.bias, conv2.bias, .*; the network lacks bn1.bias, ",
         ),
         (lambda path: torch.save(make_model("lenet", 3, 10).state_dict(), path), "3 .*channels"),
         (lambda path: torch.save(make_model("lenet", 1, 7).state_dict(), path), "7 outputs, expected 10"),
@@ -106,6 +111,19 @@ def test_a_pretrained_file_that_does_not_fit_is_reported_in_one_line(write, mess
         tutorial.initial_model(settings, load_data("digits", None, 32, 100, 0))
     assert "\n" not in str(error.value)
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("file", ["state dict", "TorchScript"])
+def test_pretrained_weights_are_loaded(file, tmp_path):
+    torch.manual_seed(1)
+    model, path = make_model("resnet8", 1, 10).eval(), tmp_path / "file.pt"
+    if file == "TorchScript":
+        torch.jit.trace(model, torch.zeros(1, 1, 16, 16)).save(str(path))
+    else:
+        torch.save(model.state_dict(), path)
+    settings = tutorial.make_settings(tutorial.parse_arguments(["--pretrained", str(path)]))
+    loaded = tutorial.initial_model(settings, load_data("digits", None, 32, 100, 0))
+    assert digest(loaded) == digest(model) != digest(make_model("resnet8", 1, 10))
 
 
 def test_an_unusable_run_folder_is_reported_in_one_line(tmp_path):
@@ -243,7 +261,7 @@ def test_imagenet_folders_are_split_and_damaged_images_are_reported(tmp_path):
 def test_training_stops_when_the_loss_is_not_finite():
     splits = load_data("digits", None, 32, 100, 0)
     with pytest.raises(CPruneError, match="the loss became"):
-        train(make_model("lenet", 1, 10), splits.train, 3, learning_rate=1e8)
+        train(make_model("lenet", 1, 10), splits.train, Recipe(3, 1e8))
 
 
 def test_accuracy_of_an_empty_split_is_reported():

@@ -2,7 +2,6 @@
 """The tutorial's batch-norm statistics of pruned models, and its part of the validation split."""
 
 import copy
-from itertools import islice
 
 import pytest
 import torch
@@ -11,8 +10,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import judging
 import main as tutorial
+from evaluation import accuracy
 from judging import BATCHES, evaluation_of_part, recalibrate
-from train import accuracy
+from training import training_on
 
 IMAGES = torch.randn(8 * (BATCHES + 4), 3, 4, 4, generator=torch.Generator().manual_seed(1)) * 3 + 2
 LABELS = torch.arange(len(IMAGES)) % 10
@@ -35,7 +35,9 @@ def test_statistics_are_the_averages_over_a_fixed_number_of_batches():
     torch.manual_seed(3)
     recalibrate(model, loader())
     torch.manual_seed(3)
-    batches = [images for images, _ in islice(loader(), BATCHES)]
+    generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+    order = torch.randperm(len(IMAGES), generator=generator)
+    batches = IMAGES[order].split(8)[:BATCHES]
     assert len(batches) == BATCHES < len(loader())
     for norm, inputs in ((model[0], batches), (model[2], [norm_and_convolve(before, x) for x in batches])):
         means = torch.stack([x.mean((0, 2, 3)) for x in inputs]).mean(0)
@@ -83,7 +85,7 @@ def test_the_tutorial_gives_the_functions_to_a_run(rule, recalibrates, tmp_path,
     monkeypatch.setattr(judging, "PART_IMAGES", 80)
     settings = tutorial.make_settings(tutorial.parse_arguments(["--step-rule", rule]))
     splits = tutorial.load_data("digits", tmp_path, 32, 200, 0)
-    training = tutorial.training_on(splits, settings, tmp_path)
+    training = training_on(splits, settings, tmp_path, nn.Identity())
     assert (training.recalibrate is not None) == recalibrates
     assert training.evaluate_part is not None
     model = tutorial.make_model("lenet", 1, 10, 16)

@@ -4,16 +4,18 @@
 from datetime import timedelta
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Column, Table
+from rich.text import Text
 
+from tvm.contrib.cprune.loop.training_progress import TrainingProgress
 from tvm.contrib.cprune.tuning.progress import Progress
 from tvm.contrib.cprune.types import Latency
 
 
 class ConsoleReport:
-    """Prints events: searches as a live table on a terminal, everything else as plain lines.
+    """Prints events: searches and trainings live on a terminal, everything else as plain lines.
 
     Use it as a context manager, and as the ``report`` of a ``CPruner``.
     """
@@ -22,6 +24,7 @@ class ConsoleReport:
         self.console = console or Console(highlight=False, soft_wrap=True)
         self._live: Live | None = None
         self._tasks: dict[str, Progress] = {}
+        self._training = ""
 
     def __enter__(self) -> "ConsoleReport":
         return self
@@ -32,9 +35,11 @@ class ConsoleReport:
     def __call__(self, event: dict[str, Any]) -> None:
         kind = event["event"]
         if kind == "progress":
-            self._progress(event["progress"])
+            progress = event["progress"]
+            show = self._train if isinstance(progress, TrainingProgress) else self._search
+            show(progress)
             return
-        if kind in ("device", "library"):
+        if kind in ("device", "library", "training"):
             self.say(event["message"])
             return
         self._end_live()
@@ -63,22 +68,37 @@ class ConsoleReport:
             f"[{event['iteration']:3}] {widths}: {latency}, accuracy {accuracy}, {verdict}: {event['reason']}"
         )
 
-    def _progress(self, progress: Progress) -> None:
+    def _search(self, progress: Progress) -> None:
+        if self._training:
+            self._end_live()
         self._tasks[progress.task.workload_key] = progress
-        if not self.console.is_terminal:
-            best = (
-                "no valid program yet" if progress.best == float("inf") else f"{progress.best * 1e6:8.1f} us"
-            )
-            self.say(
-                f"tuning {progress.total_trials}/{progress.budget}: {progress.task.title}, "
-                f"{progress.trials} trials, "
-                f"{best}, {progress.speed} GFLOP/s, {progress.seconds_left:.0f} s left"
-            )
+        if self.console.is_terminal:
+            self._show(self._table(progress))
             return
+        best = "no valid program yet" if progress.best == float("inf") else f"{progress.best * 1e6:8.1f} us"
+        self.say(
+            f"tuning {progress.total_trials}/{progress.budget}: {progress.task.title}, "
+            f"{progress.trials} trials, "
+            f"{best}, {progress.speed} GFLOP/s, {progress.seconds_left:.0f} s left"
+        )
+
+    def _train(self, progress: TrainingProgress) -> None:
+        """Show a line on a terminal; print one after each epoch elsewhere."""
+        if self._training != progress.name:
+            self._end_live()
+            self._training = progress.name
+        if self.console.is_terminal:
+            self._show(Text(str(progress)))
+        elif progress.epoch_is_complete:
+            self.say(str(progress))
+
+    def _show(self, content: RenderableType) -> None:
+        """Show a table, which stays at the end, or a line, which does not."""
         if self._live is None:
-            self._live = Live(console=self.console, refresh_per_second=4)
+            transient = bool(self._training)
+            self._live = Live(console=self.console, refresh_per_second=4, transient=transient)
             self._live.start()
-        self._live.update(self._table(progress))
+        self._live.update(content)
 
     def _table(self, last: Progress) -> Table:
         title = f"tuning: {last.total_trials} of {last.budget} trials, about {last.seconds_left:.0f} s left"
@@ -95,6 +115,7 @@ class ConsoleReport:
             self._live.stop()
             self._live = None
         self._tasks.clear()
+        self._training = ""
 
 
 def summary(result: dict[str, Any]) -> Group:

@@ -40,32 +40,47 @@ def load_checkpoint(run_dir: Path, name: str, architecture: torch.nn.Module) -> 
 
 
 def load_weights(path: Path, architecture: torch.nn.Module) -> torch.nn.Module:
-    """Load a saved state dict into a copy of ``architecture``, whose layers are resized to fit the weights.
+    """Load saved weights into a copy of ``architecture``, whose layers are resized to fit them.
+
+    Parameters
+    ----------
+    path
+        A state dict that ``torch.save`` wrote, or a TorchScript file such as the ``model.pt`` of a run.
 
     Raises
     ------
     CPruneError
         If the file is missing or damaged, or belongs to another architecture.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CPruneError(f"cannot read checkpoint {path}: {error.strerror}") from None
-    except Exception as error:  # Almost any type, depending on the file's first bytes.
-        kind = (
-            "is a TorchScript file, expected a state dict"
-            if "TorchScript" in str(error)
-            else "is not a state dict that torch.save wrote, or it is damaged"
-        )
-        raise CPruneError(f"cannot read checkpoint {path}: it {kind}") from None
+    state = _read_state(path)
     if not isinstance(state, dict):
         raise CPruneError(f"{path} contains a {type(state).__name__}, expected a state dict")
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise CPruneError(f"{path} contains a {type(value).__name__} as {name!r}, expected a tensor")
-    return with_weights(architecture, state)
+    try:
+        return with_weights(architecture, state)
+    except CPruneError as error:
+        raise CPruneError(f"{path}: {error}") from None
+
+
+def _read_state(path: Path) -> Any:
+    """Return what ``torch.save`` wrote, or the state dict of a TorchScript file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            except RuntimeError as error:
+                if "TorchScript" not in str(error):
+                    raise
+                return dict(torch.jit.load(str(path), map_location="cpu").state_dict())
+    except OSError as error:
+        raise CPruneError(f"cannot read checkpoint {path}: {error.strerror}") from None
+    except Exception:  # Almost any type, depending on the file's first bytes.
+        raise CPruneError(
+            f"cannot read checkpoint {path}: expected a TorchScript file or a state dict of torch.save"
+        ) from None
 
 
 def with_weights(architecture: torch.nn.Module, state: dict[str, Any]) -> torch.nn.Module:
@@ -79,11 +94,11 @@ def with_weights(architecture: torch.nn.Module, state: dict[str, Any]) -> torch.
         If the names of the weights differ from the architecture's.
     """
     model = copy_model(architecture)
-    if model.state_dict().keys() != state.keys():
-        difference = sorted(model.state_dict().keys() ^ state.keys())
-        raise CPruneError(
-            f"the weights belong to another architecture: only one of the two has {', '.join(difference[:3])}"
-        )
+    expected = model.state_dict().keys()
+    if expected != state.keys():
+        lacking = {"the file lacks": expected - state.keys(), "the network lacks": state.keys() - expected}
+        differences = [f"{who} {', '.join(sorted(keys)[:3])}" for who, keys in lacking.items() if keys]
+        raise CPruneError(f"the weights belong to another architecture: {'; '.join(differences)}")
     for name, module in model.named_modules():
         for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             weight = state.get(f"{name}.{key}" if name else key)
