@@ -3,6 +3,7 @@
 
 import json
 import math
+import re
 import shutil
 from html.parser import HTMLParser
 
@@ -171,6 +172,21 @@ def test_the_pareto_front_has_exactly_the_points_that_no_other_beats(points):
         return any(other[0] <= point[0] and other[1] >= point[1] and other != point for other in points)
 
     assert pareto_front(points) == sorted({point for point in points if not beaten(point)})
+
+
+def test_a_candidate_far_beyond_the_others_becomes_an_arrow(tmp_path):
+    write_run(tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    slow = next(it for it in result["iterations"] if it["verdict"] == "latency")
+    assert "beyond" not in page_marks(tmp_path)
+    slow["latency_ms"] = 50.0
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert "beyond-right" in page_marks(tmp_path) and "beyond-top" in page_marks(tmp_path)
+
+
+def page_marks(folder):
+    """Return the classes of all marks on the page about a run."""
+    return " ".join(re.findall(r'class="mark ([^"]*)"', write_report([folder]).read_text()))
 
 
 def test_a_staircase_keeps_each_value_until_the_next_point():

@@ -28,8 +28,8 @@ class Axis:
     step: float
 
     def place(self, value: float) -> float:
-        """Return where a value lies, from 0 at the low end to 1 at the high end."""
-        return (value - self.low) / (self.high - self.low)
+        """Return where a value lies, from 0 at the low end to 1 at the high end and beyond it."""
+        return (min(value, self.high) - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[tuple[float, str]]:
         """Return the multiples of the step on the axis, with their labels."""
@@ -39,7 +39,7 @@ class Axis:
 
 
 def make_axis(title: str, values: Iterable[float], zero: bool = False, count: int = 6) -> Axis:
-    """Return an axis that shows all values, with a margin.
+    """Return an axis that shows all values, with a margin. Others may lie beyond its high end.
 
     Parameters
     ----------

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The charts of a report: accuracy against latency, and latency by iteration."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from tvm.contrib.cprune.report.plot import Key, Line, Mark, legend, plot
 from tvm.contrib.cprune.report.values import VERDICTS, Attempt, RunReport, Side
 
 SYMBOL_OF = {"accepted": "circle", "accuracy": "triangle", "latency": "cross", "impossible": "square"}
+# Latencies beyond this multiple of those of interest do not extend an axis.
+OUTLIER = 1.3
 # Number of colors for runs or methods in ``page.css``.
 COLORS = 6
 
@@ -43,7 +46,7 @@ def accuracy_latency(title: str, series: Sequence[Series], keys: Sequence[Key], 
         Title of the vertical axis.
     """
     marks = [mark for one in series for mark in one.marks]
-    x = make_axis("latency (ms)", [mark.x for mark in marks])
+    x = make_axis("latency (ms)", _without_outliers(marks))
     y = make_axis(axis, [mark.y for mark in marks if mark.y is not None], count=9)
     fronts = [pareto_front((mark.x, mark.y) for mark in one.marks if mark.y is not None) for one in series]
     lines = [Line(staircase(front), one.color) for one, front in zip(series, fronts, strict=True)]
@@ -52,6 +55,12 @@ def accuracy_latency(title: str, series: Sequence[Series], keys: Sequence[Key], 
     else:
         listed = [*keys, *(Key(f"Pareto front of {one.name}", one.color) for one in series)]
     return element("figure", legend(listed), plot(title, x, y, marks, lines))
+
+
+def _without_outliers(marks: Sequence[Mark]) -> list[float]:
+    """Return the latencies without those of untrained models far beyond the trained ones."""
+    limit = OUTLIER * max((mark.x for mark in marks if mark.y is not None), default=math.inf)
+    return [mark.x for mark in marks if mark.x <= limit]
 
 
 def run_series(run: RunReport, color: str | None = None) -> Series:
@@ -114,7 +123,10 @@ def latency_by_iteration(run: RunReport) -> Element:
     ]
     last = max([1, *(attempt.iteration for attempt in run.attempts)])
     x = make_axis("iteration", [0, last], zero=True, count=min(last, 8))
-    y = make_axis("latency (ms)", [mark.y for mark in marks if mark.y is not None], zero=True)
+    limit = OUTLIER * max(latency for _, latency in steps)
+    y = make_axis(
+        "latency (ms)", [mark.y for mark in marks if mark.y is not None and mark.y <= limit], zero=True
+    )
     line = Line(staircase([*steps, (last, steps[-1][1])]), "accepted")
     keys = [key for key in verdict_keys([run]) if key.symbol != "star"]
     title = "Latency of the candidates by iteration"

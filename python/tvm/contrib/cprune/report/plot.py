@@ -20,6 +20,8 @@ SYMBOLS = {
     "cross": "M-4.5,-4.5L4.5,4.5M-4.5,4.5L4.5,-4.5",
     "square": "M-4.5,-4.5H4.5V4.5H-4.5Z",
     "diamond": "M0,-7.5L7.5,0L0,7.5L-7.5,0Z",
+    "beyond-right": "M-4,-6L4,0L-4,6",
+    "beyond-top": "M-6,4L0,-4L6,4",
     "star": "M0,-9L2.4,-3.2L8.6,-2.8L3.8,1.2L5.3,7.3L0,4L-5.3,7.3L-3.8,1.2L-8.6,-2.8L-2.4,-3.2Z",
 }
 
@@ -73,7 +75,7 @@ def plot(
     lines: Iterable[Line] = (),
     strip: str = "not trained",
 ) -> Element:
-    """Return a plot.
+    """Return a plot. Marks beyond the high end of an axis become arrows at the end.
 
     Parameters
     ----------
@@ -147,12 +149,15 @@ def _line(line: Line, x: Axis, y: Axis) -> Element:
 
 
 def _mark(mark: Mark, x: Axis, y: Axis, bottom: float) -> Element:
+    symbol = "beyond-right" if mark.x > x.high else mark.symbol
+    if mark.y is not None and mark.y > y.high:
+        symbol = "beyond-top"
     return element(
         "use",
-        href=f"#symbol-{mark.symbol}",
+        href=f"#symbol-{symbol}",
         x=f"{100 * x.place(mark.x):.3f}%",
         y=bottom - STRIP / 2 if mark.y is None else HEIGHT * (1 - y.place(mark.y)),
-        class_=f"mark symbol {mark.symbol} {mark.color}",
+        class_=f"mark symbol {symbol} {mark.color}",
         role="img",
         aria_label=mark.text,
         data_row=mark.row,
