@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from report_runs import EVIL, LAYERS, journal_of, tables, write_run
 
 from tvm.contrib.cprune.report.axes import make_axis, pareto_front, staircase
+from tvm.contrib.cprune.report.charts import Series, accuracy_latency
+from tvm.contrib.cprune.report.markup import to_html
 from tvm.contrib.cprune.report.numbers import change, count, duration, milliseconds
+from tvm.contrib.cprune.report.plot import Mark
 from tvm.contrib.cprune.report.read import read_run
 from tvm.contrib.cprune.report.tasks import compare_tasks
 from tvm.contrib.cprune.report.values import VERDICTS, LayerWidth
@@ -187,6 +190,21 @@ def test_a_candidate_far_beyond_the_others_becomes_an_arrow(tmp_path):
 def page_marks(folder):
     """Return the classes of all marks on the page about a run."""
     return " ".join(re.findall(r'class="mark ([^"]*)"', write_report([folder]).read_text()))
+
+
+def test_the_chart_of_accuracy_and_latency_is_for_any_methods():
+    def series(name, color, points):
+        return Series(name, color, tuple(Mark(x, y, "circle", color, f"{name} at {x} ms") for x, y in points))
+
+    ours = series("ours", "run-0", [(1, 0.9), (2, 0.92), (1.5, 0.8)])
+    other = series("<other>", "run-1", [(3, 0.91)])
+    chart = to_html(accuracy_latency("methods", [ours, other], [], "test accuracy"))
+    assert chart.count('class="mark symbol circle run-0"') == 3
+    assert chart.count('class="mark symbol circle run-1"') == 1
+    assert "Pareto front of &lt;other&gt;" in chart and "test accuracy" in chart
+    # From 0.9 at 1 ms to 0.92 at 2 ms in two steps; the front of a single point has no line.
+    fronts = dict(re.findall(r'<g class="line (run-.)" aria-hidden="true">(.*?)</g>', chart))
+    assert {color: lines.count("<line") for color, lines in fronts.items()} == {"run-0": 2, "run-1": 0}
 
 
 def test_a_staircase_keeps_each_value_until_the_next_point():

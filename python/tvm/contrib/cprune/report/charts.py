@@ -122,7 +122,7 @@ def latency_by_iteration(run: RunReport) -> Element:
         (mark.x, mark.y) for mark in marks if mark.color in ("unpruned", "accepted") and mark.y is not None
     ]
     last = max([1, *(attempt.iteration for attempt in run.attempts)])
-    x = make_axis("iteration", [0, last], zero=True, count=min(last, 8))
+    x = make_axis("iteration", [0, last], zero=True, count=min(last + 1, 8))
     limit = OUTLIER * max(latency for _, latency in steps)
     y = make_axis(
         "latency (ms)", [mark.y for mark in marks if mark.y is not None and mark.y <= limit], zero=True
@@ -144,6 +144,7 @@ def attempt_text(attempt: Attempt) -> str:
     """Return the description of a candidate, as lines."""
     lines = [
         f"Iteration {attempt.iteration}: {VERDICTS[attempt.verdict]}",
+        f"Layers: {', '.join(attempt.layers) or attempt.task}",
         *(f"{root}: {old} → {new} channels" for root, old, new in attempt.widths),
         f"{milliseconds(attempt.latency_ms)}, accuracy {accuracy(attempt.accuracy)}",
         attempt.reason,

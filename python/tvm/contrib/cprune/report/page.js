@@ -33,7 +33,7 @@ for (const mark of marks) {
   mark.addEventListener("focus", enter);
   mark.addEventListener("pointerleave", leave);
   mark.addEventListener("blur", leave);
-  mark.addEventListener("click", () => rowOf(mark)?.scrollIntoView({ block: "center", behavior: "smooth" }));
+  mark.addEventListener("click", () => rowOf(mark)?.scrollIntoView({ block: "center" }));
 }
 
 // One tab stop for each chart; arrow keys move between its marks, from left to right.

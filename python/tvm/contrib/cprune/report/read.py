@@ -78,8 +78,8 @@ def _finished(folder: Path, result: Mapping[str, Any], baseline: Event | None) -
         attempts=_attempts(result["iterations"]),
         widths=tuple(widths),
         tasks=tasks,
-        phases=dict(result["seconds"]),
-        work=dict(result["seconds_by_work"]),
+        phases=dict(result.get("seconds", {})),
+        work=dict(result.get("seconds_by_work", {})),
         notes=notes,
     )
 
