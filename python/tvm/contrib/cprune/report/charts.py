@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tvm.contrib.cprune.report.axes import make_axis, pareto_front, staircase
+from tvm.contrib.cprune.report.axes import Axis, make_axis, pareto_front, staircase
 from tvm.contrib.cprune.report.markup import Element, element
 from tvm.contrib.cprune.report.numbers import accuracy, milliseconds
 from tvm.contrib.cprune.report.plot import Key, Line, Mark, legend, plot
@@ -50,6 +50,7 @@ def accuracy_latency(title: str, series: Sequence[Series], keys: Sequence[Key], 
     y = make_axis(axis, [mark.y for mark in marks if mark.y is not None], count=9)
     fronts = [pareto_front((mark.x, mark.y) for mark in one.marks if mark.y is not None) for one in series]
     lines = [Line(staircase(front), one.color) for one, front in zip(series, fronts, strict=True)]
+    keys = [*keys, *_beyond([mark.x for mark in marks], x, "beyond-right")]
     if len(series) == 1:
         listed = [*keys, Key("Pareto front", series[0].color)]
     else:
@@ -61,6 +62,11 @@ def _without_outliers(marks: Sequence[Mark]) -> list[float]:
     """Return the latencies without those of untrained models far beyond the trained ones."""
     limit = OUTLIER * max((mark.x for mark in marks if mark.y is not None), default=math.inf)
     return [mark.x for mark in marks if mark.x <= limit]
+
+
+def _beyond(values: Sequence[float], axis: Axis, symbol: str) -> list[Key]:
+    """Return the legend of the arrows, if there are any."""
+    return [Key("beyond the axis", "neutral", symbol)] if max(values) > axis.high else []
 
 
 def run_series(run: RunReport, color: str | None = None) -> Series:
@@ -129,6 +135,7 @@ def latency_by_iteration(run: RunReport) -> Element:
     )
     line = Line(staircase([*steps, (last, steps[-1][1])]), "accepted")
     keys = [key for key in verdict_keys([run]) if key.symbol != "star"]
+    keys += _beyond([mark.y for mark in marks if mark.y is not None], y, "beyond-top")
     title = "Latency of the candidates by iteration"
     return element(
         "figure", legend([*keys, Key("last accepted", "accepted")]), plot(title, x, y, marks, [line])

@@ -45,8 +45,7 @@ def _iterations(run: RunReport) -> Element | None:
     if not run.attempts:
         return None
     text = (
-        "Each candidate removes channels from the last accepted one. The line is the last accepted latency. "
-        "Arrows stand for candidates beyond the axis."
+        "Each candidate removes channels from the last accepted one. The line is the last accepted latency."
     )
     return section("Latency by iteration", text, latency_by_iteration(run))
 
