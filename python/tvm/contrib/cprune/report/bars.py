@@ -4,7 +4,7 @@
 from collections.abc import Mapping, Sequence
 
 from tvm.contrib.cprune.report.markup import Element, element, name
-from tvm.contrib.cprune.report.numbers import MISSING, change, duration, milliseconds
+from tvm.contrib.cprune.report.numbers import MISSING, change, duration
 from tvm.contrib.cprune.report.values import LayerWidth, TaskChange, Work
 
 
@@ -28,17 +28,18 @@ def tasks_table(tasks: Sequence[TaskChange]) -> Element:
     """Return the time per inference of each task's layers before and after pruning."""
     seconds = [work.seconds for task in tasks for work in (task.before, task.after) if work]
     longest, compared = max(seconds), any(task.after for task in tasks)
+    unit, scale = ("ms", 1e3) if longest >= 1e-3 else ("µs", 1e6)
     rows = [
         (
             element("th", *name(task.title), _algorithms(task), scope="row"),
             _pair(*(work.seconds / longest if work else None for work in (task.before, task.after))),
-            *(_number(_time(work)) for work in _shown(task, compared)),
+            *(_number(_time(work, scale)) for work in _shown(task, compared)),
             *(_number(_speed(work)) for work in _shown(task, compared)),
         )
         for task in tasks
     ]
     sides = (" before", " after") if compared else ("",)
-    heads = [f"{quantity}{side}" for quantity in ("time", "GFLOP/s") for side in sides]
+    heads = [f"time{side} ({unit})" for side in sides] + [f"GFLOP/s{side}" for side in sides]
     return bar_table(("layers", "", *heads), rows)
 
 
@@ -74,8 +75,8 @@ def _shown(task: TaskChange, compared: bool) -> tuple[Work | None, ...]:
     return (task.before, task.after) if compared else (task.before,)
 
 
-def _time(work: Work | None) -> str:
-    return milliseconds(work.seconds * 1e3 if work else None)
+def _time(work: Work | None, scale: float) -> str:
+    return f"{work.seconds * scale:.2f}" if work else MISSING
 
 
 def _speed(work: Work | None) -> str:

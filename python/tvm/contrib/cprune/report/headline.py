@@ -75,7 +75,11 @@ def _size(title: str, before: float, after: float | None) -> Element:
 
 
 def _accuracy(title: str, before: float, after: float | None) -> Element:
-    points = None if after is None else f"{(after - before) * 100:+.2f} points".replace("-", "−")
+    points = (
+        None
+        if after is None
+        else f"{(after - before) * 100:+.2f} points".replace("-", "−").replace("+0.00", "0.00")
+    )
     return _metric(title, accuracy(before), accuracy(after), points, None)
 
 
