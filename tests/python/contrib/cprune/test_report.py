@@ -169,6 +169,17 @@ def test_the_command_compares_runs(tmp_path):
     assert out.exists() and not (one / "report.html").exists()
 
 
+def test_a_comparison_of_runs_under_different_conditions_says_so(tmp_path):
+    one, two = (write_run(tmp_path / name) for name in "ab")
+    assert "Compare with care" not in write_report([one, two], tmp_path / "out.html").read_text()
+    text = (two / "result.json").read_text()
+    (two / "result.json").write_text(
+        text.replace("core-avx2", "skylake").replace('"threads": 2', '"threads": 1')
+    )
+    page = write_report([one, two], tmp_path / "out.html").read_text()
+    assert "the runs have different targets and numbers of threads" in page
+
+
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), max_size=12))
 def test_the_pareto_front_has_exactly_the_points_that_no_other_beats(points):
     def beaten(point):
