@@ -13,6 +13,7 @@ COMMANDS = {
     "doctor": "check the installation, the compiler and the devices",
     "library": "list, export or import the programs that searches start from",
     "profile": "measure the tuned program of a layer at every width",
+    "report": "write the HTML report of a run, or compare several runs",
     "round": "round the channels of a pruned model to widths that fit its tuned programs",
     "tune": "tune, build, export and time a network",
 }

@@ -28,6 +28,7 @@ from tvm.contrib.cprune.models.prunable import PrunableModel
 from tvm.contrib.cprune.models.reference import check_batches, torch_outputs
 from tvm.contrib.cprune.models.surgery import widths
 from tvm.contrib.cprune.numerics import require_finite
+from tvm.contrib.cprune.report.write import write_report
 from tvm.contrib.cprune.stopwatch import Stopwatch
 from tvm.contrib.cprune.targets.presets import find_preset
 from tvm.contrib.cprune.types import CPruneError
@@ -168,14 +169,17 @@ class CPruner:
         with locked(self.run_dir):
             remove_partial_files(self.run_dir)
             journal = open_run(self.run_dir, self._settings(), resume, stopwatch)
-            if journal.last("result") is not None:
-                result: dict[str, Any] = json.loads((self.run_dir / "result.json").read_text())
-                return result
             try:
-                return self._run(journal, training, accuracy, prunable)
+                result: dict[str, Any] = (
+                    self._run(journal, training, accuracy, prunable)
+                    if journal.last("result") is None
+                    else json.loads((self.run_dir / "result.json").read_text())
+                )
             except (KeyboardInterrupt, CPruneError):
                 journal.append({"event": "interrupted"})
                 raise
+            write_report([self.run_dir])
+            return result
 
     def _run(
         self, journal: Journal, training: Training, accuracy: float, prunable: PrunableModel

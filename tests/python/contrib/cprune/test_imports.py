@@ -42,6 +42,7 @@ ORDER = [
     "task_tuner",
     "compiler",
     "loop",
+    "report",
     "pruner",
     "commands",
 ]

@@ -79,6 +79,11 @@ def test_links_in_documents_resolve(document):
     assert not [link for link in links if not (path.parent / link).exists()]
 
 
+def test_installed_package_contains_the_styles_and_the_script_of_reports():
+    paths = {str(path) for path in metadata.files("tvm-cprune") or ()}
+    assert {f"tvm/contrib/cprune/report/page.{kind}" for kind in ("css", "js")} <= paths
+
+
 def test_installed_package_is_typed_and_contains_no_stubs_of_tvm():
     names = [Path(path).name for path in metadata.files("tvm-cprune") or ()]
     assert "py.typed" in names

@@ -3,7 +3,6 @@
 
 import json
 import time
-from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,8 +13,8 @@ from tvm.contrib.cprune.files import write_text
 from tvm.contrib.cprune.lagging import speed_losses
 from tvm.contrib.cprune.loop.evaluation import checked_accuracy, evaluate
 from tvm.contrib.cprune.loop.export import export
+from tvm.contrib.cprune.loop.history import iterations, phase_seconds
 from tvm.contrib.cprune.loop.journal import Journal
-from tvm.contrib.cprune.loop.report import write_html
 from tvm.contrib.cprune.loop.run import Run
 from tvm.contrib.cprune.loop.state import Event
 from tvm.contrib.cprune.models.checkpoint import load_checkpoint, save_checkpoint
@@ -90,14 +89,13 @@ def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[st
         "stopped_because": stop,
         **_history(run.journal),
         "trials": _trials(first["trials"], run.compiler.programs.trials()),
-        "seconds": _seconds(run.journal),
+        "seconds": phase_seconds(run.journal.events),
         "seconds_by_work": run.journal.seconds_by_work(),
         "unprunable": first["unprunable"],
         "speed_losses": [asdict(change) for change in speed_losses(pruned.table, baseline.table)],
         **facts,
     }
     write_text(run.folder / "result.json", json.dumps(result, indent=1))
-    write_html(run.folder)
     run.journal.append({"event": "result", "speedup": result["speedup"]})
     return result
 
@@ -154,33 +152,8 @@ def _settings(run: Run) -> dict[str, Any]:
 
 def _history(journal: Journal) -> dict[str, Any]:
     """Return the iterations, and the number of accepted ones."""
-    candidates = [event for event in journal.events if event["event"] == "candidate"]
-    return {
-        "iterations": [_iteration(event) for event in candidates],
-        "accepted": sum(event["accepted"] for event in candidates),
-    }
-
-
-def _iteration(event: Event) -> dict[str, Any]:
-    latency = Latency(tuple(event["latency_s"])).median * 1e3 if "latency_s" in event else None
-    keys = ("iteration", "task", "layers", "widths", "accepted", "verdict", "reason", "seconds")
-    accuracies = ("accuracy_val", "accuracy_untrained", "accuracy_part")
-    return {
-        **{key: event[key] for key in keys},
-        "latency_ms": latency,
-        **{key: event.get(key) for key in accuracies},
-    }
-
-
-def _seconds(journal: Journal) -> dict[str, float]:
-    """Return the seconds of each phase, summed over all processes that worked on the run."""
-    phases = {"baseline": "first_tuning", "candidate": "pruning"}
-    total: dict[str, float] = defaultdict(float)
-    for event in journal.events:
-        if "seconds" in event:
-            kind = str(event["event"])
-            total[phases.get(kind, kind)] += event["seconds"]
-    return dict(total)
+    done = iterations(journal.events)
+    return {"iterations": done, "accepted": sum(iteration["accepted"] for iteration in done)}
 
 
 def _trials(first: dict[str, int], total: dict[str, int]) -> dict[str, Any]:
