@@ -22,7 +22,7 @@ class DataSettings:
         that both have means torchvision's network for images of 64x64 and larger; a prefix selects one, as in
         small/resnet18 and torchvision/resnet18.
     dataset
-        Data set to train on. Only digits comes with the installation. imagefolder is for your own images.
+        Data set to train on. Only digits and glyphs need no files. imagefolder is for your own images.
     data_dir
         Folder that contains cifar10, the folders train and val of imagenet, or the class folders of
         imagefolder.
@@ -39,7 +39,7 @@ class DataSettings:
     """
 
     model: str = "resnet8"
-    dataset: Literal["digits", "cifar10", "imagenet", "imagefolder"] = "digits"
+    dataset: Literal["digits", "glyphs", "cifar10", "imagenet", "imagefolder"] = "digits"
     data_dir: Path = Path("data")
     image_size: int | None = None
     weights: str | None = None

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The generated data set of characters."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+import glyphs
+from data import load_data
+from tvm.contrib.cprune.types import CPruneError
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return load_data("glyphs", None, 32, 200, 0)
+
+
+def tensors(loader):
+    assert isinstance(loader.dataset, TensorDataset)
+    return loader.dataset.tensors
+
+
+def test_a_seed_determines_all_images(splits):
+    images, labels = glyphs.glyph_images(0, range(300))
+    again, same_labels = glyphs.glyph_images(0, range(300))
+    assert torch.equal(images, again) and torch.equal(labels, same_labels)
+    other, _ = glyphs.glyph_images(1, range(300))
+    assert (images - other).abs().mean((1, 2, 3)).min() > 0.01
+    assert torch.equal(tensors(load_data("glyphs", None, 32, 200, 0).test)[0], tensors(splits.test)[0])
+
+
+def test_an_image_is_the_same_alone_and_among_others():
+    images, labels = glyphs.glyph_images(3, range(1000, 1500))
+    for number in (1000, 1247, 1248, 1499):
+        alone, label = glyphs.glyph_images(3, [number])
+        assert torch.equal(alone[0], images[number - 1000])
+        assert label.item() == labels[number - 1000] == number % 62
+    reverse, _ = glyphs.glyph_images(3, range(1499, 999, -1))
+    assert torch.equal(reverse.flip(0), images)
+
+
+def test_images_are_finite_and_use_the_whole_range(splits):
+    images, _ = glyphs.glyph_images(0, range(620))
+    assert images.shape == (620, 3, 32, 32) and images.dtype == torch.float32
+    assert images.min() == 0 and images.max() == 1  # also false for NaN
+    assert images.flatten(1).std(1).min() > 0.01  # no image is blank
+
+
+def test_the_classes_of_every_split_are_balanced(splits):
+    assert splits.classes == tuple("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+    assert splits.shape == (3, 32, 32)
+    for loader, count in ((splits.train, 80), (splits.validation, 20), (splits.test, 40)):
+        images, labels = tensors(loader)
+        assert images.shape == (62 * count, 3, 32, 32)
+        assert torch.bincount(labels, minlength=62).tolist() == [count] * 62
+
+
+def test_no_image_is_in_two_splits(splits):
+    images = torch.cat([tensors(loader)[0] for loader in (splits.train, splits.validation, splits.test)])
+    assert len({image.numpy().tobytes() for image in images}) == 62 * 140
+
+
+def test_training_images_are_normalized(splits):
+    images, _ = tensors(splits.train)
+    np.testing.assert_allclose(images.mean((0, 2, 3)), 0, atol=0.03)
+    np.testing.assert_allclose(images.std((0, 2, 3)), 1, atol=0.03)
+
+
+def test_every_font_has_a_different_mask_of_each_class():
+    """A character that a font lacks would be drawn as the same box as every other one."""
+    masks = glyphs._masks().images
+    assert masks.shape == (len(glyphs.FONTS) * 62, 1, 64, 64)
+    for font in masks.view(-1, 62, 64 * 64):
+        assert len({mask.numpy().tobytes() for mask in font}) == 62
+        assert font.mean(1).min() > 0.005
+    border = torch.ones(64, 64, dtype=torch.bool)
+    border[1:-1, 1:-1] = False
+    assert masks[:, 0, border].max() == 0  # no character is cut off
+
+
+def test_the_character_is_in_the_middle_of_its_image(monkeypatch):
+    """Without rotation, clutter and noise, an image is its mask in two colors."""
+    for name, value in {
+        "_ROTATION": 0,
+        "_SHEAR": 0,
+        "_SHIFT": 0,
+        "_HEIGHT": (1, 1),
+        "_STRETCH": (1, 1),
+    }.items():
+        monkeypatch.setattr(glyphs, name, value)
+    labels = torch.arange(62)
+    scalars = glyphs._Scalars(torch.zeros(62, glyphs._SCALARS))
+    line = glyphs._line(labels, scalars)[:, 0]
+    expected = torch.nn.functional.avg_pool2d(glyphs._masks().images[:62], 2)[:, 0]
+    # The neighbors, which are zeros here, cover the sides.
+    half = (glyphs._masks().advances[:62] * 8).int()
+    for image, mask, columns in zip(line, expected, half, strict=True):
+        middle = slice(16 - columns, 16 + columns)
+        torch.testing.assert_close(image[:, middle], mask[:, middle], atol=0.02, rtol=0)
+
+
+def test_a_size_is_refused():
+    with pytest.raises(CPruneError, match="the images of glyphs have a size of their own"):
+        load_data("glyphs", None, 32, 200, 0, image_size=64)
