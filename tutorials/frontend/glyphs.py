@@ -31,8 +31,8 @@ FONTS = (
 _MASK, _CAPITAL = 64, 32
 # Largest rotation in radians, shear, and shift from the center in half images.
 _ROTATION, _SHEAR, _SHIFT = 0.35, 0.3, 0.2
-# Factors of the height and, relative to it, of the width; at 1, capitals are half as high as the image. In a
-# wider range of heights, the size would not tell c from C.
+# Factors of the height and, relative to it, of the width. At 1, capitals are half as high as images. With
+# a wider range of heights, the size would not tell c from C.
 _HEIGHT, _STRETCH = (1.0, 1.25), (0.8, 1.2)
 # Difference in brightness between a character and its background; largest standard deviation of the noise.
 _CONTRAST, _NOISE = (0.25, 0.7), 0.08
