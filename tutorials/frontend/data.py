@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset, TensorDataset
 
 import glyphs
 from tvm.contrib.cprune.models.torchvision_models import import_torchvision
@@ -20,8 +20,8 @@ from tvm.contrib.cprune.types import CPruneError
 
 # Fraction of the training images held out for validation, and the maximum number of images.
 VALIDATION_FRACTION, MAX_VALIDATION_IMAGES = 0.1, 10_000
-# Images of each class of glyphs for training, validation and test; standard deviation of their pixels.
-GLYPHS_PER_CLASS, GLYPHS_STD = (80, 20, 40), 0.27
+# Images of each class of glyphs for validation and test, and to draw from for training; images of an epoch.
+GLYPHS_PER_CLASS, GLYPHS_PER_EPOCH = (20, 40, 2**40), 4960
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,16 @@ def _digits(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
 
 
 def _glyphs(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
-    """Draw characters in random scenes: 4,960 for training, 1,240 for validation and 2,480 for test."""
-    ends = accumulate((0, *(count * len(glyphs.CLASSES) for count in GLYPHS_PER_CLASS)))
-    parts = [glyphs.glyph_images(seed, range(*numbers)) for numbers in pairwise(ends)]
-    train, validation, test = (TensorDataset((images - 0.5) / GLYPHS_STD, labels) for images, labels in parts)
-    loaders = _loaders((train, validation, test), batch, test_batch)
-    return Splits(*loaders, (3, glyphs.SIZE, glyphs.SIZE), glyphs.CLASSES)
+    """Draw characters in random scenes: new ones in each epoch of training, the same ones for evaluation."""
+    ends = accumulate(count * len(glyphs.CLASSES) for count in (0, *GLYPHS_PER_CLASS))
+    validation, test, numbers = (range(*pair) for pair in pairwise(ends))
+    training = glyphs.GlyphImages(seed, numbers)
+    # The sampler takes its numbers from torch's generator, like a loader that shuffles.
+    order = RandomSampler(training, replacement=True, num_samples=GLYPHS_PER_EPOCH)
+    train = DataLoader(training, batch, sampler=order)
+    held_out = (TensorDataset(*glyphs.glyph_images(seed, part)) for part in (validation, test))
+    loaders = (DataLoader(part, test_batch) for part in held_out)
+    return Splits(train, *loaders, (3, glyphs.SIZE, glyphs.SIZE), glyphs.CLASSES)
 
 
 def _hold_out(augmented: Dataset, plain: Dataset, seed: int) -> tuple[Subset, Subset]:

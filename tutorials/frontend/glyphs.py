@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
+from torch.utils.data import Dataset
 
 CLASSES = tuple(string.digits + string.ascii_uppercase + string.ascii_lowercase)
 # Rows and columns of an image.
@@ -30,16 +31,18 @@ FONTS = (
 # Masks are squares. Their center is at half the height of the capitals, which is the same in all fonts.
 _MASK, _CAPITAL = 64, 32
 # Largest rotation in radians, shear, and shift from the center in half images.
-_ROTATION, _SHEAR, _SHIFT = 0.35, 0.3, 0.2
+_ROTATION, _SHEAR, _SHIFT = 0.3, 0.25, 0.15
 # Factors of the height and, relative to it, of the width. At 1, capitals are half as high as images. With
 # a wider range of heights, the size would not tell c from C.
 _HEIGHT, _STRETCH = (1.0, 1.25), (0.8, 1.2)
 # Difference in brightness between a character and its background; largest standard deviation of the noise.
-_CONTRAST, _NOISE = (0.25, 0.7), 0.08
+_CONTRAST, _NOISE = (0.3, 0.8), 0.08
 # Largest difference of a color from gray, for each of red, green and blue.
 _COLOR = 0.15
 # Random numbers that an image takes besides textures and noise.
 _SCALARS = 46
+# Standard deviation of the pixels in [0, 1]; their mean is 0.5.
+_DEVIATION = 0.27
 # Images that are drawn together.
 _CHUNK = 248
 
@@ -169,7 +172,7 @@ def _stray(scalars: _Scalars) -> torch.Tensor:
     """Draw a random character near the border of each image."""
     glyphs = scalars.below(len(FONTS) * len(CLASSES))
     pose = _poses(scalars, math.pi, (0.8, 2))
-    angle, distance = scalars.between(-math.pi, math.pi), scalars.between(0.7, 1.1)
+    angle, distance = scalars.between(-math.pi, math.pi), scalars.between(0.8, 1.2)
     center = torch.stack([distance * angle.cos(), distance * angle.sin()], 1)
     return _place(glyphs, pose, center, torch.zeros(len(glyphs)))
 
@@ -184,7 +187,7 @@ def _render(labels: torch.Tensor, draws: _Draws) -> torch.Tensor:
     scalars = _Scalars(draws.scalars)
     light = scalars.factor(0, 1)
     contrast = scalars.factor(*_CONTRAST) * torch.where(light < 0.5, 1, -1)
-    textures = scalars.factor(0.1, 0.4) * _texture(draws.coarse) + scalars.factor(0, 0.3) * _texture(
+    textures = scalars.factor(0.1, 0.3) * _texture(draws.coarse) + scalars.factor(0, 0.3) * _texture(
         draws.fine
     )
     back, front = textures.chunk(2, 1)
@@ -209,9 +212,27 @@ def glyph_images(seed: int, numbers: Sequence[int]) -> tuple[torch.Tensor, torch
 
     Returns
     -------
-    Images, ``(N, 3, 32, 32)`` in [0, 1], and labels, ``(N,)``.
+    Images, ``(N, 3, 32, 32)`` with mean 0 and standard deviation 1 over all images, and labels, ``(N,)``.
     """
     labels = torch.tensor(numbers) % len(CLASSES)
     chunks = (slice(start, start + _CHUNK) for start in range(0, len(numbers), _CHUNK))
     images = [_render(labels[chunk], _draw(seed, numbers[chunk])) for chunk in chunks]
-    return torch.cat(images), labels
+    return (torch.cat(images) - 0.5) / _DEVIATION, labels
+
+
+class GlyphImages(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """The images with given numbers, which are drawn whenever they are read (see ``glyph_images``)."""
+
+    def __init__(self, seed: int, numbers: range) -> None:
+        self._seed, self._numbers = seed, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Draw a batch, which is faster than to draw its images one by one."""
+        images = glyph_images(self._seed, [self._numbers[index] for index in indices])
+        return list(zip(*images, strict=True))
