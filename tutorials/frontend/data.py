@@ -77,10 +77,17 @@ def _glyphs(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
     training = glyphs.GlyphImages(seed, numbers)
     # The sampler takes its numbers from torch's generator, like a loader that shuffles.
     order = RandomSampler(training, replacement=True, num_samples=GLYPHS_PER_EPOCH)
-    train = DataLoader(training, batch, sampler=order)
-    held_out = (TensorDataset(*glyphs.glyph_images(seed, part)) for part in (validation, test))
-    loaders = (DataLoader(part, test_batch) for part in held_out)
-    return Splits(train, *loaders, (3, glyphs.SIZE, glyphs.SIZE), glyphs.CLASSES)
+
+    def fixed(part: range) -> DataLoader:
+        return DataLoader(TensorDataset(*glyphs.glyph_images(seed, part)), test_batch)
+
+    return Splits(
+        DataLoader(training, batch, sampler=order),
+        fixed(validation),
+        fixed(test),
+        (3, glyphs.SIZE, glyphs.SIZE),
+        glyphs.CLASSES,
+    )
 
 
 def _hold_out(augmented: Dataset, plain: Dataset, seed: int) -> tuple[Subset, Subset]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images of characters in a scene: the fonts of matplotlib under random transformations, colors and clutter.
 
-Nothing is downloaded. An image depends only on the seed and on its number. The accuracy of any classifier stays below
-1: in some fonts I and l are the same stroke, and 0 and O differ only in their width, which is random.
+Nothing is downloaded. An image depends only on the seed and on its number. No classifier reaches an accuracy
+of 1: in some fonts I and l are the same stroke, and 0 and O differ only in their width, which is random.
 """
 
 import math
