@@ -21,7 +21,7 @@ from tvm.contrib.cprune.types import CPruneError
 # Fraction of the training images held out for validation, and the maximum number of images.
 VALIDATION_FRACTION, MAX_VALIDATION_IMAGES = 0.1, 10_000
 # Images of each class of glyphs for validation and test, and to draw from for training; images of an epoch.
-GLYPHS_PER_CLASS, GLYPHS_PER_EPOCH = (20, 40, 2**40), 4960
+GLYPHS_PER_CLASS, GLYPHS_PER_EPOCH = (20, 40, 2**40), 6200
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ def _render(labels: torch.Tensor, draws: _Draws) -> torch.Tensor:
     image = light + scalars.tint() + back
     image = image.lerp(scalars.factor(0, 1) + scalars.tint(), _stray(scalars))
     image = image.lerp(light + contrast + scalars.tint() + front / 2, _line(labels, scalars))
-    image = image.lerp(scalars.factor(0, 1) + scalars.tint(), _stray(scalars) * scalars.factor(0, 1))
+    image = image.lerp(scalars.factor(0, 1) + scalars.tint(), _stray(scalars) * scalars.factor(0, 0.6))
     blurred = avg_pool2d(pad(image, (1, 1, 1, 1), mode="replicate"), 3, 1)
     image = image.lerp(blurred, scalars.factor(0, 1))
     return (image + scalars.factor(0, _NOISE) * draws.noise).clamp(0, 1)
