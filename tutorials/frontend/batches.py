@@ -79,6 +79,11 @@ class _SeededImages(Dataset[Any]):
             torch.default_generator.manual_seed(seed)
             return self._dataset[number]
 
+    def __getitems__(self, items: list[Item]) -> list[Any]:
+        """Return a batch. A data set can have a method ``with_seeds`` that is faster than one by one."""
+        with_seeds = getattr(self._dataset, "with_seeds", None)
+        return list(with_seeds(items)) if with_seeds else [self[item] for item in items]
+
 
 def load_batches(
     fabric: "Fabric", dataset: Dataset[Any], shares: Shares, workers: int

@@ -14,11 +14,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
+import glyphs
 from tvm.contrib.cprune.models.torchvision_models import import_torchvision
 from tvm.contrib.cprune.types import CPruneError
 
 # Fraction of the training images held out for validation, and the maximum number of images.
 VALIDATION_FRACTION, MAX_VALIDATION_IMAGES = 0.1, 10_000
+# Images of each class of glyphs for validation and test; images of an epoch of training.
+GLYPHS_PER_CLASS, GLYPHS_PER_EPOCH = (20, 40), 6200
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,23 @@ def _digits(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
     ends = [0, len(order) * 3 // 5, len(order) * 4 // 5, len(order)]
     train, validation, test = (Subset(data, order[a:b].tolist()) for a, b in pairwise(ends))
     return Splits(*_loaders((train, validation, test), batch, test_batch), (1, 16, 16), tuple("0123456789"))
+
+
+def _glyphs(data_dir: Path, batch: int, test_batch: int, seed: int) -> Splits:
+    """Draw characters in random scenes: new ones in each epoch of training, the same ones for evaluation."""
+    validation, test = (count * len(glyphs.CLASSES) for count in GLYPHS_PER_CLASS)
+    training = glyphs.NewGlyphs(seed, validation + test, GLYPHS_PER_EPOCH)
+
+    def fixed(part: range) -> DataLoader:
+        return DataLoader(TensorDataset(*glyphs.glyph_images(seed, part)), test_batch)
+
+    return Splits(
+        DataLoader(training, batch, shuffle=True),
+        fixed(range(validation)),
+        fixed(range(validation, validation + test)),
+        (3, glyphs.SIZE, glyphs.SIZE),
+        glyphs.CLASSES,
+    )
 
 
 def _hold_out(augmented: Dataset, plain: Dataset, seed: int) -> tuple[Subset, Subset]:
@@ -157,7 +177,11 @@ def _imagefolder(data_dir: Path, batch: int, test_batch: int, seed: int, size: i
     return Splits(*_loaders(parts, batch, test_batch, workers=2), (3, size, size), tuple(plain.classes))
 
 
-DATASETS: dict[str, Callable[[Path, int, int, int], Splits]] = {"digits": _digits, "cifar10": _cifar10}
+DATASETS: dict[str, Callable[[Path, int, int, int], Splits]] = {
+    "digits": _digits,
+    "glyphs": _glyphs,
+    "cifar10": _cifar10,
+}
 # Data sets of photographs of any size, which are cropped.
 FOLDERS: dict[str, Callable[[Path, int, int, int, int], Splits]] = {
     "imagenet": _imagenet,
@@ -176,11 +200,11 @@ def load_data(
     name
         A key of ``DATASETS`` or ``FOLDERS``.
     data_dir
-        Folder of the files; digits needs none.
+        Folder of the files; digits and glyphs need none.
     batch_size, test_batch_size
         Images per batch for training, and for validation and test.
     seed
-        Seed of the splits.
+        Seed of the splits, and of the images of glyphs.
     image_size
         Rows and columns that photographs are cropped to; ``IMAGE_SIZE`` by default.
 
