@@ -27,6 +27,15 @@ from tvm.contrib.cprune.types import Algorithm, CPruneError, Latency, RelayModel
 
 
 @dataclass(frozen=True)
+class Unbuilt:
+    """A model, its Relay form, and the programs of its tasks."""
+
+    model: torch.nn.Module
+    relay: RelayModel
+    table: TaskTable
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A model, its Relay form, the programs of its tasks, and the library compiled from them."""
 
@@ -119,8 +128,8 @@ class Compiler:
         table = self.tuner.search(relay_model, algorithms)
         return Candidate(model, relay_model, table, self._build(relay_model, table, "unpruned"))
 
-    def move(self, current: Candidate, model: torch.nn.Module) -> Candidate:
-        """Compile a pruned ``model`` with transplants of the programs of ``current``.
+    def transplant(self, current: Candidate, model: torch.nn.Module) -> Unbuilt:
+        """Return a pruned ``model`` with transplants of the programs of ``current``.
 
         Raises
         ------
@@ -128,7 +137,16 @@ class Compiler:
             If a task has no valid program at its new width.
         """
         relay_model = self.import_model(model)
-        return Candidate(model, relay_model, *self.compile(relay_model, current.table, "candidate"))
+        return Unbuilt(model, relay_model, self.tuner.transplant(relay_model, current.table))
+
+    def build(self, unbuilt: Unbuilt) -> Candidate:
+        """Compile a model with the programs of its tasks."""
+        model, relay_model, table = unbuilt.model, unbuilt.relay, unbuilt.table
+        return Candidate(model, relay_model, table, self._build(relay_model, table, "candidate"))
+
+    def move(self, current: Candidate, model: torch.nn.Module) -> Candidate:
+        """Compile a pruned ``model`` with transplants of the programs of ``current``; see ``transplant``."""
+        return self.build(self.transplant(current, model))
 
     def predict(self, current: Candidate, model: torch.nn.Module) -> float:
         """Return the seconds per inference that the tasks of a pruned ``model`` take together.

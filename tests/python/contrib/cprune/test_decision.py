@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The decisions of Algorithm 1, case by case."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from tvm.contrib.cprune.loop.decision import (
     decide_accuracy,
     decide_estimate,
     decide_latency,
+    decide_prediction,
     decide_untrained,
     has_spare_accuracy,
     hopeless_share,
@@ -154,6 +157,22 @@ def test_the_paper_trains_every_candidate_unless_the_user_says_otherwise(hopeles
 )
 def test_accuracy_is_to_spare_after_a_quarter_of_the_allowed_loss(last, new, spare):
     assert has_spare_accuracy(last, new, PruneConfig(accuracy_requirement=0.7, alpha=0.95)) is spare
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "beta", "built"),
+    [
+        (2.0, 1.0, 0.9, True),
+        (2.0, 2.15, 0.9, True),  # drift may explain 20 %
+        (2.0, 2.17, 0.9, False),
+        (2.0, math.nan, 0.9, False),
+    ],
+)
+def test_a_candidate_with_far_too_slow_programs_is_not_built(old, new, beta, built):
+    decision = decide_prediction(old, new, beta)
+    assert (decision is None) == built
+    if decision is not None:
+        assert not decision.accepted and "not built: its programs take" in decision.reason
 
 
 def test_the_loop_stops_at_each_limit():

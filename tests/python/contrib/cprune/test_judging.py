@@ -10,7 +10,7 @@ import torch
 from pruning import SHAPE, config, make_model, time_by_macs
 
 from tvm.contrib.cprune import pruner as pruner_module
-from tvm.contrib.cprune.compiler import Compiler
+from tvm.contrib.cprune.compiler import Compiler, Unbuilt
 from tvm.contrib.cprune.loop.journal import Journal
 from tvm.contrib.cprune.loop.training import Training
 from tvm.contrib.cprune.pruner import CPruner
@@ -88,7 +88,9 @@ class FakeTraining:
 def prune(tuned_dir, monkeypatch):
     """Return a function that runs the pruning loop without compiling anything, and returns its candidates."""
     monkeypatch.setattr(Compiler, "time", time_by_macs)
-    monkeypatch.setattr(Compiler, "move", lambda _, current, model: replace(current, model=model))
+    monkeypatch.setattr(
+        Compiler, "transplant", lambda _, current, model: Unbuilt(model, current.relay, current.table)
+    )
     monkeypatch.setattr(Compiler, "_build", lambda *_: tuned_dir / "none.so")
     monkeypatch.setattr(pruner_module, "finish", lambda *_: {})
 

@@ -14,7 +14,7 @@ from networks import OneLayer
 from pruning import SHAPE, Chain, config, make_model, training
 from torch import nn
 
-from tvm.contrib.cprune.compiler import Compiler
+from tvm.contrib.cprune.compiler import Compiler, Unbuilt
 from tvm.contrib.cprune.loop import result as result_module
 from tvm.contrib.cprune.loop.export import export
 from tvm.contrib.cprune.loop.journal import Journal
@@ -210,7 +210,7 @@ def test_a_failure_of_the_infrastructure_stops_the_run_and_drops_no_group(
     def full_disk(*_):
         raise InfrastructureError("cannot link net.so: No space left on device")
 
-    monkeypatch.setattr(Compiler, "move", full_disk)
+    monkeypatch.setattr(Compiler, "build", full_disk)
     with pytest.raises(InfrastructureError, match="No space left"):
         CPruner(make_model(), SHAPE, training(), config(), tuned_dir).run()
     assert Journal(tuned_dir / "journal.jsonl").last("candidate") is None
@@ -218,9 +218,29 @@ def test_a_failure_of_the_infrastructure_stops_the_run_and_drops_no_group(
     def no_program(*_):
         raise CandidateError("no valid program for task a in 8 trials")
 
-    monkeypatch.setattr(Compiler, "move", no_program)
+    monkeypatch.setattr(Compiler, "transplant", no_program)
     result = CPruner(make_model(), SHAPE, training(), config(), tuned_dir).run(resume=True)
     assert {it["verdict"] for it in result["iterations"]} == {"impossible"}
+
+
+def test_a_candidate_with_far_too_slow_programs_is_not_built(tuned_dir, monkeypatch):
+    def slow(compiler, current, model):
+        def twice(row):
+            latency = Latency(tuple(2 * sample for sample in row.program.latency.samples))
+            return replace(row, program=replace(row.program, latency=latency))
+
+        return Unbuilt(
+            model, current.relay, replace(current.table, rows=tuple(map(twice, current.table.rows)))
+        )
+
+    monkeypatch.setattr(Compiler, "transplant", slow)
+    monkeypatch.setattr(Compiler, "build", lambda *_: pytest.fail("a candidate was built"))
+    result = CPruner(make_model(), SHAPE, training(), config(max_iterations=2), tuned_dir).run()
+    assert [it["verdict"] for it in result["iterations"]] == ["latency", "latency"]
+    for it in result["iterations"]:
+        assert it["latency_ms"] is None
+        assert it["reason"].startswith("not built: its programs take 2.000 of the last accepted model's time")
+    assert pruner_state(tuned_dir).reached
 
 
 def test_a_slower_candidate_is_rejected_untrained_and_pruned_further(tuned_dir, monkeypatch):

@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 
-from tvm.contrib.cprune.compiler import Candidate
+from tvm.contrib.cprune.compiler import Candidate, Unbuilt
 from tvm.contrib.cprune.loop.choice import settle
 from tvm.contrib.cprune.loop.comparison import compare, measured_speedup
 from tvm.contrib.cprune.loop.decision import (
     Decision,
     decide_accuracy,
     decide_estimate,
+    decide_prediction,
     decide_untrained,
     has_spare_accuracy,
     hopeless_share,
@@ -44,8 +45,13 @@ def attempt(
     proposal = settle(run.compiler, current, proposal)
     try:
         prunable = _shrink(run, current.prunable, proposal, number)
-        made = AcceptedModel(run.compiler.move(current.candidate, prunable.model), prunable)
-        verdict, decision = _judge(run, baseline, current.candidate, made.candidate, state, facts)
+        unbuilt = run.compiler.transplant(current.candidate, prunable.model)
+        slow = _predict(run, current.candidate, unbuilt)
+        if slow is None:
+            made = AcceptedModel(run.compiler.build(unbuilt), prunable)
+            verdict, decision = _judge(run, baseline, current.candidate, made.candidate, state, facts)
+        else:
+            verdict, decision = "latency", slow
     except CandidateError as error:
         verdict, decision = "impossible", Decision(False, str(error))
     if made is not None and not decision.accepted:
@@ -66,6 +72,13 @@ def attempt(
         "seconds": round(time.monotonic() - started, 2),
         "trials": run.compiler.programs.trials(),
     }
+
+
+def _predict(run: Run, old: Candidate, new: Unbuilt) -> Decision | None:
+    """Reject a candidate whose programs are far too slow; the paper builds and times every candidate."""
+    if run.config.step_rule == "paper":
+        return None
+    return decide_prediction(old.table.predicted, new.table.predicted, run.config.beta)
 
 
 def _judge(

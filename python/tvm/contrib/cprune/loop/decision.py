@@ -16,12 +16,37 @@ from tvm.contrib.cprune.loop.interval import Interval
 SPARE_FRACTION = 0.25
 
 
+# Tolerance of predictions from programs that were measured at different times: the speed of a machine drifts.
+DRIFT = 0.2
+
+
 @dataclass(frozen=True)
 class Decision:
     """Whether a candidate was accepted, and the reason shown in reports."""
 
     accepted: bool
     reason: str
+
+
+def decide_prediction(old: float, new: float, beta: float) -> Decision | None:
+    """Reject a candidate whose programs show that it is too slow to be built (line 8).
+
+    Parameters
+    ----------
+    old, new
+        Sums of the latencies of the programs of the last accepted model and of the candidate, in seconds.
+    beta
+        Fraction of the old latency that the candidate must reach.
+
+    Returns
+    -------
+    decision
+        None if the candidate must be built and timed.
+    """
+    if new <= old * beta * (1 + DRIFT):
+        return None
+    change = f"its programs take {new / old:.3f} of the last accepted model's time"
+    return Decision(False, f"not built: {change}, far above the goal of {beta}")
 
 
 def decide_latency(old: Sequence[float], new: Sequence[float], beta: float, level: float) -> Decision | None:
