@@ -127,6 +127,10 @@ class Compiler:
         relay_model = self.import_model(model)
         return Candidate(model, relay_model, *self.compile(relay_model, current.table, "candidate"))
 
+    def predict(self, current: Candidate, model: torch.nn.Module) -> TaskTable:
+        """Return the table that ``move`` gives a pruned ``model``, without building the model."""
+        return self.tuner.transplant(self.import_model(model), current.table)
+
     def compile(self, model: RelayModel, donor: TaskTable, name: str) -> tuple[TaskTable, Path]:
         """Compile a Relay model with transplants of the programs of ``donor``.
 

@@ -12,10 +12,9 @@ from tvm.contrib.cprune.loop.decision import Decision, decide_accuracy
 from tvm.contrib.cprune.loop.evaluation import evaluate
 from tvm.contrib.cprune.loop.proposal import Proposal
 from tvm.contrib.cprune.loop.run import AcceptedModel, Run
+from tvm.contrib.cprune.loop.scoring import scorer_of
 from tvm.contrib.cprune.loop.state import Event, LoopState
 from tvm.contrib.cprune.models.checkpoint import save_checkpoint
-from tvm.contrib.cprune.models.importance import accumulate_gradients, score
-from tvm.contrib.cprune.models.prunable import PrunableModel
 from tvm.contrib.cprune.types import CandidateError
 
 
@@ -34,7 +33,8 @@ def attempt(
     started, number = time.monotonic(), state.iteration + 1
     made, facts = None, dict[str, Any]()
     try:
-        prunable = _shrink(run, current.prunable, proposal, number)
+        scorer = scorer_of(run, current.prunable.model, number)
+        prunable = current.prunable.shrink(proposal.steps, scorer)
         made = AcceptedModel(run.compiler.move(current.candidate, prunable.model), prunable)
         verdict, decision = _judge(run, baseline, current.candidate, made.candidate, state, facts)
     except CandidateError as error:
@@ -88,13 +88,3 @@ def _judge(
     facts["speedup"] = measured_speedup(run.compiler, baseline, new)
     facts["checkpoint"] = save_checkpoint(run.folder, f"iteration-{number:03}", new.model)
     return "accepted", Decision(True, f"{fast.reason}, {good.reason}")
-
-
-def _shrink(run: Run, current: PrunableModel, proposal: Proposal, number: int) -> PrunableModel:
-    """Return a smaller copy of a model, without the least important channels."""
-    importance, training = run.config.importance, run.training
-    if importance == "taylor":
-        assert training.batches is not None and training.criterion is not None
-        accumulate_gradients(current.model, training.batches(), training.criterion)
-    seed = run.config.seed + number
-    return current.shrink(proposal.steps, lambda group: score(group, importance, seed))

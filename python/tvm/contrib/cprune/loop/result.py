@@ -18,6 +18,7 @@ from tvm.contrib.cprune.loop.journal import Journal
 from tvm.contrib.cprune.loop.report import write_html
 from tvm.contrib.cprune.loop.run import Run
 from tvm.contrib.cprune.loop.state import Event
+from tvm.contrib.cprune.method_settings import used_settings
 from tvm.contrib.cprune.models.checkpoint import load_checkpoint, save_checkpoint
 from tvm.contrib.cprune.models.surgery import copy_model, macs_and_params, widths
 from tvm.contrib.cprune.types import Latency
@@ -147,6 +148,7 @@ def _settings(run: Run) -> dict[str, Any]:
         "device_key": compiler.tracker.key if compiler.tracker else "local",
         "threads": compiler.measurer.threads,
         "accuracy_requirement": run.config.accuracy_requirement,
+        "method": used_settings(run.config),
     }
 
 
@@ -167,7 +169,7 @@ def _iteration(event: Event) -> dict[str, Any]:
 
 def _seconds(journal: Journal) -> dict[str, float]:
     """Return the seconds of each phase, summed over all processes that worked on the run."""
-    phases = {"baseline": "first_tuning", "candidate": "pruning"}
+    phases = {"baseline": "first_tuning", "candidate": "pruning", "plan": "pruning"}
     total: dict[str, float] = defaultdict(float)
     for event in journal.events:
         if "seconds" in event:

@@ -60,6 +60,8 @@ class LoopState:
                 checkpoint=event["checkpoint"],
                 reached={},
             )
+        if event["verdict"] == "measured":  # the method accepts one of several candidates later
+            return state
         widths = {root: new_width for root, (_, new_width) in event["widths"].items()}
         if event["verdict"] == "latency":
             return replace(state, reached={**self.reached, **widths})
