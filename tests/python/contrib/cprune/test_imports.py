@@ -74,6 +74,7 @@ WITH_TORCH = {
     "loop.verification",
     "loop.training",
     "methods.global_ranking",
+    "methods.knapsack",
     "methods.one_shot",
     "methods.planned",
     "methods.prediction",

@@ -11,9 +11,10 @@ from pruning import SHAPE, make_model
 from torch import nn
 
 from tvm.contrib.cprune.config import PruneConfig
-from tvm.contrib.cprune.method_settings import used_settings
+from tvm.contrib.cprune.method_settings import METHODS, used_settings
 from tvm.contrib.cprune.methods.global_ranking import GlobalRanking, normalized, ranking
 from tvm.contrib.cprune.methods.one_shot import Problem
+from tvm.contrib.cprune.methods.registry import method_of
 from tvm.contrib.cprune.methods.uniform import Uniform
 from tvm.contrib.cprune.models.importance import score
 from tvm.contrib.cprune.models.macs import MacCounter
@@ -155,6 +156,10 @@ def test_limits_on_the_widths_hold_and_an_unreachable_goal_is_an_error():
             decide.check(prunable, hopeless)
         with pytest.raises(CPruneError, match="the goal is to keep"):
             decide.widths(problem_of("chain", hopeless)[1])
+
+
+def test_every_method_exists():
+    assert len({type(method_of(name)) for name in METHODS}) == len(METHODS)
 
 
 def test_a_group_without_a_score_keeps_its_width():

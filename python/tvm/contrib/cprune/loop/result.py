@@ -169,7 +169,7 @@ def _iteration(event: Event) -> dict[str, Any]:
 
 def _seconds(journal: Journal) -> dict[str, float]:
     """Return the seconds of each phase, summed over all processes that worked on the run."""
-    phases = {"baseline": "first_tuning", "candidate": "pruning", "plan": "pruning"}
+    phases = {"baseline": "first_tuning", **dict.fromkeys(("candidate", "plan", "staircase"), "pruning")}
     total: dict[str, float] = defaultdict(float)
     for event in journal.events:
         if "seconds" in event:

@@ -4,6 +4,7 @@
 from tvm.contrib.cprune.method_settings import Method as MethodName
 from tvm.contrib.cprune.methods.cprune import CPrune
 from tvm.contrib.cprune.methods.global_ranking import GlobalRanking
+from tvm.contrib.cprune.methods.knapsack import Knapsack
 from tvm.contrib.cprune.methods.method import Method
 from tvm.contrib.cprune.methods.netadapt import NetAdapt
 from tvm.contrib.cprune.methods.uniform import Uniform
@@ -13,6 +14,7 @@ _METHODS: dict[MethodName, Method] = {
     "uniform": Uniform(),
     "global": GlobalRanking(),
     "netadapt": NetAdapt(),
+    "knapsack": Knapsack(),
 }
 
 
