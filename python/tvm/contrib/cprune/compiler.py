@@ -128,8 +128,11 @@ class Compiler:
         return Candidate(model, relay_model, *self.compile(relay_model, current.table, "candidate"))
 
     def predict(self, current: Candidate, model: torch.nn.Module) -> TaskTable:
-        """Return the table that ``move`` gives a pruned ``model``, without building the model."""
-        return self.tuner.transplant(self.import_model(model), current.table)
+        """Return the table of a pruned ``model`` with transplants of the programs of ``current``.
+
+        Unlike ``move``, this builds no library, and does not improve transplants that are slow.
+        """
+        return self.tuner.transplant(self.import_model(model), current.table, improve=False)
 
     def compile(self, model: RelayModel, donor: TaskTable, name: str) -> tuple[TaskTable, Path]:
         """Compile a Relay model with transplants of the programs of ``donor``.

@@ -150,6 +150,15 @@ def test_a_layer_of_three_groups_adds_their_savings():
     assert corrected.problem(values).seconds({"p": 1, "q": 1, "r": 1}) == pytest.approx(7e-6)
 
 
+def test_groups_together_never_save_a_whole_layer():
+    stairs = tuple(Staircase(root, (8, 4), {"cat": (8e-6, 2e-6)}) for root in SAVINGS)
+    values = {root: np.array([2.0, 1.0]) for root in SAVINGS}
+    problem = LatencyModel(stairs, {"cat": 8e-6}, 1.0).problem(values)
+    # The savings of 6 us each are reduced to 90 % of 8 us in total.
+    assert problem.seconds(dict.fromkeys(SAVINGS, 1)) == pytest.approx(0.8e-6)
+    assert problem.seconds({"p": 1, "q": 0, "r": 0}) == pytest.approx(8e-6 - 2.4e-6)
+
+
 SAVINGS = {"p": 1e-6, "q": 2e-6, "r": 3e-6}
 
 

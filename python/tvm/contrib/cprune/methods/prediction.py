@@ -13,9 +13,10 @@ from tvm.contrib.cprune.types import ChannelStep
 
 
 def predicted_table(run: Run, current: AcceptedModel, widths: Mapping[str, int]) -> TaskTable:
-    """Return the task table of a model at other widths, with the programs that a candidate would get.
+    """Return the task table of a model at other widths, with transplanted programs.
 
-    Programs that the run has measured before are not measured again.
+    Programs that the run has measured before are not measured again. A candidate of these widths may get
+    faster programs (see ``Compiler.predict``).
 
     Parameters
     ----------

@@ -15,6 +15,9 @@ import numpy as np
 from tvm.contrib.cprune.methods.solver import Cost, WidthChoice
 from tvm.contrib.cprune.numerics import Array
 
+# Largest part of a layer's latency that more than two groups can save together.
+MAX_SAVING = 0.9
+
 
 @dataclass(frozen=True)
 class Staircase:
@@ -54,7 +57,7 @@ class LatencyModel:
     scale
         Latency of a model over the sum of its layers' latencies.
     ratios
-        Measured latency over the product rule's, for layers between groups.
+        Measured latency over the one that the staircases imply, for layers between pruned groups.
     measured
         Latencies of layers at measured choices, by layer and indices of the widths.
     """
@@ -75,12 +78,10 @@ class LatencyModel:
                 table = self._table(layer, used) * self.scale
                 costs.append(Cost(tuple(s.root for s in used), table))
                 continue
-            # More than two groups would make a table too large: their savings are added instead.
-            ratio = self.scale * self.ratios.get(layer, 1.0)
+            # A table of more than two groups would be too large: their savings are added instead.
+            ratio, savings = self.scale * self.ratios.get(layer, 1.0), self._savings(layer, used)
             constant += base * ratio
-            costs += [
-                Cost((s.root,), (np.array(s.seconds[layer]) - s.seconds[layer][0]) * ratio) for s in used
-            ]
+            costs += [Cost((s.root,), -ratio * saved) for s, saved in zip(used, savings, strict=True)]
         return WidthChoice(values, tuple(costs), constant)
 
     def corrected(
@@ -101,10 +102,9 @@ class LatencyModel:
         for layer, actual in layers.items():
             used = self._of_layer(layer)
             indices = tuple(choice[s.root] for s in used)
-            if len(used) < 2 or sum(index > 0 for index in indices) < 2:
-                continue
-            ratios[layer] = actual / self._by_rule(layer, used, indices)
             measured[layer, indices] = actual
+            if sum(index > 0 for index in indices) > 1:
+                ratios[layer] = actual / self._by_rule(layer, used, indices)
         scale = seconds / sum(layers.values())
         return replace(self, ratios=ratios, measured=measured, scale=scale)
 
@@ -113,17 +113,28 @@ class LatencyModel:
 
     def _by_rule(self, layer: str, used: Sequence[Staircase], indices: Sequence[int]) -> float:
         """Return the latency that the staircases imply without corrections."""
-        steps = [(s.seconds[layer][0], s.seconds[layer][i]) for s, i in zip(used, indices, strict=True)]
+        savings = [saved[i] for saved, i in zip(self._savings(layer, used), indices, strict=True)]
         base = self.base[layer]
         if len(used) > 2:
-            return base + sum(after - before for before, after in steps)
-        return base * float(np.prod([after / before for before, after in steps]))
+            return base - float(sum(savings))
+        return base * float(np.prod([1 - saved / base for saved in savings]))
+
+    def _savings(self, layer: str, used: Sequence[Staircase]) -> list[Array]:
+        """Return the seconds that a layer saves at each width of every group alone.
+
+        Those of more than two groups, which are added, are reduced if all together exceed ``MAX_SAVING``.
+        """
+        base = self.base[layer]
+        savings = [base * (1 - np.array(s.seconds[layer]) / s.seconds[layer][0]) for s in used]
+        largest = sum(float(saved.max()) for saved in savings)
+        factor = min(1.0, MAX_SAVING * base / largest) if len(used) > 2 and largest > 0 else 1.0
+        return [saved * factor for saved in savings]
 
     def _table(self, layer: str, used: Sequence[Staircase]) -> Array:
         """Return the latency of a layer at every choice of the widths of one or two groups."""
         table = np.empty([len(staircase.widths) for staircase in used])
         for indices in np.ndindex(*table.shape):
-            ratio = self.ratios.get(layer, 1.0) if len(used) == 2 and all(indices) else 1.0
+            ratio = self.ratios.get(layer, 1.0) if len(used) > 1 and all(indices) else 1.0
             table[indices] = self._by_rule(layer, used, indices) * ratio
             table[indices] = self.measured.get((layer, indices), table[indices])
         return table
