@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pruning methods by name, and the settings that each of them uses."""
 
+import json
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -31,10 +32,11 @@ def unused_settings(config: "type[DataclassInstance]", method: str) -> dict[str,
 
 
 def used_settings(config: Any) -> dict[str, Any]:
-    """Return the name of the configured method and its settings, without those of tuning."""
-    unused = unused_settings(type(config), config.method)
-    used = {name: value for name, value in asdict(config).items() if name not in unused}
-    return {"name": used.pop("method"), **{k: v for k, v in used.items() if k != "tune"}}
+    """Return the name of the configured method and its settings, without those of tuning, as JSON values."""
+    omitted = {"method", "tune", *unused_settings(type(config), config.method)}
+    used = {name: value for name, value in asdict(config).items() if name not in omitted}
+    settings: dict[str, Any] = json.loads(json.dumps({"name": config.method, **used}))
+    return settings
 
 
 def check_method(config: Any) -> None:
