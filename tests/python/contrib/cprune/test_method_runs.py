@@ -269,3 +269,13 @@ def test_knapsack_leaves_a_model_that_meets_the_budget(tuned_dir):
     result = run(tuned_dir, config("knapsack", latency_goal=TOTAL * 2e-6))
     assert result["stopped_because"].startswith("the unpruned model meets the budget")
     assert result["accepted"] == 0 and result["pruned"]["widths"] == result["baseline"]["widths"]
+
+
+def test_knapsack_prunes_nothing_if_no_width_is_faster(tuned_dir, program_latency_by_flops, monkeypatch):
+    monkeypatch.setattr(TaskTable, "by_layer", lambda table: {row.task.title: 1e-4 for row in table.rows})
+    monkeypatch.setattr(knapsack, "MAX_WIDTHS", 2)
+    result = run(tuned_dir, config("knapsack", speedup_goal=2.0))
+    assert (
+        result["stopped_because"] == "no widths are predicted to be faster than those of the unpruned model"
+    )
+    assert not result["iterations"]

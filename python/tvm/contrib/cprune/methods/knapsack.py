@@ -58,10 +58,12 @@ class Knapsack(PlannedMethod):
         if len(done) < ROUNDS and not (done and _meets(run, done[-1], budget)):
             problem = _latency_model(run, baseline, staircases, done, tried).problem(values)
             choice = most_important(problem, budget) or fastest(problem)
-            if choice not in tried:
+            if choice not in tried and any(choice.values()):
                 predicted = problem.seconds(choice) * 1e3
                 widths = {s.root: s.widths[choice[s.root]] for s in staircases}
                 return Try(f"predicted {predicted:.3f} ms, the budget is {budget * 1e3:.3f} ms", widths)
+        if not done:
+            return Stop("no widths are predicted to be faster than those of the unpruned model")
         kept = [sum(values[root][i] for root, i in choice.items()) for choice in tried]
         return _best(run, done, kept, budget)
 
