@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The choice of widths under a latency budget, as an integer linear program."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -79,60 +80,73 @@ def fastest(problem: WidthChoice) -> dict[str, int]:
 
 
 def _solve(problem: WidthChoice, gains: Mapping[str, Array], budget: float | None) -> dict[str, int] | None:
-    """Maximize the gains within the budget; without a budget, minimize the latency.
-
-    A binary variable stands for each width of a group, and a continuous one for each pair of widths of a cost
-    of two groups. The sums of the pairs over one axis equal the variables of the other group, so that a pair
-    is 1 exactly if both of its widths are chosen.
-    """
-    first: dict[str, int] = {}
-    count = 0
-    for root, values in problem.values.items():
-        first[root], count = count, count + len(values)
-    binaries = count
-    unit = budget or 1.0
-    rows: list[tuple[list[int], list[float], float]] = []  # columns, coefficients, right-hand side
-    for root, values in problem.values.items():
-        columns = list(range(first[root], first[root] + len(values)))
-        rows.append((columns, [1.0] * len(columns), 1.0))
-    latency: dict[int, float] = dict.fromkeys(range(binaries), 0.0)
-    for cost in problem.costs:
-        if len(cost.roots) == 1:
-            for i, seconds in enumerate(cost.seconds):
-                latency[first[cost.roots[0]] + i] += seconds / unit
-            continue
-        pairs = np.arange(count, count + cost.seconds.size).reshape(cost.seconds.shape)
-        count += cost.seconds.size
-        latency.update(zip(pairs.ravel().tolist(), (cost.seconds / unit).ravel().tolist(), strict=True))
-        for root, by_width in zip(cost.roots, (pairs, pairs.T), strict=True):
-            for i, pair in enumerate(by_width.tolist()):
-                rows.append(([*pair, first[root] + i], [1.0] * len(pair) + [-1.0], 0.0))
-    prices = np.array([latency[column] for column in range(count)])
-    objective = prices if budget is None else np.zeros(count)
+    """Maximize the gains within the budget; without a budget, minimize the latency."""
+    first, prices, constraints = _formulate(problem)
+    # The tolerances of HiGHS are absolute, for values of about 1.
+    unit = problem.seconds(dict.fromkeys(problem.values, 0))
+    objective = prices / unit if budget is None else np.zeros(len(prices))
     for root, gain in gains.items():
         objective[first[root] : first[root] + len(gain)] -= gain
-    constraints = [_equalities(rows, count)]
     if budget is not None:
-        constraints.append(LinearConstraint(prices[None], -np.inf, (budget - problem.constant) / unit))
-    integrality = np.arange(count) < binaries
+        limit = (budget - problem.constant) / unit
+        constraints.append(LinearConstraint(prices[None] / unit, -np.inf, limit))
+    integrality = np.zeros(len(prices), int)
+    integrality[: sum(len(values) for values in problem.values.values())] = 1
+    options = {"time_limit": TIME_LIMIT}
     solution = milp(
-        objective,
-        constraints=constraints,
-        integrality=integrality.astype(int),
-        bounds=Bounds(0, 1),
-        options={"time_limit": TIME_LIMIT},
+        objective, constraints=constraints, integrality=integrality, bounds=Bounds(0, 1), options=options
     )
     if solution.x is None:
         return None
-    chosen = {root: solution.x[start : start + len(problem.values[root])] for root, start in first.items()}
+    chosen = {root: solution.x[first[root] :][: len(values)] for root, values in problem.values.items()}
     return {root: int(np.argmax(values)) for root, values in chosen.items()}
 
 
-def _equalities(rows: list[tuple[list[int], list[float], float]], count: int) -> LinearConstraint:
-    """Return the equations with the given columns and coefficients, over ``count`` variables."""
-    numbers = [number for number, (columns, *_) in enumerate(rows) for _ in columns]
-    columns = [column for row in rows for column in row[0]]
-    coefficients = [coefficient for row in rows for coefficient in row[1]]
-    matrix = coo_array((coefficients, (numbers, columns)), shape=(len(rows), count)).tocsr()
-    right = [row[2] for row in rows]
+def _formulate(problem: WidthChoice) -> tuple[dict[str, int], Array, list[LinearConstraint]]:
+    """Return the variables of a linear program for a choice, and the equations that they meet.
+
+    A binary variable stands for each width of a group; those of a group add up to 1. A continuous variable
+    stands for each pair of widths in a cost of two groups. The pairs with one width add up to the variable of
+    that width, so that a pair is 1 exactly if both of its widths are chosen.
+
+    Returns
+    -------
+    first
+        The column of the first width of each group; the columns of all pairs follow.
+    prices
+        Latency of each variable in seconds, ``(columns,)``.
+    constraints
+        The equations.
+    """
+    starts = np.cumsum([0, *(len(values) for values in problem.values.values())]).tolist()
+    first = dict(zip(problem.values, starts, strict=False))
+    prices, rows = [0.0] * starts[-1], list[_Row]()
+    for root, values in problem.values.items():
+        columns = range(first[root], first[root] + len(values))
+        rows.append(_Row(dict.fromkeys(columns, 1.0), 1.0))
+    for cost in problem.costs:
+        if len(cost.roots) == 1:
+            for i, seconds in enumerate(cost.seconds.tolist()):
+                prices[first[cost.roots[0]] + i] += seconds
+            continue
+        pairs = np.arange(cost.seconds.size).reshape(cost.seconds.shape) + len(prices)
+        prices += cost.seconds.ravel().tolist()
+        for root, by_width in zip(cost.roots, (pairs, pairs.T), strict=True):
+            for i, columns in enumerate(by_width.tolist(), first[root]):
+                rows.append(_Row({**dict.fromkeys(columns, 1.0), i: -1.0}, 0.0))
+    return first, np.array(prices), [_equations(rows, len(prices))]
+
+
+class _Row(NamedTuple):
+    """An equation: its coefficients by column, and its right-hand side."""
+
+    coefficients: dict[int, float]
+    right: float
+
+
+def _equations(rows: Sequence[_Row], columns: int) -> LinearConstraint:
+    entries = [(i, j, value) for i, row in enumerate(rows) for j, value in row.coefficients.items()]
+    numbers, places, values = zip(*entries, strict=True)
+    matrix = coo_array((values, (numbers, places)), shape=(len(rows), columns)).tocsr()
+    right = [row.right for row in rows]
     return LinearConstraint(matrix, right, right)
