@@ -254,15 +254,18 @@ def test_knapsack_meets_a_latency_budget_and_continues_after_a_kill(
     assert 0.95 * most <= share <= most
     assert result["accepted"] == 1 and result["iterations"][-1]["accepted"]
     assert 2 <= len(result["iterations"]) <= 5
-    spent, budget = (part * TOTAL * 1e-6 for part in (share, most))
-    assert result["stopped_because"] == f"{spent:.3f} ms meets the budget of {budget:.3f} ms"
+    if "speedup_goal" in goal:
+        reason = f"a speedup of {1 / share:.2f} meets the budget (a speedup of 2.00)"
+    else:
+        reason = f"{share * TOTAL * 1e-6:.3f} ms meets the budget ({most * TOTAL * 1e-6:.3f} ms)"
+    assert result["stopped_because"] == reason
     assert result["method"]["name"] == "knapsack"
 
 
 def test_knapsack_names_the_fastest_candidate_if_the_budget_is_too_small(tuned_dir, program_latency_by_flops):
     result = run(tuned_dir, config("knapsack", speedup_goal=1000.0, max_sparsity=0.5))
     assert result["pruned"]["widths"] == {"a": 32, "b": 32, "c": 16, "fc": 4}
-    assert "no candidate meets the budget" in result["stopped_because"]
+    assert "no candidate meets the budget (a speedup of 1000.00)" in result["stopped_because"]
 
 
 def test_knapsack_leaves_a_model_that_meets_the_budget(tuned_dir):

@@ -46,7 +46,7 @@ class Knapsack(PlannedMethod):
         if done and done[-1]["accepted"]:
             return Stop(done[-1]["reason"])
         if _seconds(run, None) <= budget:
-            return Stop(f"the unpruned model meets the budget of {budget * 1e3:.3f} ms")
+            return Stop(f"the unpruned model meets the budget ({_amount(run, budget)})")
         scores = scores_of(run, baseline)
         groups = [group for group in groups_of(run, baseline) if group.root in scores]
         staircases = tuple(_staircase(run, baseline, group) for group in groups)
@@ -59,9 +59,9 @@ class Knapsack(PlannedMethod):
             problem = _latency_model(run, baseline, staircases, done, tried).problem(values)
             choice = most_important(problem, budget) or fastest(problem)
             if choice not in tried and any(choice.values()):
-                predicted = problem.seconds(choice) * 1e3
+                predicted, goal = (_amount(run, s) for s in (problem.seconds(choice), budget))
                 widths = {s.root: s.widths[choice[s.root]] for s in staircases}
-                return Try(f"predicted {predicted:.3f} ms, the budget is {budget * 1e3:.3f} ms", widths)
+                return Try(f"predicted {predicted}; the budget is {goal}", widths)
         if not done:
             return Stop("no widths are predicted to be faster than those of the unpruned model")
         kept = [sum(values[root][i] for root, i in choice.items()) for choice in tried]
@@ -102,6 +102,13 @@ def _seconds(run: Run, event: Event | None) -> float:
     if run.config.speedup_goal:
         return float(unpruned / event["speedup"])
     return Latency(tuple(event["latency_s"])).median
+
+
+def _amount(run: Run, seconds: float) -> str:
+    """Return a latency as the user gave the budget: as a speedup or in milliseconds."""
+    if run.config.speedup_goal:
+        return f"a speedup of {_seconds(run, None) / seconds:.2f}"
+    return f"{seconds * 1e3:.3f} ms"
 
 
 def _staircase(run: Run, baseline: AcceptedModel, group: ChannelGroup) -> Staircase:
@@ -172,7 +179,7 @@ def _best(run: Run, done: Sequence[Event], kept: Sequence[float], budget: float)
         best = max(within, key=lambda item: item[1])[0]
     else:
         best = min(measured, key=lambda item: _seconds(run, item[0]))[0]
-    seconds, goal = _seconds(run, best), f"the budget of {budget * 1e3:.3f} ms"
-    if seconds <= budget * (1 + TOLERANCE):
-        return Accept(best["iteration"], f"{seconds * 1e3:.3f} ms meets {goal}")
-    return Accept(best["iteration"], f"no candidate meets {goal}; the fastest takes {seconds * 1e3:.3f} ms")
+    reached, goal = _amount(run, _seconds(run, best)), f"the budget ({_amount(run, budget)})"
+    if _seconds(run, best) <= budget * (1 + TOLERANCE):
+        return Accept(best["iteration"], f"{reached} meets {goal}")
+    return Accept(best["iteration"], f"no candidate meets {goal}; the fastest reaches {reached}")
