@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from tvm.contrib.cprune.checks import SettingError, check_choice, check_fields
-from tvm.contrib.cprune.method_settings import METHODS, Method, check_method
+from tvm.contrib.cprune.method_settings import METHODS, MethodName, check_method
 from tvm.contrib.cprune.types import TunerName
 
 Importance = Literal["l1", "l2", "fpgm", "taylor", "bn-scale", "random"]
@@ -182,7 +182,7 @@ class PruneConfig:
     seed: int = 0
     tune: TuneConfig = field(default_factory=TuneConfig)
     final_trials: int = 0
-    method: Method = "cprune"
+    method: MethodName = "cprune"
 
     def __post_init__(self) -> None:
         check_choice(self, "method", METHODS)

@@ -10,10 +10,10 @@ from tvm.contrib.cprune.checks import SettingError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-Method = Literal["cprune", "uniform", "global", "netadapt", "knapsack"]
-METHODS: tuple[Method, ...] = get_args(Method)
+MethodName = Literal["cprune", "uniform", "global", "netadapt", "knapsack"]
+METHODS: tuple[MethodName, ...] = get_args(MethodName)
 # The methods that use a setting. All methods use a setting that is not listed.
-USED_BY: dict[str, tuple[Method, ...]] = {
+USED_BY: dict[str, tuple[MethodName, ...]] = {
     **dict.fromkeys(("alpha", "beta", "step_rule", "retry_smaller"), ("cprune",)),
     **dict.fromkeys(
         ("accuracy_requirement", "latency_floor", "max_iterations", "max_seconds"), ("cprune", "netadapt")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pruning methods by name."""
 
-from tvm.contrib.cprune.method_settings import Method as MethodName
+from tvm.contrib.cprune.method_settings import MethodName
 from tvm.contrib.cprune.methods.cprune import CPrune
 from tvm.contrib.cprune.methods.global_ranking import GlobalRanking
 from tvm.contrib.cprune.methods.knapsack import Knapsack
