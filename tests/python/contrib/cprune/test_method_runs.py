@@ -4,6 +4,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,12 @@ def latency_by_macs(monkeypatch):
 
 @pytest.fixture
 def program_latency_by_flops(monkeypatch):
-    """Make predicted latencies independent of the machine, and multiples of 8 the fitting widths."""
+    """Make predicted latencies independent of the machine, and multiples of a number the fitting widths."""
 
     monkeypatch.setattr(TaskTable, "predicted", property(lambda table: sum(seconds_by_layer(table).values())))
     monkeypatch.setattr(TaskTable, "by_layer", seconds_by_layer)
-    for module in (netadapt, knapsack):
-        monkeypatch.setattr(module, "fitting_widths", multiples_of_8)
+    monkeypatch.setattr(knapsack, "fitting_widths", partial(multiples, 8))
+    monkeypatch.setattr(netadapt, "fitting_widths", partial(multiples, 16))
 
 
 def seconds_by_layer(table: TaskTable) -> dict[str, float]:
@@ -47,8 +48,8 @@ def seconds_by_layer(table: TaskTable) -> dict[str, float]:
     return {row.task.title: row.task.flops * 1e-9 for row in table.rows}
 
 
-def multiples_of_8(group: ChannelGroup, table: TaskTable, original: int, config: PruneConfig):
-    return tuple(range(group.width, minimum_width(group, original, config) - 1, -8))
+def multiples(number: int, group: ChannelGroup, table: TaskTable, original: int, config: PruneConfig):
+    return tuple(range(group.width, minimum_width(group, original, config) - 1, -number))
 
 
 @pytest.fixture
@@ -195,13 +196,13 @@ def test_netadapt_keeps_the_most_accurate_of_equal_cuts_and_continues_after_a_ki
 
 
 def first_cuts(cut: float) -> dict[str, int]:
-    """Return the largest multiple of 8 of each layer that removes a share of the operations."""
+    """Return the largest multiple of 16 of each layer that removes a share of the operations."""
     # Multiply-accumulates of a, b, c by their output and input channels, at 8x8, 8x8 and 4x4 pixels.
     macs = lambda a, b, c: 64 * 9 * 8 * a + 64 * a * b + 16 * 9 * b * c + c * 4  # noqa: E731
     full = {"a": 64, "b": 64, "c": 32}
     cuts = {}
     for root, width in full.items():
-        fits = [w for w in range(8, width, 8) if macs(**{**full, root: w}) <= (1 - cut) * macs(**full)]
+        fits = [w for w in range(16, width, 16) if macs(**{**full, root: w}) <= (1 - cut) * macs(**full)]
         if fits:
             cuts[root] = max(fits)
     return cuts
@@ -262,7 +263,10 @@ def test_knapsack_meets_a_latency_budget_and_continues_after_a_kill(
     assert result["method"]["name"] == "knapsack"
 
 
-def test_knapsack_names_the_fastest_candidate_if_the_budget_is_too_small(tuned_dir, program_latency_by_flops):
+def test_knapsack_names_the_fastest_candidate_if_the_budget_is_too_small(
+    tuned_dir, program_latency_by_flops, monkeypatch
+):
+    monkeypatch.setattr(knapsack, "MAX_WIDTHS", 2)
     result = run(tuned_dir, config("knapsack", speedup_goal=1000.0, max_sparsity=0.5))
     assert result["pruned"]["widths"] == {"a": 32, "b": 32, "c": 16, "fc": 4}
     assert "no candidate meets the budget (a speedup of 1000.00)" in result["stopped_because"]
