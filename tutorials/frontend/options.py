@@ -8,7 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 from compute import ComputeSettings
 from train import LEARNING_RATE
-from tvm.contrib.cprune.config import PruneConfig, TuneConfig, check_fields
+from tvm.contrib.cprune.checks import check_fields
+from tvm.contrib.cprune.config import PruneConfig, TuneConfig
+from tvm.contrib.cprune.method_settings import unused_settings
 from tvm.contrib.cprune.options import ArgumentParser, Options
 
 
@@ -207,10 +209,15 @@ COMPUTE = Options(ComputeSettings, computed={"num_workers": _by_dataset("num_wor
 PRUNE = Options(
     PruneConfig,
     (
+        "method",
         "accuracy_requirement",
         "importance",
         "max_sparsity",
         "speedup_goal",
+        "latency_goal",
+        "macs_goal",
+        "round_widths",
+        "latency_cut",
         "alpha",
         "beta",
         "step_rule",
@@ -223,7 +230,14 @@ PRUNE = Options(
         "final_trials",
         "seed",
     ),
-    flags={"importance": "--base-algo", "max_sparsity": "--sparsity", "speedup_goal": "--speed-up"},
+    flags={
+        "importance": "--base-algo",
+        "max_sparsity": "--sparsity",
+        "speedup_goal": "--speed-up",
+        "latency_goal": "--latency",
+        "macs_goal": "--macs",
+        "round_widths": "--round",
+    },
     defaults={"final_trials": 8},
     computed={name: _by_dataset(name) for name in ("accuracy_requirement", "max_seconds")},
 )
@@ -267,6 +281,9 @@ def parse_arguments(arguments: list[str] | None = None, description: str | None 
         options.add_to(parser.add_argument_group(title))
     parsed = parser.parse_args(arguments)
     computed = DEFAULTS[parsed.dataset]._asdict()
+    # A method refuses a setting that it does not use.
+    unused = unused_settings(PruneConfig, parsed.method)
+    computed.update({name: unused[name] for name in computed.keys() & unused.keys()})
     computed["min_time"] = REMOTE_MIN_TIME if parsed.device_key else TuneConfig.min_seconds
     for name, value in computed.items():
         if getattr(parsed, name, None) is None:

@@ -148,18 +148,12 @@ class Compiler:
         """Compile a pruned ``model`` with transplants of the programs of ``current``; see ``transplant``."""
         return self.build(self.transplant(current, model))
 
-    def predict(self, current: Candidate, model: torch.nn.Module) -> float:
-        """Return the seconds per inference that the tasks of a pruned ``model`` take together.
+    def predict(self, current: Candidate, model: torch.nn.Module) -> TaskTable:
+        """Return the table of a pruned ``model`` with transplants of the programs of ``current``.
 
-        The programs are transplants of those of ``current``. They are kept: ``move`` does not measure them
-        again.
-
-        Raises
-        ------
-        CPruneError
-            If a task has no valid program at its new width.
+        Unlike ``transplant``, this does not improve transplants that are slow.
         """
-        return self.tuner.transplant(self.import_model(model), current.table).predicted
+        return self.tuner.transplant(self.import_model(model), current.table, improve=False)
 
     def compile(self, model: RelayModel, donor: TaskTable, name: str) -> tuple[TaskTable, Path]:
         """Compile a Relay model with transplants of the programs of ``donor``.

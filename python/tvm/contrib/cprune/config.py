@@ -4,11 +4,12 @@
 The command-line options and their help are derived from these classes (see ``options.py``).
 """
 
-from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-from tvm.contrib.cprune.types import CPruneError, TunerName
+from tvm.contrib.cprune.checks import SettingError, check_choice, check_fields
+from tvm.contrib.cprune.method_settings import METHODS, MethodName, check_method
+from tvm.contrib.cprune.types import TunerName
 
 Importance = Literal["l1", "l2", "fpgm", "taylor", "bn-scale", "random"]
 StepRule = Literal["joint", "paper"]
@@ -22,42 +23,6 @@ STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 # Default of PruneConfig.hopeless. It is low because a short training recovers much of what a step costs. A
 # quarter of the required accuracy is hardly more than that of a random guess among a few classes.
 HOPELESS = 0.25
-
-
-class SettingError(CPruneError):
-    """A setting is outside its valid range.
-
-    Parameters
-    ----------
-    name
-        Name of the field.
-    value
-        The value given.
-    expected
-        The valid values, such as "at least 1".
-    """
-
-    def __init__(self, name: str, value: Any, expected: str) -> None:
-        super().__init__(f"{name} is {value!r}, expected {expected}")
-        self.name, self.value, self.expected = name, value, expected
-
-
-def check_fields(config: object, names: Iterable[str], valid: Callable[[Any], bool], expected: str) -> None:
-    """Check the values of some fields.
-
-    Raises
-    ------
-    SettingError
-        For the first field whose value is not valid.
-    """
-    for name in names:
-        value = getattr(config, name)
-        if not valid(value):
-            raise SettingError(name, value, expected)
-
-
-def _check_choice(config: object, name: str, choices: tuple[str, ...]) -> None:
-    check_fields(config, [name], lambda value: value in choices, f"one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True)
@@ -122,8 +87,8 @@ class TuneConfig:
     library: str = ""
 
     def __post_init__(self) -> None:
-        _check_choice(self, "tuner", TUNERS)
-        _check_choice(self, "strategy", STRATEGIES)
+        check_choice(self, "tuner", TUNERS)
+        check_choice(self, "strategy", STRATEGIES)
         counts = ("trials", "early_stopping", "batch", "repeats")
         check_fields(self, counts, lambda value: value >= 1, "at least 1")
         optional = ("max_seconds", "population", "threads", "min_seconds")
@@ -133,7 +98,9 @@ class TuneConfig:
 
 @dataclass(frozen=True)
 class PruneConfig:
-    """Settings of Algorithm 1. ``alpha``, ``beta`` and the limits default to the paper's values.
+    """Settings of a pruning method. ``alpha``, ``beta`` and the limits default to the CPrune paper's values.
+
+    A setting that the method does not use must keep its default (see ``method_settings``).
 
     Attributes
     ----------
@@ -174,7 +141,16 @@ class PruneConfig:
     latency_floor
         Stop when the latency falls to this fraction of the unpruned model's latency.
     speedup_goal
-        Stop when the model runs this many times as fast as the unpruned one; 0 means no goal.
+        Stop when the model runs this many times as fast as the unpruned one; 0 means no goal. For the method
+        knapsack, this is the budget.
+    macs_goal
+        Fraction of the multiply-accumulates to keep, for the methods uniform and global, which need it.
+    round_widths
+        Round the widths of the method uniform to the nearest ones that fit the tuned programs.
+    latency_goal
+        Latency budget of the method knapsack in milliseconds; it needs this or a speedup.
+    latency_cut
+        Fraction of the latency that each iteration of the method netadapt removes.
     max_seconds
         Time limit for pruning, in seconds; 0 means no limit.
     include
@@ -191,6 +167,10 @@ class PruneConfig:
         How to search for programs and measure them.
     final_trials
         Number of programs to measure in a final search, once for the pruned and once for the unpruned model.
+    method
+        What decides the widths: "cprune" the tuned programs step by step, "uniform" one factor for all
+        layers, "global" one ranking of all channels, "netadapt" the accuracy after equal cuts of latency,
+        "knapsack" a budget of latency.
     """
 
     accuracy_requirement: float = 0.0
@@ -208,6 +188,10 @@ class PruneConfig:
     min_width: int = 8
     latency_floor: float = 0.1
     speedup_goal: float = 0
+    macs_goal: float = 0
+    round_widths: bool = False
+    latency_goal: float = 0
+    latency_cut: float = 0.05
     max_seconds: float = 0
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -216,15 +200,20 @@ class PruneConfig:
     seed: int = 0
     tune: TuneConfig = field(default_factory=TuneConfig)
     final_trials: int = 0
+    method: MethodName = "cprune"
 
     def __post_init__(self) -> None:
-        _check_choice(self, "importance", IMPORTANCES)
-        _check_choice(self, "step_rule", STEP_RULES)
+        check_choice(self, "method", METHODS)
+        check_choice(self, "importance", IMPORTANCES)
+        check_choice(self, "step_rule", STEP_RULES)
         check_fields(self, ["accuracy_requirement"], lambda value: 0 <= value <= 1, "0 to 1")
         check_fields(self, ["hopeless"], lambda value: value is None or 0 <= value <= 1, "0 to 1")
         check_fields(self, ("alpha", "beta"), lambda value: 0 < value <= 1, "more than 0 and at most 1")
         check_fields(self, ["latency_floor"], lambda value: 0 <= value < 1, "at least 0 and less than 1")
         check_fields(self, ["speedup_goal"], lambda value: value == 0 or value > 1, "0 or more than 1")
+        check_fields(self, ["macs_goal"], lambda value: 0 <= value < 1, "at least 0 and less than 1")
+        check_fields(self, ["latency_goal"], lambda value: value >= 0, "0 or more")
+        check_fields(self, ["latency_cut"], lambda value: 0 < value < 1, "more than 0 and less than 1")
         counts = ("max_iterations", "min_width", "variants", "measure_repeats")
         check_fields(self, counts, lambda value: value >= 1, "at least 1")
         check_fields(self, ("max_seconds", "seed", "final_trials"), lambda value: value >= 0, "0 or more")
@@ -233,6 +222,7 @@ class PruneConfig:
         for name, value in sparsities.items():
             if not 0 < value < 1:
                 raise SettingError(name, value, "more than 0 and less than 1")
+        check_method(self)
 
     def sparsity_of(self, layer: str) -> float:
         """Return the maximum fraction of a layer's channels to prune."""

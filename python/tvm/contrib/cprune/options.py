@@ -20,7 +20,7 @@ from typing import (
     get_type_hints,
 )
 
-from tvm.contrib.cprune.config import SettingError
+from tvm.contrib.cprune.checks import SettingError
 from tvm.contrib.cprune.types import CPruneError
 
 if TYPE_CHECKING:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPrune's pruning algorithm (Kim et al., ECCV 2022, Algorithm 1)."""
+"""A whole run: tune the model, prune it by the configured method, train and measure the result."""
 
 import json
 from pathlib import Path
@@ -7,26 +7,23 @@ from typing import Any
 
 import torch
 
-from tvm.contrib.cprune.compiler import Candidate, Compiler
+from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.files import remove_partial_files
-from tvm.contrib.cprune.loop.attempt import attempt
-from tvm.contrib.cprune.loop.baseline import restore, tune_baseline
-from tvm.contrib.cprune.loop.decision import stop_reason
+from tvm.contrib.cprune.loop.baseline import tune_baseline
 from tvm.contrib.cprune.loop.evaluation import estimate, evaluate
 from tvm.contrib.cprune.loop.journal import Journal, open_run
 from tvm.contrib.cprune.loop.lock import locked
-from tvm.contrib.cprune.loop.proposal import propose
 from tvm.contrib.cprune.loop.result import finish
-from tvm.contrib.cprune.loop.run import AcceptedModel, Report, Run
+from tvm.contrib.cprune.loop.run import Report, Run
 from tvm.contrib.cprune.loop.state import Event
 from tvm.contrib.cprune.loop.training import Training, timed
 from tvm.contrib.cprune.measuring.tracker import Tracker
+from tvm.contrib.cprune.methods.registry import method_of
 from tvm.contrib.cprune.models.checkpoint import digest
 from tvm.contrib.cprune.models.importance import check_importance
 from tvm.contrib.cprune.models.prunable import PrunableModel
 from tvm.contrib.cprune.models.reference import check_batches, torch_outputs
-from tvm.contrib.cprune.models.surgery import widths
 from tvm.contrib.cprune.numerics import require_finite
 from tvm.contrib.cprune.report.write import write_report
 from tvm.contrib.cprune.stopwatch import Stopwatch
@@ -34,65 +31,8 @@ from tvm.contrib.cprune.targets.presets import find_preset
 from tvm.contrib.cprune.types import CPruneError
 
 
-def prune(run: Run, baseline: AcceptedModel) -> tuple[Candidate, str]:
-    """Prune a tuned model until no step is left that is faster and accurate enough.
-
-    Algorithm 1, with the line numbers that comments and docstrings refer to::
-
-         1  table <- tune(model)                         # tasks, their subgraphs and fastest programs
-         2  latency <- measure(model, table)
-         3  goal <- beta * latency
-         4  while tasks are left and no limit is reached:
-         5      order the tasks by impact = latency * number of subgraphs
-         6      take the first task that can still be pruned
-         7      candidate <- prune every subgraph of the task by one channel step
-         8      transplant the programs of the tasks that changed; measure the candidate
-         9      if its latency > goal:
-        10          reject it: try a further step, or the next task
-        11          continue
-        12      train the candidate for a short term; evaluate it
-        13      if its accuracy < a_min or < alpha * accuracy of the last accepted model:
-        14          reject it: try its channel groups one by one, then halfway, then exclude them
-        15          continue
-        16      accept it: model, table, accuracy <- those of the candidate
-        17      goal <- beta * latency of the candidate
-        18  train the model for a long term; tune it further
-
-    The paper takes the same step in line 7 whatever the accuracy, trains every candidate in line 12, and
-    excludes the groups in line 14 at once (see ``partial_fit``, ``larger_steps``, ``hopeless`` and
-    ``retry_smaller`` in ``PruneConfig``).
-
-    Parameters
-    ----------
-    baseline
-        The unpruned model after lines 1 to 3.
-
-    Returns
-    -------
-    pruned
-        The last accepted model, before line 18.
-    reason
-        Why the loop stopped.
-    """
-    state, original_widths = run.journal.state(), widths(run.model)
-    current = restore(run, state, baseline)
-    while (stopped := run.journal.last("stopped")) is None:
-        stop = stop_reason(state.speedup, state.iteration, state.seconds, run.config)
-        proposal = None if stop else propose(current, state, original_widths, run.config)
-        if proposal is None:
-            run.journal.append({"event": "stopped", "reason": stop or "no task is left that can be pruned"})
-            continue
-        accepted, event = attempt(run, baseline.candidate, current, state, proposal)
-        state = state.after(run.record(event))
-        if accepted is not None:
-            if current is not baseline:
-                run.compiler.discard(current.candidate)
-            current = accepted
-    return current.candidate, stopped["reason"]
-
-
 class CPruner:
-    """Prunes a trained model for a target, until pruning would cost too much accuracy.
+    """Prunes a trained model for a target by the method in ``config``.
 
     Parameters
     ----------
@@ -103,7 +43,7 @@ class CPruner:
     training
         Functions that train and evaluate a model.
     config
-        Settings of the algorithm.
+        The method and its settings.
     run_dir
         Folder of the run. Only the library of programs is written elsewhere (see ``TuneConfig.library``).
     target
@@ -141,7 +81,7 @@ class CPruner:
         self.model, self.input_shape, self.training, self.config = model, tuple(input_shape), training, config
         self.preset, self.profile, self.tracker = find_preset(target), profile, tracker
         self.labels = {"model": type(model).__name__, "dataset": "", **(labels or {})}
-        self.run_dir, self.report = Path(run_dir), report
+        self.run_dir, self.report, self.method = Path(run_dir), report, method_of(config.method)
 
     def run(self, resume: bool = False) -> dict[str, Any]:
         """Prune the model, and return the contents of ``result.json``.
@@ -155,8 +95,8 @@ class CPruner:
         ------
         CPruneError
             If the model's outputs are not finite, its accuracy is below the requirement, nothing can be
-            pruned, the run folder belongs to another configuration or is in use by another process, or the
-            model cannot be tuned.
+            pruned, the method cannot reach its goal, the run folder belongs to another configuration or is in
+            use by another process, or the model cannot be tuned.
         """
         if self.config.importance == "taylor" and not (self.training.batches and self.training.criterion):
             raise CPruneError("importance 'taylor' needs Training.batches and Training.criterion")
@@ -166,6 +106,7 @@ class CPruner:
         stopwatch = Stopwatch()
         training = timed(self.training, stopwatch)
         accuracy, prunable = self._accuracy(training), self._prunable()
+        self.method.check(prunable, self.config)
         with locked(self.run_dir):
             remove_partial_files(self.run_dir)
             journal = open_run(self.run_dir, self._settings(), resume, stopwatch)
@@ -205,7 +146,7 @@ class CPruner:
                 report=self.report,
             )
             baseline = tune_baseline(run, accuracy, prunable)
-            pruned, stop = prune(run, baseline)
+            pruned, stop = self.method.prune(run, baseline)
             return finish(run, pruned, baseline.candidate, stop)
 
     def _accuracy(self, training: Training) -> float:

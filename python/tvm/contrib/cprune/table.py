@@ -95,6 +95,15 @@ class TaskTable:
         """Predicted seconds per inference: the sum of the impacts."""
         return sum(row.impact for row in self.rows)
 
+    def by_layer(self) -> dict[str, float]:
+        """Return the seconds per inference of each layer; those of subgraphs without a layer under ""."""
+        seconds: dict[str, float] = {}
+        for row in self.rows:
+            for subgraph in row.task.subgraphs:
+                name = subgraph.layers[0] if subgraph.layers else ""
+                seconds[name] = seconds.get(name, 0.0) + row.program.latency.median
+        return seconds
+
     def save(self, path: Path) -> None:
         """Write the table as JSON. The file is replaced atomically."""
         rows = [

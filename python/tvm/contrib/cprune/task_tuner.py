@@ -89,11 +89,11 @@ class TaskTuner:
         # All of these tasks have a program: a search that finds no valid one is no error.
         self._search(tasks, replace(self._config.tune, trials=budget), strict=False)
 
-    def transplant(self, model: RelayModel, donor: TaskTable) -> TaskTable:
+    def transplant(self, model: RelayModel, donor: TaskTable, improve: bool = True) -> TaskTable:
         """Return the table of a model with the programs of ``donor``, moved to the model's widths.
 
         Only tasks without a measured program are measured. A search runs only where no transplant is legal,
-        or where the transplants of a costly task are much slower than its work predicts.
+        or, with ``improve``, where those of a costly task are much slower than its work predicts.
 
         Raises
         ------
@@ -103,12 +103,11 @@ class TaskTuner:
         tasks = self.extract(model, algorithms_of(donor))
         with self._stopwatch("transplant"):
             missing = [task for task in tasks if self._programs.best(task.workload_key) is None]
-            missing = [
-                task for task in missing if not self._programs.move(task, donor, self._config.variants)
-            ]
+            missing = [t for t in missing if not self._programs.move(t, donor, self._config.variants)]
         if missing:
             self._search(missing, replace(self._config.tune, trials=self._config.tune.batch))
-        return self._improve(model, donor, self._table(tasks))
+        table = self._table(tasks)
+        return self._improve(model, donor, table) if improve else table
 
     def fastest(self, model: RelayModel, table: TaskTable) -> TaskTable:
         """Return the table of a model with the algorithms of ``table`` and the fastest measured programs."""

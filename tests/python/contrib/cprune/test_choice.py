@@ -50,7 +50,7 @@ def test_choices_are_measured_once(tuned_dir, monkeypatch):
         def no_program(*_):
             raise CandidateError("no valid program")
 
-        monkeypatch.setattr(Compiler, "predict", no_program)
+        monkeypatch.setattr(Compiler, "transplant", no_program)
         assert settle(compiler, current, Proposal(row, (), choices)).steps == choices[:1]
 
 

@@ -155,6 +155,14 @@ def test_options_of_the_tutorial_reach_the_settings():
     assert (settings.device.cool_down, settings.run.resume) == (1.0, True)
 
 
+def test_defaults_of_the_data_set_are_for_the_methods_that_use_them():
+    for method, accuracy, seconds in (("uniform", 0.0, 0), ("netadapt", 0.97, 180)):
+        goal = ["--macs", "0.5"] if method == "uniform" else []
+        settings = tutorial.make_settings(tutorial.parse_arguments(["--method", method, *goal]))
+        assert (settings.prune.method, settings.prune.accuracy_requirement) == (method, accuracy)
+        assert (settings.prune.max_seconds, settings.train.fine_tune_epochs) == (seconds, 12)
+
+
 def test_programs_run_longer_on_remote_devices():
     assert tutorial.parse_arguments([]).min_time == 0
     assert tutorial.parse_arguments(["--device-key", "phone"]).min_time == 0.02
@@ -238,6 +246,12 @@ def test_invalid_settings_name_the_value_and_the_expectation(config, values, mes
         ("--sparsity 1", "--sparsity is 1.0, expected more than 0 and less than 1"),
         ("--tune-seconds -3", "--tune-seconds is -3.0, expected 0 or more"),
         ("--train-epochs -1", "--train-epochs is -1, expected 0 or more"),
+        ("--method uniform", "--macs is 0, expected more than 0: the method uniform needs a goal"),
+        ("--macs 0.5", "--macs is 0.5, expected 0: the method cprune does not use it"),
+        (
+            "--method knapsack --speed-up 2 --max-seconds 5",
+            "--max-seconds is 5.0, expected 0: the method knapsack does not use it",
+        ),
     ],
 )
 def test_invalid_values_on_the_command_line_name_the_option(arguments, message):

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tvm.contrib.cprune.building.build import algorithms_of, build
+from tvm.contrib.cprune.checks import check_fields
 from tvm.contrib.cprune.compiler import Compiler
-from tvm.contrib.cprune.config import STRATEGIES, TUNERS, PruneConfig, TuneConfig, check_fields
+from tvm.contrib.cprune.config import STRATEGIES, TUNERS, PruneConfig, TuneConfig
 from tvm.contrib.cprune.files import replaced, write_text
 from tvm.contrib.cprune.importers.from_onnx import from_onnx
 from tvm.contrib.cprune.importers.from_torch import from_torch

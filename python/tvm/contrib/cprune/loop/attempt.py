@@ -21,10 +21,9 @@ from tvm.contrib.cprune.loop.decision import (
 from tvm.contrib.cprune.loop.evaluation import estimate, evaluate
 from tvm.contrib.cprune.loop.proposal import Proposal
 from tvm.contrib.cprune.loop.run import AcceptedModel, Run
+from tvm.contrib.cprune.loop.scoring import scorer_of
 from tvm.contrib.cprune.loop.state import Event, LoopState
 from tvm.contrib.cprune.models.checkpoint import save_checkpoint
-from tvm.contrib.cprune.models.importance import accumulate_gradients, score
-from tvm.contrib.cprune.models.prunable import PrunableModel
 from tvm.contrib.cprune.types import CandidateError
 
 
@@ -44,7 +43,8 @@ def attempt(
     made, facts = None, dict[str, Any]()
     proposal = settle(run.compiler, current, proposal)
     try:
-        prunable = _shrink(run, current.prunable, proposal, number)
+        scorer = scorer_of(run, current.prunable.model, number)
+        prunable = current.prunable.shrink(proposal.steps, scorer)
         unbuilt = run.compiler.transplant(current.candidate, prunable.model)
         slow = _predict(run, current.candidate, unbuilt)
         if slow is None:
@@ -134,14 +134,3 @@ def _train(run: Run, model: torch.nn.Module, state: LoopState, facts: dict[str, 
             return rejected
     accuracy = facts["accuracy_val"] = evaluate(training, model)
     return decide_accuracy(state.accuracy, accuracy, config)
-
-
-def _shrink(run: Run, current: PrunableModel, proposal: Proposal, number: int) -> PrunableModel:
-    """Return a smaller copy of a model, without the least important channels."""
-    importance, training = run.config.importance, run.training
-    if importance == "taylor":
-        assert training.batches is not None and training.criterion is not None
-        with run.journal.stopwatch("train"):
-            accumulate_gradients(current.model, training.batches(), training.criterion)
-    seed = run.config.seed + number
-    return current.shrink(proposal.steps, lambda group: score(group, importance, seed))

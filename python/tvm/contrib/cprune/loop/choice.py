@@ -20,7 +20,8 @@ def settle(compiler: Compiler, current: AcceptedModel, proposal: Proposal) -> Pr
         try:
             # The latency does not depend on which channels are removed.
             smaller = current.prunable.shrink([step], lambda group: score(group, "random", 0))
-            seconds[step.next_width] = compiler.predict(current.candidate, smaller.model)
+            unbuilt = compiler.transplant(current.candidate, smaller.model)
+            seconds[step.next_width] = unbuilt.table.predicted
         except CandidateError:
             continue
     return replace(proposal, steps=(fastest(proposal.choices, seconds, before),), choices=())

@@ -50,6 +50,8 @@ class ConsoleReport:
                 f"(tasks sum to {event['predicted_s'] * 1e3:.3f} ms), "
                 f"validation accuracy {event['accuracy_val']:.4f}, {event['trials']['search']} trials"
             )
+        elif kind == "staircase":
+            self.say(f"measured the latency at {len(event['widths'])} widths of {event['root']}")
         elif kind == "candidate":
             self._candidate(event)
         elif kind == "final_training":

@@ -8,7 +8,7 @@ from typing import Any
 from tvm.contrib.cprune.loop.state import Event
 from tvm.contrib.cprune.types import Latency
 
-_PHASES = {"baseline": "first_tuning", "candidate": "pruning"}
+_PHASES = {"baseline": "first_tuning", **dict.fromkeys(("candidate", "plan", "staircase"), "pruning")}
 
 
 def iterations(events: Iterable[Event]) -> list[dict[str, Any]]:

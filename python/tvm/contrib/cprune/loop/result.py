@@ -17,6 +17,7 @@ from tvm.contrib.cprune.loop.history import iterations, phase_seconds
 from tvm.contrib.cprune.loop.journal import Journal
 from tvm.contrib.cprune.loop.run import Run
 from tvm.contrib.cprune.loop.state import Event
+from tvm.contrib.cprune.method_settings import used_settings
 from tvm.contrib.cprune.models.checkpoint import load_checkpoint, save_checkpoint
 from tvm.contrib.cprune.models.surgery import copy_model, macs_and_params, widths
 from tvm.contrib.cprune.types import Latency
@@ -147,6 +148,7 @@ def _settings(run: Run) -> dict[str, Any]:
         "device_key": compiler.tracker.key if compiler.tracker else "local",
         "threads": compiler.measurer.threads,
         "accuracy_requirement": run.config.accuracy_requirement,
+        "method": used_settings(run.config),
     }
 
 

@@ -64,6 +64,8 @@ class LoopState:
                 reached={},
                 stride=2 * event.get("stride", 1) if event.get("spare", False) else 1,
             )
+        if event["verdict"] == "measured":  # the method accepts one of several candidates later
+            return state
         widths = {root: new_width for root, (_, new_width) in event["widths"].items()}
         if event["verdict"] == "latency":
             return replace(state, reached={**self.reached, **widths})

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model together with its channel groups."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 
 from tvm.contrib.cprune.models.groups import Groups, groups_of_graph
+from tvm.contrib.cprune.models.layers import channels
 from tvm.contrib.cprune.models.surgery import Chooser, Scorer, least_important, prune_copy
-from tvm.contrib.cprune.models.tracing import ChannelGraph, dependency_graph
-from tvm.contrib.cprune.types import ChannelStep
+from tvm.contrib.cprune.models.tracing import TORCH_ERRORS, ChannelGraph, dependency_graph, pruning_group
+from tvm.contrib.cprune.types import CandidateError, ChannelGroup, ChannelStep
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,20 @@ class PrunableModel:
             If the model cannot be pruned this way (see ``prune_copy``).
         """
         return self._prune([step.group.root for step in steps], least_important(steps, scorer))
+
+    def scores(self, groups: Iterable[ChannelGroup], scorer: Scorer) -> dict[str, torch.Tensor]:
+        """Return the scores of every channel, by root of the group.
+
+        A group that the importance cannot score is missing, such as one without a batch norm for "bn-scale".
+        """
+        graph = dependency_graph(self.model, self.input_shape)
+        scores: dict[str, torch.Tensor] = {}
+        for group in groups:
+            module = self.model.get_submodule(group.root)
+            full_group = pruning_group(graph, module, range(channels(module)[0]))
+            with suppress(CandidateError, *TORCH_ERRORS):
+                scores[group.root] = scorer(full_group)
+        return scores
 
     def drop_channels(self, drops: Mapping[str, Sequence[int]]) -> "PrunableModel":
         """Return a copy without the given channels.

@@ -142,24 +142,32 @@ def widths(model: torch.nn.Module) -> dict[str, int]:
     }
 
 
-def macs_and_params(model: torch.nn.Module, input_shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return the number of multiply-accumulates of one inference, and of parameters.
-
-    Only convolutions and linear layers count as multiply-accumulates.
-    """
-    macs = 0
+def layer_macs(model: torch.nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
+    """Return the multiply-accumulates of each convolution and linear layer in one inference, by name."""
+    macs: dict[str, int] = {}
 
     def count(module: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        nonlocal macs
         weight = module.get_parameter("weight")
         positions = inputs[0] if getattr(module, "transposed", False) else output
-        macs += positions.numel() * weight.numel() // weight.shape[0]
+        macs[names[module]] += positions.numel() * weight.numel() // weight.shape[0]
 
-    layers = [module for module in model.modules() if isinstance(module, PRUNABLE_LAYERS)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
+    names: dict[torch.nn.Module, str] = {
+        m: name for name, m in model.named_modules() if isinstance(m, PRUNABLE_LAYERS)
+    }
+    macs.update(dict.fromkeys(names.values(), 0))
+    hooks = [layer.register_forward_hook(count) for layer in names]
     try:
         output_shapes(model, input_shape)
     finally:
         for hook in hooks:
             hook.remove()
+    return macs
+
+
+def macs_and_params(model: torch.nn.Module, input_shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the number of multiply-accumulates of one inference, and of parameters.
+
+    Only convolutions and linear layers count as multiply-accumulates.
+    """
+    macs = sum(layer_macs(model, input_shape).values())
     return macs, sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A latency budget: the knapsack problem of HALP (Shen et al., NeurIPS 2022), on tuned programs."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from tvm.contrib.cprune.loop.run import AcceptedModel, Run
+from tvm.contrib.cprune.loop.state import Event
+from tvm.contrib.cprune.methods.global_ranking import normalized
+from tvm.contrib.cprune.methods.planned import (
+    Accept,
+    Action,
+    PlannedMethod,
+    Stop,
+    Try,
+    candidates,
+    groups_of,
+    scores_of,
+)
+from tvm.contrib.cprune.methods.prediction import predicted_table
+from tvm.contrib.cprune.methods.solver import fastest, most_important
+from tvm.contrib.cprune.methods.staircases import LatencyModel, Staircase
+from tvm.contrib.cprune.methods.widths import fitting_widths
+from tvm.contrib.cprune.numerics import Array
+from tvm.contrib.cprune.types import CandidateError, ChannelGroup, CPruneError, Latency
+
+# Candidates to measure, and widths of a group to choose from.
+ROUNDS, MAX_WIDTHS = 4, 8
+# Tolerated deviation from the budget.
+TOLERANCE = 0.05
+
+
+class Knapsack(PlannedMethod):
+    """Keeps the most important channels that a latency budget allows.
+
+    Staircases of latency are measured with transplanted programs. An integer linear program then chooses the
+    widths, and the chosen model is built and measured. Where it differs from its prediction, the latency
+    model is corrected, and the linear program is solved again.
+    """
+
+    def next(self, run: Run, baseline: AcceptedModel, current: AcceptedModel) -> Action:
+        done, budget = candidates(run), _budget(run)
+        if done and done[-1]["accepted"]:
+            return Stop(done[-1]["reason"])
+        if _seconds(run, None) <= budget:
+            return Stop(f"the unpruned model meets the budget ({_amount(run, budget)})")
+        scores = scores_of(run, baseline)
+        groups = [group for group in groups_of(run, baseline) if group.root in scores]
+        staircases = tuple(_staircase(run, baseline, group) for group in groups)
+        values = {
+            group.root: kept_importance(group, staircase.widths, scores[group.root], run.config.importance)
+            for group, staircase in zip(groups, staircases, strict=True)
+        }
+        tried = [_choice_of(event, staircases) for event in done]
+        if len(done) < ROUNDS and not (done and _meets(run, done[-1], budget)):
+            problem = _latency_model(run, baseline, staircases, done, tried).problem(values)
+            choice = most_important(problem, budget) or fastest(problem)
+            if choice not in tried and any(choice.values()):
+                predicted, goal = (_amount(run, s) for s in (problem.seconds(choice), budget))
+                widths = {s.root: s.widths[choice[s.root]] for s in staircases}
+                return Try(f"predicted {predicted}; the budget is {goal}", widths)
+        if not done:
+            return Stop("no widths are predicted to be faster than those of the unpruned model")
+        kept = [sum(values[root][i] for root, i in choice.items()) for choice in tried]
+        return _best(run, done, kept, budget)
+
+
+def kept_importance(
+    group: ChannelGroup, widths: Sequence[int], scores: torch.Tensor, importance: str
+) -> Array:
+    """Return the importance of the channels that are kept at each width.
+
+    The Taylor importance estimates a change of the loss, as in HALP, and is comparable between groups. Other
+    scores are divided by the mean of the group.
+    """
+    by_position = scores.reshape(group.round_to, -1).double().sum(0)
+    if importance != "taylor":
+        by_position = normalized(scores, group) * group.round_to
+    kept = by_position.sort(descending=True).values.cumsum(0)
+    return np.array([float(kept[width // group.round_to - 1]) for width in widths])
+
+
+def _budget(run: Run) -> float:
+    """Return the budget in seconds."""
+    config = run.config
+    return _seconds(run, None) / config.speedup_goal if config.speedup_goal else config.latency_goal / 1e3
+
+
+def _seconds(run: Run, event: Event | None) -> float:
+    """Return the latency of a candidate, or of the unpruned model for None.
+
+    A budget that is a speedup refers to the unpruned model timed in the same session as the candidate.
+    """
+    baseline = run.journal.last("baseline")
+    assert baseline is not None
+    unpruned = Latency(tuple(baseline["latency_s"])).median
+    if event is None:
+        return unpruned
+    if run.config.speedup_goal:
+        return float(unpruned / event["speedup"])
+    return Latency(tuple(event["latency_s"])).median
+
+
+def _amount(run: Run, seconds: float) -> str:
+    """Return a latency as the user gave the budget: as a speedup or in milliseconds."""
+    if run.config.speedup_goal:
+        return f"a speedup of {_seconds(run, None) / seconds:.2f}"
+    return f"{seconds * 1e3:.3f} ms"
+
+
+def _staircase(run: Run, baseline: AcceptedModel, group: ChannelGroup) -> Staircase:
+    """Return a group's staircase, measured unless it is in the journal."""
+    for event in run.journal.events:
+        if event["event"] == "staircase" and event["root"] == group.root:
+            return Staircase.from_event(event)
+    started, table = time.monotonic(), baseline.candidate.table
+    widths, by_layer = [group.width], [table.by_layer()]
+    for width in thinned(fitting_widths(group, table, group.width, run.config))[1:]:
+        try:
+            by_layer.append(predicted_table(run, baseline, {group.root: width}).by_layer())
+        except CandidateError:  # the candidate would fail, too
+            continue
+        widths.append(width)
+    layers = by_layer[0].keys() & {"", *(member.layer for member in group.members)}
+    event = {
+        "event": "staircase",
+        "root": group.root,
+        "widths": widths,
+        "layers_s": {layer: [seconds[layer] for seconds in by_layer] for layer in sorted(layers)},
+    }
+    seconds = round(time.monotonic() - started, 2)
+    return Staircase.from_event(run.record({**event, "seconds": seconds}))
+
+
+def thinned(widths: Sequence[int]) -> list[int]:
+    """Return at most ``MAX_WIDTHS`` of some widths, evenly spaced, with the first and the last."""
+    if len(widths) <= MAX_WIDTHS:
+        return list(widths)
+    return [widths[round(i * (len(widths) - 1) / (MAX_WIDTHS - 1))] for i in range(MAX_WIDTHS)]
+
+
+def _choice_of(event: Event, staircases: Sequence[Staircase]) -> dict[str, int]:
+    """Return the index of each group's width in a candidate."""
+    widths = {root: width for root, (_, width) in event["widths"].items()}
+    return {s.root: s.widths.index(widths.get(s.root, s.widths[0])) for s in staircases}
+
+
+def _latency_model(
+    run: Run,
+    baseline: AcceptedModel,
+    staircases: tuple[Staircase, ...],
+    done: Sequence[Event],
+    tried: Sequence[Mapping[str, int]],
+) -> LatencyModel:
+    """Return the latency model after the corrections by all measured candidates."""
+    base = baseline.candidate.table.by_layer()
+    model = LatencyModel(staircases, base, _seconds(run, None) / sum(base.values()))
+    for event, choice in zip(done, tried, strict=True):
+        if "layers_s" in event:
+            model = model.corrected(choice, event["layers_s"], _seconds(run, event))
+    return model
+
+
+def _meets(run: Run, event: Event, budget: float) -> bool:
+    """Return whether a candidate uses the budget, but not more."""
+    return "layers_s" in event and budget * (1 - TOLERANCE) <= _seconds(run, event) <= budget
+
+
+def _best(run: Run, done: Sequence[Event], kept: Sequence[float], budget: float) -> Action:
+    """Accept the most important candidate within the budget, or else the fastest."""
+    measured = [(event, value) for event, value in zip(done, kept, strict=True) if "layers_s" in event]
+    if not measured:
+        raise CPruneError(f"no candidate can be built: {done[-1]['reason']}")
+    within = [(event, value) for event, value in measured if _seconds(run, event) <= budget]
+    if within:
+        best = max(within, key=lambda item: item[1])[0]
+    else:
+        best = min(measured, key=lambda item: _seconds(run, item[0]))[0]
+    reached, goal = _amount(run, _seconds(run, best)), f"the budget ({_amount(run, budget)})"
+    if _seconds(run, best) <= budget * (1 + TOLERANCE):
+        return Accept(best["iteration"], f"{reached} meets {goal}")
+    return Accept(best["iteration"], f"no candidate meets {goal}; the fastest reaches {reached}")

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Latencies of layers over their widths, and a model of latency made of them.
+
+A staircase has the latencies of all layers that use a group's channels while only that group is narrower. A
+layer between two groups depends on both: its latency is assumed to shrink by the product of both ratios, and
+measured candidates correct this assumption.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from tvm.contrib.cprune.methods.solver import Cost, WidthChoice
+from tvm.contrib.cprune.numerics import Array
+
+# Largest part of a layer's latency that more than two groups can save together.
+MAX_SAVING = 0.9
+
+
+@dataclass(frozen=True)
+class Staircase:
+    """Latencies of layers at some widths of one group.
+
+    Attributes
+    ----------
+    root
+        The group.
+    widths
+        In descending order; the first is the group's own.
+    seconds
+        For each layer that uses the channels, its latency at each width.
+    """
+
+    root: str
+    widths: tuple[int, ...]
+    seconds: Mapping[str, tuple[float, ...]]
+
+    @classmethod
+    def from_event(cls, event: Mapping[str, Any]) -> "Staircase":
+        """Return the staircase in a journal's event."""
+        seconds = {layer: tuple(values) for layer, values in event["layers_s"].items()}
+        return cls(event["root"], tuple(event["widths"]), seconds)
+
+
+@dataclass(frozen=True)
+class LatencyModel:
+    """Predicts the latency of a model from staircases.
+
+    Attributes
+    ----------
+    staircases
+        One per group.
+    base
+        Seconds of every layer of the unpruned model.
+    scale
+        Latency of a model over the sum of its layers' latencies.
+    ratios
+        Measured latency over the one that the staircases imply, for layers between pruned groups.
+    measured
+        Latencies of layers at measured choices, by layer and indices of the widths.
+    """
+
+    staircases: tuple[Staircase, ...]
+    base: Mapping[str, float]
+    scale: float
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    measured: Mapping[tuple[str, tuple[int, ...]], float] = field(default_factory=dict)
+
+    def problem(self, values: Mapping[str, Array]) -> WidthChoice:
+        """Return the choice of widths, given the importance that remains at each width of every group."""
+        costs: list[Cost] = []
+        constant = 0.0
+        for layer, base in self.base.items():
+            used = self._of_layer(layer)
+            if 1 <= len(used) <= 2:
+                table = self._table(layer, used) * self.scale
+                costs.append(Cost(tuple(s.root for s in used), table))
+                continue
+            # A table of more than two groups would be too large: their savings are added instead.
+            ratio, savings = self.scale * self.ratios.get(layer, 1.0), self._savings(layer, used)
+            constant += base * ratio
+            costs += [Cost((s.root,), -ratio * saved) for s, saved in zip(used, savings, strict=True)]
+        return WidthChoice(values, tuple(costs), constant)
+
+    def corrected(
+        self, choice: Mapping[str, int], layers: Mapping[str, float], seconds: float
+    ) -> "LatencyModel":
+        """Return the model after a measurement.
+
+        Parameters
+        ----------
+        choice
+            Index of the width by root of the group.
+        layers
+            Seconds of each layer.
+        seconds
+            Latency of the whole model.
+        """
+        ratios, measured = dict(self.ratios), dict(self.measured)
+        for layer, actual in layers.items():
+            used = self._of_layer(layer)
+            indices = tuple(choice[s.root] for s in used)
+            measured[layer, indices] = actual
+            if sum(index > 0 for index in indices) > 1:
+                ratios[layer] = actual / self._by_rule(layer, used, indices)
+        scale = seconds / sum(layers.values())
+        return replace(self, ratios=ratios, measured=measured, scale=scale)
+
+    def _of_layer(self, layer: str) -> list[Staircase]:
+        return [staircase for staircase in self.staircases if layer in staircase.seconds]
+
+    def _by_rule(self, layer: str, used: Sequence[Staircase], indices: Sequence[int]) -> float:
+        """Return the latency that the staircases imply without corrections."""
+        savings = [saved[i] for saved, i in zip(self._savings(layer, used), indices, strict=True)]
+        base = self.base[layer]
+        if len(used) > 2:
+            return base - float(sum(savings))
+        return base * float(np.prod([1 - saved / base for saved in savings]))
+
+    def _savings(self, layer: str, used: Sequence[Staircase]) -> list[Array]:
+        """Return the seconds that a layer saves at each width of every group alone.
+
+        Those of more than two groups, which are added, are reduced if all together exceed ``MAX_SAVING``.
+        """
+        base = self.base[layer]
+        savings = [base * (1 - np.array(s.seconds[layer]) / s.seconds[layer][0]) for s in used]
+        largest = sum(float(saved.max()) for saved in savings)
+        factor = min(1.0, MAX_SAVING * base / largest) if len(used) > 2 and largest > 0 else 1.0
+        return [saved * factor for saved in savings]
+
+    def _table(self, layer: str, used: Sequence[Staircase]) -> Array:
+        """Return the latency of a layer at every choice of the widths of one or two groups."""
+        table = np.empty([len(staircase.widths) for staircase in used])
+        for indices in np.ndindex(*table.shape):
+            ratio = self.ratios.get(layer, 1.0) if len(used) > 1 and all(indices) else 1.0
+            table[indices] = self._by_rule(layer, used, indices) * ratio
+            table[indices] = self.measured.get((layer, indices), table[indices])
+        return table
