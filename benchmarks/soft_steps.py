@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from common import CACHE, ROOT, print_machine
+from compute import ComputeSettings
 from data import load_data
 from models import make_model
 from train import Recipe, train
@@ -40,7 +41,8 @@ def trained_weights(args: argparse.Namespace, folder: Path) -> Path:
         torch.manual_seed(0)
         splits = load_data(args.dataset, Path("data"), 64, 256, 0)
         model = make_model(args.network, splits.shape[0], len(splits.classes), splits.shape[-1])
-        train(model, splits.train, Recipe(args.epochs, START_LEARNING_RATE, anneal=True))
+        compute = ComputeSettings(precision=args.precision)
+        train(model, splits.train, Recipe(args.epochs, START_LEARNING_RATE, anneal=True), compute=compute)
         torch.save(model.state_dict(), file)
     return file
 
@@ -55,6 +57,7 @@ def prune(name: str, args: argparse.Namespace, weights: Path, folder: Path) -> d
         *("--accuracy-requirement", str(args.accuracy), "--trials", str(args.trials)),
         *("--max-seconds", "0", "--tune-seconds", "0", "--final-trials", "0"),
         *("--experiment-data-dir", str(run), "--library", str(folder / "programs"), "--resume"),
+        *("--precision", args.precision),
         *RULES[name],
         *args.options,
     ]
@@ -85,6 +88,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10, help="of the first training (default: %(default)s)")
     parser.add_argument("--accuracy", type=float, default=0.9, help="requirement (default: %(default)s)")
     parser.add_argument("--trials", type=int, default=16, help="trials per task (default: %(default)s)")
+    parser.add_argument("--precision", default="32-true", help="of all trainings (default: %(default)s)")
     parser.add_argument("options", nargs="*", help="further options of main.py, after --")
     args = parser.parse_args()
     print_machine()
