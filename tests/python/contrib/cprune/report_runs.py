@@ -19,7 +19,7 @@ STARTERS = ROOT / "python" / "tvm" / "contrib" / "cprune" / "starters" / "avx2.j
 EVIL = "<script>window.injected=1</script>"
 LAYERS = ("conv1", "layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", EVIL, "fc")
 WIDTHS = (64, 64, 64, 128, 256, 10)
-CYCLE = ("accepted", "latency", "accepted", "accuracy", "impossible", "accepted")
+CYCLE = ("accepted", "latency", "accepted", "accuracy", "impossible", "accepted", "measured")
 
 
 def candidates(number: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ def candidates(number: int, seed: int = 0) -> list[dict[str, Any]]:
         if verdict != "impossible":
             new = latency * (1.01 if verdict == "latency" else rng.uniform(0.9, 0.97))
             event |= {"latency_s": [new, new * 1.01, new * 0.99]}
-        if verdict in ("accepted", "accuracy"):
+        if verdict in ("accepted", "accuracy", "measured"):
             event |= {"accuracy_val": round(accuracy - rng.uniform(-0.001, 0.004), 4)}
         if verdict == "accuracy":
             event["accuracy_val"] -= 0.03

@@ -60,7 +60,7 @@ def test_a_finished_run_is_read_from_its_result(tmp_path):
         it["latency_ms"] for it in result["iterations"]
     ]
     assert {attempt.verdict for attempt in run.attempts} == set(VERDICTS)
-    assert len(run.accepted) == result["accepted"] == 6
+    assert len(run.accepted) == result["accepted"] == 5
     assert [width.layer for width in run.widths] == list(LAYERS)
     assert run.widths[-1] == LayerWidth("fc", 10, 10)
     assert sum(width.before - width.after for width in run.widths) == 6 * 8

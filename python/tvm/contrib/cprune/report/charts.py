@@ -11,7 +11,13 @@ from tvm.contrib.cprune.report.numbers import accuracy, milliseconds
 from tvm.contrib.cprune.report.plot import Key, Line, Mark, legend, plot
 from tvm.contrib.cprune.report.values import VERDICTS, Attempt, RunReport, Side
 
-SYMBOL_OF = {"accepted": "circle", "accuracy": "triangle", "latency": "cross", "impossible": "square"}
+SYMBOL_OF = {
+    "accepted": "circle",
+    "accuracy": "triangle",
+    "latency": "cross",
+    "impossible": "square",
+    "measured": "square",
+}
 # Latencies beyond this multiple of those of interest do not extend an axis.
 OUTLIER = 1.3
 # Number of colors for runs or methods in ``page.css``.

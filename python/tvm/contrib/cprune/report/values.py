@@ -10,6 +10,7 @@ VERDICTS = {
     "accuracy": "rejected: accuracy",
     "latency": "rejected: latency",
     "impossible": "rejected: impossible",
+    "measured": "measured only",
 }
 
 
