@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Accuracy and latency of all pruning methods, with the same network, tuning and training (paper, Table 1).
+
+    python benchmarks/methods.py
+    python benchmarks/methods.py --networks resnet18 --methods cprune uniform -- --short-term-batches 40
+    python benchmarks/methods.py --quick    # LeNet on digits, one strength of each method
+
+Each method prunes the same trained network at three strengths: requirements of accuracy for cprune and
+netadapt, speedups for knapsack, and shares of the multiply-accumulates for the others. Methods that do not
+train candidates get more epochs at the end. Every pruned network is timed in TVM and in ONNX Runtime, in turn
+with the unpruned network in ONNX Runtime; all latencies are relative to that one.
+
+The results are in build/benchmarks/methods: methods.json, and methods.html with a plot for each network. An
+interrupted benchmark continues there.
+"""
+
+import argparse
+import json
+import shutil
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from common import CACHE, median, print_machine
+from data import load_data
+from evaluation import accuracy
+from models import make_model
+from options import DataSettings
+from peers import OURS, Peer, export_onnx
+from tutorial_runs import add_options, run_tutorial, trained_weights
+from tvm.contrib.cprune.measuring.timing import sample_input
+from tvm.contrib.cprune.report.charts import Series, accuracy_latency
+from tvm.contrib.cprune.report.page import document, section
+from tvm.contrib.cprune.report.plot import Mark
+from tvm.contrib.cprune.targets.target import host_threads
+
+NETWORKS = ("resnet18", "vgg16", "mobilenetv2")
+METHODS = ("cprune", "netadapt", "knapsack", "uniform", "uniform-rounded", "global")
+TRAINS_CANDIDATES = ("cprune", "netadapt")
+# Accuracy that a network may lose, speedups, and shares of the multiply-accumulates.
+LOSSES, SPEEDUPS, SHARES = (0.01, 0.03, 0.06), (1.5, 2.5, 4.0), (0.6, 0.35, 0.2)
+# Epochs at the end, for methods that train candidates and for those that do not.
+EPOCHS, EPOCHS_WITHOUT_CANDIDATES = 2, 6
+OTHER = "ONNX Runtime"
+ROUNDS, RUNS = 10, 10
+
+
+class Strength(NamedTuple):
+    """How far a method prunes: a name, and options of main.py."""
+
+    name: str
+    options: tuple[str, ...]
+
+
+class Row(NamedTuple):
+    """A pruned network.
+
+    ``tvm`` and ``onnx_runtime`` are latencies over that of the unpruned network in ONNX Runtime, which takes
+    ``reference_ms``; ``speedup`` is the latency of the unpruned network in TVM over ``tvm``.
+    """
+
+    method: str
+    strength: str
+    accuracy: float
+    tvm: float
+    onnx_runtime: float
+    reference_ms: float
+    speedup: float
+    macs: float
+    trials: int
+    seconds: float
+
+
+def strengths(method: str, start: float) -> list[Strength]:
+    """Return the strengths of a method for a network whose validation accuracy is ``start``."""
+    if method in TRAINS_CANDIDATES:
+        floors = [f"{start - loss:.4f}" for loss in LOSSES]
+        return [Strength(f"accuracy {floor}", ("--accuracy-requirement", floor)) for floor in floors]
+    if method == "knapsack":
+        return [Strength(f"speedup {goal}", ("--speed-up", str(goal))) for goal in SPEEDUPS]
+    rounded = ("--round",) if method == "uniform-rounded" else ()
+    return [Strength(f"MACs {share}", ("--macs", str(share), *rounded)) for share in SHARES]
+
+
+def options_of(method: str, strength: Strength) -> list[str]:
+    """Return the options of a run."""
+    trains = method in TRAINS_CANDIDATES
+    epochs = EPOCHS if trains else EPOCHS_WITHOUT_CANDIDATES
+    limits = ("--max-seconds", "0") if trains else ()
+    method = method.partition("-")[0]
+    fixed = ("--method", method, "--final-trials", "0", "--fine-tune-epochs", str(epochs))
+    return [*fixed, *limits, *strength.options]
+
+
+def time_runtimes(original: Path, pruned: Path, shape: tuple[int, ...]) -> tuple[float, float, float]:
+    """Return the seconds of a pruned network in TVM and in ONNX Runtime, and of the unpruned one there."""
+    data, threads = sample_input(shape), host_threads()
+    with (
+        Peer(OURS, pruned, data, threads) as ours,
+        Peer(OTHER, pruned, data, threads) as other,
+        Peer(OTHER, original, data, threads) as reference,
+    ):
+        peers = (ours, other, reference)
+        times: list[list[float]] = [[], [], []]
+        for _ in range(ROUNDS):
+            for peer, samples in zip(peers, times, strict=True):
+                samples += peer.time(RUNS)
+    tvm, onnx_runtime, unpruned = (median(samples) for samples in times)
+    return tvm, onnx_runtime, unpruned
+
+
+def prune(network: str, method: str, strength: Strength, args: argparse.Namespace, folder: Path) -> Row:
+    """Prune a network, unless an earlier call did, and time it in both runtimes."""
+    run, options = folder / f"{method} {strength.name}", options_of(method, strength)
+    result = run_tutorial(network, args, options, folder / "weights.pt", run, folder / "programs")
+    file = run / "row.json"
+    if not file.exists():
+        shape = tuple(json.loads((run / "config.json").read_text())["input_shape"])
+        original = export_onnx(torch.jit.load(run / "unpruned.pt"), shape, run / "unpruned").parent
+        pruned = export_onnx(torch.jit.load(run / "model.pt"), shape, run / "pruned").parent
+        shutil.copy(run / "net.so", pruned)
+        tvm, onnx_runtime, unpruned = time_runtimes(original, pruned, shape)
+        row = Row(
+            method,
+            strength.name,
+            result["pruned"]["accuracy_test"],
+            tvm / unpruned,
+            onnx_runtime / unpruned,
+            unpruned * 1e3,
+            result["speedup"],
+            result["pruned"]["macs"] / result["baseline"]["macs"],
+            sum(result["trials"]["pruning_and_final_tuning"].values()),
+            sum(result["seconds"].values()) - result["seconds"]["first_tuning"],
+        )
+        file.write_text(json.dumps(row._asdict()))
+    return Row(**json.loads(file.read_text()))
+
+
+def latency_at(level: float, points: list[tuple[float, float]]) -> float | None:
+    """Return the lowest latency at an accuracy, interpolated between points of accuracy and latency."""
+    found = [latency for accuracy, latency in points if accuracy >= level]
+    for (low, fast), (high, slow) in pairwise(sorted(points)):
+        if low < level <= high:
+            found.append(fast + (slow - fast) * (level - low) / (high - low))
+    return min(found, default=None)
+
+
+def print_table(network: str, start: float, rows: list[Row]) -> None:
+    """Print the rows of a network, and the latency of each method at equal accuracy."""
+    columns = [name.replace("_", " ") for name in Row._fields]
+    print(f"\n{network}, unpruned test accuracy {start:.4f}\n")
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for row in rows:
+        cells = [f"{value:.3f}" if isinstance(value, float) else str(value) for value in row]
+        print(f"| {' | '.join(cells)} |")
+    levels = [start - loss for loss in LOSSES]
+    print(f"\n| method | runtime | {' | '.join(f'accuracy {level:.3f}' for level in levels)} |")
+    print(f"|{'---|' * (2 + len(levels))}")
+    for method in dict.fromkeys(row.method for row in rows):
+        for runtime in ("tvm", "onnx_runtime"):
+            own = [row for row in rows if row.method == method]
+            unpruned = own[0].tvm * own[0].speedup if runtime == "tvm" else 1.0
+            points = [(start, unpruned), *((row.accuracy, getattr(row, runtime)) for row in own)]
+            found = [latency_at(level, points) for level in levels]
+            cells = ["-" if latency is None else f"{latency:.3f}" for latency in found]
+            print(f"| {method} | {runtime.replace('_', ' ')} | {' | '.join(cells)} |", flush=True)
+
+
+def plot(rows: list[Row]) -> list[Series]:
+    """Return the series of a plot: one for each method."""
+    reference = median([row.reference_ms for row in rows])
+    return [
+        Series(
+            method,
+            f"run-{number}",
+            tuple(
+                Mark(
+                    row.tvm * reference,
+                    row.accuracy,
+                    "circle",
+                    f"run-{number}",
+                    f"{method}, {row.strength}\n{row.tvm * reference:.3f} ms, accuracy {row.accuracy:.4f}",
+                )
+                for row in rows
+                if row.method == method
+            ),
+        )
+        for number, method in enumerate(dict.fromkeys(row.method for row in rows))
+    ]
+
+
+def compare(network: str, args: argparse.Namespace, folder: Path) -> list[Row]:
+    """Prune a network with every method, and print the tables."""
+    weights = trained_weights(network, args, folder)
+    defaults = DataSettings()
+    splits = load_data(args.dataset, defaults.data_dir, defaults.batch_size, defaults.test_batch_size, seed=0)
+    model = make_model(network, splits.shape[0], len(splits.classes), splits.shape[-1])
+    model.load_state_dict(torch.load(weights, weights_only=True))
+    start, test = accuracy(model, splits.validation), accuracy(model, splits.test)
+    rows = []
+    for method in args.methods:
+        for strength in strengths(method, start)[: 1 if args.quick else None]:
+            rows.append(prune(network, method, strength, args, folder))
+            print(rows[-1], flush=True)
+    print_table(network, test, rows)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), metavar="NAME")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument(
+        "--quick", action="store_true", help="LeNet on digits, one strength, 4 trials per task"
+    )
+    add_options(parser)
+    args = parser.parse_args()
+    if args.quick:
+        args.networks, args.dataset, args.epochs, args.trials = ["lenet"], "digits", 5, 4
+    print_machine()
+    folder = CACHE / "methods"
+    results = {name: compare(name, args, folder / f"{name}-{args.dataset}") for name in args.networks}
+    sections = [
+        section(
+            name,
+            f"Test accuracy on {args.dataset} and latency in TVM of {name} pruned by each method.",
+            accuracy_latency(f"{name}: accuracy and latency", plot(rows), [], "test accuracy"),
+        )
+        for name, rows in results.items()
+    ]
+    (folder / "methods.html").write_text(document("Pruning methods", *sections))
+    table = {name: [row._asdict() for row in rows] for name, rows in results.items()}
+    (folder / "methods.json").write_text(json.dumps(table, indent=1))
+    print(f"\nwrote {folder / 'methods.html'} and methods.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of tutorials/frontend/main.py that start from the same trained network, for benchmarks of pruning."""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common import ROOT
+from compute import ComputeSettings
+from data import load_data
+from models import make_model
+from options import DataSettings
+from train import Recipe, train
+from training import START_LEARNING_RATE
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the first training and of all runs."""
+    parser.add_argument("--dataset", default="glyphs", help="default: %(default)s")
+    parser.add_argument("--epochs", type=int, default=10, help="of the first training (default: %(default)s)")
+    parser.add_argument("--precision", default="32-true", help="of all trainings (default: %(default)s)")
+    parser.add_argument("--trials", type=int, default=16, help="trials per task (default: %(default)s)")
+    parser.add_argument("options", nargs="*", help="further options of main.py, after --")
+
+
+def trained_weights(network: str, args: argparse.Namespace, folder: Path) -> Path:
+    """Train a network, unless an earlier call did, and return the file of its weights."""
+    file = folder / "weights.pt"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
+        defaults = DataSettings()
+        splits = load_data(
+            args.dataset, defaults.data_dir, defaults.batch_size, defaults.test_batch_size, seed=0
+        )
+        model = make_model(network, splits.shape[0], len(splits.classes), splits.shape[-1])
+        recipe = Recipe(args.epochs, START_LEARNING_RATE, anneal=True)
+        train(model, splits.train, recipe, compute=ComputeSettings(precision=args.precision))
+        torch.save(model.state_dict(), file)
+    return file
+
+
+def run_tutorial(
+    network: str, args: argparse.Namespace, options: Sequence[str], weights: Path, run: Path, programs: Path
+) -> dict[str, Any]:
+    """Run the tutorial, or continue an interrupted run, and return its result.
+
+    Parameters
+    ----------
+    options
+        Options of this run; those of ``args`` come last.
+    run, programs
+        Folder of the run, and the library of programs that several runs share.
+    """
+    command = [
+        sys.executable,
+        str(ROOT / "tutorials" / "frontend" / "main.py"),
+        *("--model", network, "--dataset", args.dataset, "--pretrained", str(weights)),
+        *("--precision", args.precision, "--trials", str(args.trials), "--tune-seconds", "0"),
+        *("--experiment-data-dir", str(run), "--library", str(programs), "--resume"),
+        *options,
+        *args.options,
+    ]
+    subprocess.run(command, check=True)
+    result: dict[str, Any] = json.loads((run / "result.json").read_text())
+    return result
