@@ -62,7 +62,9 @@ def test_steps_double_while_accuracy_is_to_spare_and_start_again_after_a_miss():
     assert state.stride == 1
     state = after(state, "accepted", stride=1, spare=True)
     assert state.stride == 2
-    assert after(state, "latency", stride=2).stride == 2
+    slow = after(state, "latency", stride=2)
+    assert (slow.stride, slow.reached) == (1, {})
+    assert after(slow, "latency", stride=1).reached == {"a": 32}
     assert after(state, "accepted", stride=2, spare=True).stride == 4
     # A step that could not be as long does not count as one.
     assert after(state, "accepted", stride=1, spare=True).stride == 2

@@ -191,7 +191,7 @@ def test_an_interrupted_run_continues_as_if_it_were_not(name, prune, tuned_dir, 
         ({"recalibrate": None}, {"hopeless": 0.25}, "part"),
         ({}, {"hopeless": 0.0}, "recalibrate train part whole"),
         ({}, {"accuracy_requirement": 0.0}, "recalibrate train part whole"),
-        ({}, {"step_rule": "paper"}, "recalibrate train part whole"),
+        ({}, {"step_rule": "paper"}, "recalibrate train whole"),
         ({}, {"step_rule": "paper", "hopeless": 0.25}, "recalibrate part"),
     ],
 )

@@ -5,6 +5,7 @@ import pytest
 
 import tvm
 from tvm import te
+from tvm.contrib.cprune.building import lowered_functions
 from tvm.contrib.cprune.building.lowered_functions import LoweredFunctions
 
 
@@ -39,12 +40,13 @@ def test_a_function_of_an_earlier_build_is_not_lowered_again():
     assert "cprune" not in f"{reused.attrs}{other.attrs}"
 
 
-def test_functions_that_two_builds_did_not_use_are_dropped():
+def test_functions_that_several_builds_did_not_use_are_dropped(monkeypatch):
+    monkeypatch.setattr(lowered_functions, "KEPT_BUILDS", 2)
     functions = LoweredFunctions()
-    for extent in (4, 8, 8, 4):
+    for extent, expected in ((4, (1, 0)), (8, (2, 0)), (4, (2, 1)), (8, (2, 2)), (8, (2, 3)), (4, (3, 3))):
         with functions.serve_build() as passes:
             lower(extent, "function", passes)
-    assert counts(functions) == (3, 1)
+        assert counts(functions) == expected
 
 
 def test_functions_with_equal_hashes_are_told_apart(monkeypatch):

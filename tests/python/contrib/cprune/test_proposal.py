@@ -46,9 +46,11 @@ def test_choices_are_proposed_where_no_width_fits(prunable):
     proposal = proposed(prunable, NOTHING_FITS, LoopState())
     assert proposal.steps == ()
     assert [step.next_width for step in proposal.choices] == [55, 52, 44]
-    # Widths that cost too much accuracy or were too slow are not proposed again.
-    proposal = proposed(prunable, NOTHING_FITS, LoopState(limits={"a": 44}))
-    assert [step.next_width for step in proposal.choices] == [55, 52]
+    # After a width that cost too much accuracy, one halfway to it is the last.
+    proposal = proposed(prunable, NOTHING_FITS, LoopState(limits={"a": 26}))
+    assert proposal.choices == ()
+    assert [step.next_width for step in proposal.steps] == [48]
+    # Widths that were too slow are not proposed again.
     proposal = proposed(prunable, NOTHING_FITS, LoopState(reached={"a": 44}))
     assert [step.next_width for step in proposal.choices] == [39, 33, 26]
     assert proposed(prunable, NOTHING_FITS, LoopState(dropped=frozenset("a"))) is None

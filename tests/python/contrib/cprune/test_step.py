@@ -213,17 +213,23 @@ def test_separated_groups_are_pruned_one_by_one():
     ],
 )
 def test_steps_stay_above_a_width_that_cost_too_much_accuracy(next_width, limit, start, expected):
-    step = stay_above(ChannelStep(group(128, A), next_width, ""), limit, start, 16)
+    channels = group(128, A)
+    step = stay_above(ChannelStep(channels, next_width, ""), channels, limit, start, 16)
     assert (step and step.next_width) == expected
 
 
 def test_halfway_widths_on_a_gpu_are_multiples_of_eight():
-    step = ChannelStep(group(100, A), 50, "")
-    assert stay_above(step, 50, None, 1).next_width == 80
-    assert stay_above(step, 92, None, 1).next_width == 96
-    assert stay_above(step, 96, None, 1) is None
+    channels = group(100, A)
+    step = ChannelStep(channels, 50, "")
+    assert stay_above(step, channels, 50, None, 1).next_width == 80
+    assert stay_above(step, channels, 92, None, 1).next_width == 96
+    assert stay_above(step, channels, 96, None, 1) is None
+
+
+def test_a_halfway_width_needs_no_width_that_fits():
+    assert stay_above(None, group(128, A), 64, None, 16).next_width == 96
 
 
 def test_a_halfway_width_has_whole_blocks_of_a_group():
-    step = ChannelStep(group(120, A, round_to=12), 60, "")
-    assert stay_above(step, 60, None, 8).next_width == 96
+    channels = group(120, A, round_to=12)
+    assert stay_above(ChannelStep(channels, 60, ""), channels, 60, None, 8).next_width == 96

@@ -9,14 +9,26 @@ pass after them puts the lowered function in its place.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import tvm
 
+# Candidates that are rejected one after the other share functions with the model before them.
+KEPT_BUILDS = 8
 _KEY, _REUSED = "cprune.lowering_key", "cprune.reused"
 
 
+@dataclass
+class _Function:
+    """A function before and after lowering, without a name, and the number of the last build that used it."""
+
+    scheduled: tvm.tir.PrimFunc
+    lowered: tvm.tir.PrimFunc
+    used: int
+
+
 class LoweredFunctions:
-    """The lowered functions of the last two builds.
+    """The lowered functions of the last builds.
 
     Attributes
     ----------
@@ -26,34 +38,35 @@ class LoweredFunctions:
 
     def __init__(self) -> None:
         self.lowered = self.reused = 0
+        self._functions: dict[str, _Function] = {}
         self._scheduled: dict[str, tvm.tir.PrimFunc] = {}
-        self._current: dict[str, tuple[tvm.tir.PrimFunc, tvm.tir.PrimFunc]] = {}
-        self._previous = self._current
+        self._build = 0
 
     @contextmanager
     def serve_build(self) -> Iterator[list[list[object]]]:
         """Yield passes for the setting ``tir.add_lower_pass`` of one build.
 
-        Functions that neither this build nor the one before it used are dropped afterwards.
+        Functions that ``KEPT_BUILDS`` builds did not use are dropped.
         """
-        self._previous, self._current = self._current, {}
+        self._build += 1
         try:
             yield [[0, _pass(self._before)], [3, _pass(self._after)]]
         finally:
             self._scheduled.clear()
+            oldest = self._build - KEPT_BUILDS
+            self._functions = {key: f for key, f in self._functions.items() if f.used > oldest}
 
     def _before(self, func: tvm.tir.PrimFunc) -> tvm.tir.PrimFunc:
         """Replace the body of a function that an earlier build lowered by an empty one."""
         nameless = func.without_attr("global_symbol")
         key = f"{tvm.ir.structural_hash(nameless):x}"
-        known = self._current.get(key) or self._previous.get(key)
+        known = self._functions.get(key)
         if known is None:
             self._scheduled[key] = nameless
             return func.with_attr(_KEY, key)
         # Functions with equal hashes can differ.
-        if not tvm.ir.structural_equal(known[0], nameless):
+        if not tvm.ir.structural_equal(known.scheduled, nameless):
             return func
-        self._current[key] = known
         return func.with_body(tvm.tir.Evaluate(0)).with_attr({_KEY: key, _REUSED: True})
 
     def _after(self, func: tvm.tir.PrimFunc) -> tvm.tir.PrimFunc:
@@ -63,10 +76,12 @@ class LoweredFunctions:
         key, name = str(func.attrs[_KEY]), func.attrs["global_symbol"]
         if _REUSED in func.attrs:
             self.reused += 1
-            return self._current[key][1].with_attr("global_symbol", name)
+            known = self._functions[key]
+            known.used = self._build
+            return known.lowered.with_attr("global_symbol", name)
         self.lowered += 1
         func = func.without_attr(_KEY)
-        self._current[key] = self._scheduled.pop(key), func
+        self._functions[key] = _Function(self._scheduled.pop(key), func, self._build)
         return func
 
 

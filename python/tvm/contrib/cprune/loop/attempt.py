@@ -127,7 +127,7 @@ def _train(run: Run, model: torch.nn.Module, state: LoopState, facts: dict[str, 
     # The training must not depend on what precedes it: a resumed run repeats it.
     torch.manual_seed(seed)
     training.short_term(model)
-    if training.evaluate_part is not None:
+    if training.evaluate_part is not None and config.step_rule != "paper":
         part = estimate(training, model)
         facts["accuracy_part"] = [part.low, part.high]
         if rejected := decide_estimate(state.accuracy, part, config):

@@ -45,7 +45,7 @@ def decide_prediction(old: float, new: float, beta: float) -> Decision | None:
     """
     if new <= old * beta * (1 + DRIFT):
         return None
-    change = f"its programs take {new / old:.3f} of the last accepted model's time"
+    change = f"its programs take {new / old:.3f} times as long as the last accepted model's"
     return Decision(False, f"not built: {change}, far above the goal of {beta}")
 
 
@@ -190,15 +190,15 @@ def _missed_limit(last: float, new: float, config: PruneConfig) -> str:
 
 
 def has_spare_accuracy(last: float, new: float, config: PruneConfig) -> bool:
-    """Return whether an accepted candidate lost little of the accuracy that it was allowed to lose.
+    """Return whether an accepted candidate lost little of the accuracy that the next one may lose.
 
     Parameters
     ----------
     last, new
         Accuracies of the last accepted model and of the candidate, in [0, 1].
     """
-    allowed = last - max(config.alpha * last, config.accuracy_requirement)
-    return last - new <= SPARE_FRACTION * allowed
+    allowed = new - max(config.alpha * new, config.accuracy_requirement)
+    return allowed > 0 and last - new <= SPARE_FRACTION * allowed
 
 
 def stop_reason(speedup: float, iterations: int, seconds: float, config: PruneConfig) -> str:

@@ -54,11 +54,11 @@ def propose(
             original, start = original_widths[group.root], state.reached.get(group.root)
             stride = 1 if group.root in state.limits else state.stride
             step = plan_step(group, table, row.task.layers, original, config, start, stride)
-            if partial := _partial_steps(group, table, step, state, original, config):
+            if group.root in state.limits:
+                step = stay_above(step, group, state.limits[group.root], start, vector_lanes(table.target))
+            elif partial := _partial_steps(group, table, step, start, original, config):
                 choices = choices or partial
                 continue
-            if step is not None and group.root in state.limits:
-                step = stay_above(step, state.limits[group.root], start, vector_lanes(table.target))
             if step is not None:
                 steps[group.root] = step
         if steps:
@@ -72,17 +72,15 @@ def _partial_steps(
     group: ChannelGroup,
     table: TaskTable,
     step: ChannelStep | None,
-    state: LoopState,
+    start: int | None,
     original_width: int,
     config: PruneConfig,
 ) -> tuple[ChannelStep, ...]:
     """Return the steps to choose from instead of ``step``, if that is None or removes more than half."""
-    start = state.reached.get(group.root)
     useful = step is not None and step.next_width >= (start or group.width) / 2
     if useful or not config.partial_fit or config.step_rule == "paper":
         return ()
-    floor = max(minimum_width(group, original_width, config), state.limits.get(group.root, 0) + 1)
-    return partial_steps(group, table, floor, start)
+    return partial_steps(group, table, minimum_width(group, original_width, config), start)
 
 
 def separate(
@@ -101,11 +99,15 @@ def separate(
     return joint or (min(steps, key=lambda step: step.group.root in limits),)
 
 
-def stay_above(step: ChannelStep, limit: int, start: int | None, lanes: int) -> ChannelStep | None:
+def stay_above(
+    step: ChannelStep | None, group: ChannelGroup, limit: int, start: int | None, lanes: int
+) -> ChannelStep | None:
     """Return a step to a width above one that cost too much accuracy, None if there is no such width.
 
     Parameters
     ----------
+    step
+        The step to a width that fits the programs, None if there is none.
     limit
         The width that cost too much accuracy.
     start
@@ -113,10 +115,10 @@ def stay_above(step: ChannelStep, limit: int, start: int | None, lanes: int) -> 
     lanes
         Elements in a vector register. A width halfway to the limit is rounded up to whole vectors.
     """
-    if step.next_width > limit:
+    if step is not None and step.next_width > limit:
         return step
-    width, multiple = start or step.width, math.lcm(step.group.round_to, max(lanes, MIN_MULTIPLE))
+    width, multiple = start or group.width, math.lcm(group.round_to, max(lanes, MIN_MULTIPLE))
     middle = math.ceil((width + limit) / 2 / multiple) * multiple
     if not limit < middle < width:
         return None
-    return ChannelStep(step.group, middle, f"halfway to {limit}, which cost too much accuracy")
+    return ChannelStep(group, middle, f"halfway to {limit}, which cost too much accuracy")

@@ -67,11 +67,11 @@ class LoopState:
         if event["verdict"] == "measured":  # the method accepts one of several candidates later
             return state
         widths = {root: new_width for root, (_, new_width) in event["widths"].items()}
+        state = replace(state, stride=1 if event["verdict"] != "latency" else self.stride)
+        if event.get("stride", 1) > 1:  # the smallest step comes next
+            return replace(state, stride=1)
         if event["verdict"] == "latency":
             return replace(state, reached={**self.reached, **widths})
-        state = replace(state, stride=1)
-        if event.get("stride", 1) > 1:  # the smallest step comes next
-            return state
         retry = event["verdict"] == "accuracy" and event.get("retry_smaller", False)
         if retry and len(widths) > 1:
             return replace(state, separated=self.separated | set(widths))
