@@ -43,8 +43,8 @@ class Knapsack(PlannedMethod):
 
     def next(self, run: Run, baseline: AcceptedModel, current: AcceptedModel) -> Action:
         done, budget = candidates(run), _budget(run)
-        if done and done[-1]["accepted"]:
-            return Stop(done[-1]["reason"])
+        if accepted := run.journal.last("accepted"):
+            return Stop(accepted["reason"])
         if _seconds(run, None) <= budget:
             return Stop(f"the unpruned model meets the budget ({_amount(run, budget)})")
         scores = scores_of(run, baseline)

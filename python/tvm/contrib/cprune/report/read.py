@@ -85,10 +85,9 @@ def _finished(folder: Path, result: Mapping[str, Any], baseline: Event | None) -
 
 
 def _unfinished(folder: Path, config: Mapping[str, Any], events: list[Event]) -> RunReport:
-    candidates = [event for event in events if event["event"] == "candidate"]
-    attempts = _attempts(iterations(candidates))
+    attempts = _attempts(iterations(events))
     start = _start(next(event for event in events if event["event"] == "baseline"))
-    last = next((event for event in reversed(candidates) if event["accepted"]), None)
+    last = next((event for event in reversed(events) if event.get("accepted", False)), None)
     tasks, notes = _tasks(folder, finished=False)
     progress = (
         "This run is not finished: it is in progress or was interrupted. The page shows what its journal "
@@ -130,7 +129,7 @@ def _side(data: Mapping[str, Any]) -> Side:
 
 
 def _start(event: Event) -> Side:
-    """Return the model that an event of the kind "baseline" or "candidate" describes."""
+    """Return the model that an event "baseline", or one that accepts a candidate, describes."""
     latency = Latency(tuple(event["latency_s"]))
     return Side(latency.median * 1e3, latency.spread * 1e3, event["accuracy_val"])
 
