@@ -112,8 +112,11 @@ def _unfinished(folder: Path, config: Mapping[str, Any], events: list[Event]) ->
 
 
 def _labels(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    # A configuration has the name, and a result the settings of the method.
+    method = settings.get("method", "cprune")
     return {
         "name": folder.resolve().name,
+        "method": str(method if isinstance(method, str) else method["name"]),
         "model": str(settings.get("model") or "model"),
         "dataset": str(settings.get("dataset") or ""),
         "target": str(settings["target"]),
@@ -153,7 +156,13 @@ def _attempt(entry: Mapping[str, Any]) -> Attempt:
         latency_ms=None if latency is None else float(latency),
         accuracy=None if accuracy is None else float(accuracy),
         seconds=float(entry["seconds"]),
+        accuracy_part=_interval(entry.get("accuracy_part")),
+        accuracy_untrained=_interval(entry.get("accuracy_untrained")),
     )
+
+
+def _interval(value: Any) -> tuple[float, float] | None:
+    return None if value is None else (float(value[0]), float(value[1]))
 
 
 def _group_widths(accepted: Iterable[Attempt]) -> tuple[LayerWidth, ...]:
