@@ -208,13 +208,11 @@ def test_a_group_without_a_score_keeps_its_width():
         ),
         (
             {"method": "knapsack"},
-            "latency_goal is 0, expected more than 0: the method knapsack needs this budget "
-            "or a speedup, not both",
+            "latency_goal is 0, expected more than 0: the method knapsack needs this budget or a speedup",
         ),
         (
             {"method": "knapsack", "latency_goal": 3, "speedup_goal": 2},
-            "latency_goal is 3, expected more than 0: the method knapsack needs this budget "
-            "or a speedup, not both",
+            "latency_goal is 3, expected 0, as there is a speedup of 2: the method knapsack needs one budget",
         ),
     ],
 )
