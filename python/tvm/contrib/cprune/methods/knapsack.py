@@ -208,6 +208,6 @@ def _best(run: Run, done: Sequence[Event], kept: Sequence[float], budget: float)
     if excess <= 0:
         return Accept(best["iteration"], f"{reached} meets {goal}")
     if excess <= TOLERANCE:
-        text = f"{reached} exceeds {goal} by {excess:.1%}, within the tolerance of {TOLERANCE:.0%}"
+        text = f"{reached} misses {goal} by {excess:.1%}, within the tolerance of {TOLERANCE:.0%}"
         return Accept(best["iteration"], text)
     return Accept(best["iteration"], f"no candidate meets {goal}; the fastest reaches {reached}")
