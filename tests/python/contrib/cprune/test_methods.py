@@ -183,6 +183,12 @@ def test_a_group_without_a_score_keeps_its_width():
     scores = prunable.scores(prunable.all_groups.groups, lambda group: score(group, "bn-scale", 0))
     assert 0 < len(scores) < len(prunable.all_groups.groups)
 
+    def out_of_memory(group):
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        prunable.scores(prunable.all_groups.groups, out_of_memory)
+
 
 @pytest.mark.parametrize(
     ("settings", "message"),
