@@ -5,13 +5,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.loop.history import phase_seconds
 from tvm.contrib.cprune.loop.journal import Journal
 from tvm.contrib.cprune.loop.run import Run
 from tvm.contrib.cprune.methods import knapsack, netadapt, planned
+from tvm.contrib.cprune.methods.knapsack import Knapsack
 from tvm.contrib.cprune.methods.planned import Accept, Action, PlannedMethod, Stop, Try
+from tvm.contrib.cprune.types import ChannelGroup, CPruneError
 
 BASELINE = {"event": "baseline", "accuracy_val": 0.9, "latency_s": [1.0], "seconds": 100.0}
 IMPOSSIBLE = {"verdict": "impossible", "accepted": False, "reason": "no valid program"}
@@ -107,3 +110,29 @@ def test_knapsack_says_how_a_candidate_relates_to_the_budget(make_run, speedup, 
     run = make_run(method="knapsack", speedup_goal=2.0)
     done = [IMPOSSIBLE, measured(2, speedup), measured(3, 1.2)]
     assert knapsack._best(run, done, [9.0, 1.0, 3.0], 0.5) == Accept(2, reason)
+
+
+def test_knapsack_tries_other_widths_until_all_its_candidates_failed(make_run, monkeypatch):
+    """Each of two groups has a layer of half the latency, which is in proportion to the width."""
+    run = make_run(method="knapsack", speedup_goal=2.0)
+    widths = (64, 48, 32, 16)
+    for root in "ab":
+        layers = {root: [width / 128 for width in widths]}
+        run.journal.append({"event": "staircase", "root": root, "widths": widths, "layers_s": layers})
+    scores = {"a": torch.arange(64.0), "b": torch.ones(64)}
+    monkeypatch.setattr(knapsack, "groups_of", lambda *_: [ChannelGroup(root, 64, 1, ()) for root in "ab"])
+    monkeypatch.setattr(knapsack, "scores_of", lambda *_: scores)
+    table = SimpleNamespace(by_layer=lambda: {"a": 0.5, "b": 0.5})
+    baseline: Any = SimpleNamespace(candidate=SimpleNamespace(table=table))
+    tried: list[dict[str, int]] = []
+    for number in range(1, knapsack.ROUNDS + 1):
+        action = Knapsack().next(run, baseline, baseline)
+        assert isinstance(action, Try) and action.widths not in tried
+        # Half of the latency is half of the channels.
+        assert sum(action.widths.values()) <= 64
+        tried.append(dict(action.widths))
+        changes = {root: [64, width] for root, width in action.widths.items()}
+        run.journal.append({**IMPOSSIBLE, "event": "candidate", "iteration": number, "widths": changes})
+    assert sum(tried[0].values()) == 64 and len(tried) == 4
+    with pytest.raises(CPruneError, match="no candidate can be built: no valid program"):
+        Knapsack().next(run, baseline, baseline)

@@ -13,7 +13,7 @@ from tvm.contrib.cprune.numerics import Array
 from tvm.contrib.cprune.types import CPruneError
 
 # Limit of one solution, in nodes of the search tree: unlike one in seconds, it gives the same choice again.
-NODE_LIMIT = 20_000
+NODE_LIMIT = 1000
 # Status of a solution of ``scipy.optimize.milp``.
 INFEASIBLE = 2
 
