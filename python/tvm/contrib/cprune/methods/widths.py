@@ -10,7 +10,7 @@ from tvm.contrib.cprune.step import joint_step, minimum_width
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.types import ChannelGroup, CPruneError
 
-# Channels that pruners usually round to, because vectors have this many values or a divisor of it.
+# Widths are multiples of this many channels where the programs do not say what fits, as is usual for pruners.
 MULTIPLE = 8
 
 
