@@ -131,7 +131,8 @@ class PruneConfig:
         widths in the next step. If that step costs too much accuracy, the smallest one follows. The step rule
         "paper" ignores this.
     max_iterations
-        Maximum number of candidates to evaluate.
+        Maximum number of candidates to evaluate. For the method netadapt, maximum number of iterations; each
+        evaluates a candidate for every channel group.
     max_sparsity
         Maximum fraction of a layer's channels to prune.
     layer_sparsity
@@ -168,9 +169,9 @@ class PruneConfig:
     final_trials
         Number of programs to measure in a final search, once for the pruned and once for the unpruned model.
     method
-        What decides the widths: "cprune" the tuned programs step by step, "uniform" one factor for all
-        layers, "global" one ranking of all channels, "netadapt" the accuracy after equal cuts of latency,
-        "knapsack" a budget of latency.
+        What decides the widths. cprune: the tuned programs, step by step; uniform: one factor for all layers;
+        global: one ranking of all channels; netadapt: the accuracy after equal cuts of latency; knapsack: a
+        latency budget.
     """
 
     accuracy_requirement: float = 0.0

@@ -57,6 +57,11 @@ def check_method(config: Any) -> None:
             raise SettingError(name, value, f"{default}: the method {method} does not use it")
     if method in USED_BY["macs_goal"] and not config.macs_goal:
         raise SettingError("macs_goal", config.macs_goal, f"more than 0: the method {method} needs a goal")
-    if method == "knapsack" and bool(config.latency_goal) == bool(config.speedup_goal):
-        expected = f"more than 0: the method {method} needs this budget or a speedup, not both"
+    if method == "knapsack" and config.latency_goal and config.speedup_goal:
+        expected = (
+            f"0, as there is a speedup of {config.speedup_goal:g}: the method {method} needs one budget"
+        )
+        raise SettingError("latency_goal", config.latency_goal, expected)
+    if method == "knapsack" and not (config.latency_goal or config.speedup_goal):
+        expected = f"more than 0: the method {method} needs this budget or a speedup"
         raise SettingError("latency_goal", config.latency_goal, expected)

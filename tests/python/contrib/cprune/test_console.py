@@ -53,6 +53,17 @@ def test_messages_of_a_training_are_printed(terminal):
     assert "resuming the training after epoch 1 of 2\n" in output([message, progress(2, 1)], terminal)
 
 
+def test_a_candidate_is_measured_before_it_is_accepted():
+    event = {"iteration": 2, "accuracy_val": 0.9, "reason": "a alone"}
+    measured = {**event, "event": "candidate", "widths": {"a": [64, 32]}, "latency_s": [2e-3]}
+    measured |= {"accepted": False, "verdict": "measured"}
+    accepted = {**event, "event": "accepted", "reason": "it is the most accurate of 3 candidates"}
+    assert output([measured, accepted], terminal=False).splitlines() == [
+        "[  2] a 64 -> 32: 2.000 ms, accuracy 0.9000, measured: a alone",
+        "[  2] accepted: it is the most accurate of 3 candidates",
+    ]
+
+
 SIDE = {
     "latency_ms": {"median": 2.0, "spread": 0.1},
     "accuracy_test": None,

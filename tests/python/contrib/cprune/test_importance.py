@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch_pruning as tp
 from networks import Branches, OneLayer, randomize_norms
 from torch import nn
 
@@ -115,3 +116,14 @@ def test_weights_of_zero_are_scored():
 
     prunable.shrink([ChannelStep(prunable.groups().of_layer("conv"), 8, "")], scorer)
     assert torch.equal(scores[0], torch.zeros(16))
+
+
+def test_a_group_that_torch_pruning_fails_to_score_is_no_candidate(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("sizes differ\nat line 3")
+
+    monkeypatch.setattr(tp.importance.GroupMagnitudeImportance, "__call__", fail)
+    prunable = PrunableModel.trace(OneLayer(4, 16), (1, 4, 8, 8))
+    assert prunable.scores(prunable.all_groups.groups, l1) == {}
+    with pytest.raises(CandidateError, match="cannot score the channels of conv: RuntimeError: sizes differ"):
+        score_group(prunable.model, "conv", "l1")

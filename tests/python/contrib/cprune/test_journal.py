@@ -10,6 +10,7 @@ from commands import run_python
 
 from tvm.contrib.cprune.files import append_lines, recover_lines, write_text
 from tvm.contrib.cprune.loop import journal as journal_module
+from tvm.contrib.cprune.loop.history import iterations, phase_seconds
 from tvm.contrib.cprune.loop.journal import Journal, open_run
 from tvm.contrib.cprune.loop.lock import locked
 from tvm.contrib.cprune.loop.state import LoopState
@@ -37,6 +38,24 @@ def test_the_loop_state_follows_from_the_events():
     assert state == LoopState(2, 0.95, 1.0, 2, dropped=frozenset({"b"}), reached={"a": 48})
     state = state.after(candidate("accepted", 0.94, checkpoint="x"))
     assert state == LoopState(3, 0.94, 2.0, 3, "x", dropped=frozenset({"b"}))
+
+
+def test_a_candidate_that_is_accepted_later_stays_one_iteration():
+    facts = {"task": "a alone", "layers": ["a"], "reason": "a alone"}
+    tried = [{**candidate("measured", 0.9 + n / 100), **facts, "iteration": n} for n in (1, 2)]
+    chosen = {"event": "accepted", "iteration": 1, "accepted": True, "verdict": "accepted", "seconds": 4.0}
+    chosen |= {"reason": "the best", "accuracy_val": 0.91, "speedup": 2.0, "checkpoint": "iteration-001"}
+    plan = {"event": "plan", "widths": {}, "seconds": 3.0}
+    events = [{"event": "baseline", "accuracy_val": 0.95, "seconds": 9.0}, plan, *tried, chosen]
+    state = LoopState()
+    for event in events:
+        state = state.after(event)
+    assert state == LoopState(2, 0.91, 2.0, 3 + 2 * 1 + 4, "iteration-001")
+    assert phase_seconds(events) == {"first_tuning": 9.0, "pruning": 9.0}
+    first, second = iterations(events)
+    assert (first["verdict"], first["accepted"], first["reason"]) == ("accepted", True, "the best")
+    assert (first["iteration"], first["seconds"]) == (1, 1)
+    assert (second["verdict"], second["accepted"], second["reason"]) == ("measured", False, "a alone")
 
 
 def test_groups_that_cost_too_much_accuracy_are_separated_then_limited():

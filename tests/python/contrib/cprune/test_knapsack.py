@@ -6,11 +6,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import OptimizeResult
 
-from tvm.contrib.cprune.methods.knapsack import kept_importance, thinned
+from tvm.contrib.cprune.methods import solver
+from tvm.contrib.cprune.methods.knapsack import kept_importance, new_choice, thinned
 from tvm.contrib.cprune.methods.solver import Cost, WidthChoice, fastest, most_important
 from tvm.contrib.cprune.methods.staircases import LatencyModel, Staircase
-from tvm.contrib.cprune.types import ChannelGroup
+from tvm.contrib.cprune.types import ChannelGroup, CPruneError
 
 
 def random_problem(seed: int) -> WidthChoice:
@@ -61,11 +63,64 @@ def test_the_choice_is_the_best_of_all(seed, share):
     assert gained >= best * (1 - 1e-3)
 
 
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_excluded_choices_are_not_made_again(share):
+    problem = random_problem(1)
+    budget = share * max(seconds for _, seconds, _ in brute_force(problem))
+    allowed = sorted((item for item in brute_force(problem) if item[1] <= budget), key=lambda item: -item[0])
+    excluded: list[dict[str, int]] = []
+    for _ in range(3):
+        choice = most_important(problem, budget, excluded)
+        assert choice is not None and choice not in excluded
+        best = next(gained for gained, _, other in allowed if other not in excluded)
+        assert next(item[0] for item in allowed if item[2] == choice) >= best * (1 - 1e-3)
+        excluded.append(choice)
+    order = [choice for _, _, choice in sorted(brute_force(problem), key=lambda item: item[1])]
+    assert fastest(problem, order[:2]) == order[2]
+    assert fastest(problem, order) is None
+
+
+def test_a_choice_that_cannot_be_built_is_replaced_by_the_next_best_one():
+    problem = random_problem(1)
+    budget = 0.6 * max(seconds for _, seconds, _ in brute_force(problem))
+    first = new_choice(problem, budget, [], [])
+    assert first is not None and first == most_important(problem, budget)
+    second = new_choice(problem, budget, [first], [None])
+    assert second is not None and second != first
+    assert new_choice(problem, budget, [first], [1.01 * budget]) == second
+    # It was measured and is within the budget: nothing better is left.
+    assert new_choice(problem, budget, [first], [0.9 * budget]) is None
+    least = fastest(problem)
+    assert least is not None
+    # Without any choice within the budget, the fastest one that can be built.
+    none = 0.9 * problem.seconds(least)
+    assert new_choice(problem, none, [], []) == least
+    assert new_choice(problem, none, [least], [problem.seconds(least)]) is None
+    assert new_choice(problem, none, [least], [None]) == fastest(problem, [least]) != least
+
+
+def test_channels_without_importance_are_no_error():
+    problem = random_problem(0)
+    zeros = WidthChoice({root: 0 * values for root, values in problem.values.items()}, problem.costs, 5e-5)
+    budget = 0.6 * max(seconds for _, seconds, _ in brute_force(problem))
+    choice = most_important(zeros, budget)
+    assert choice is not None and problem.seconds(choice) <= budget * (1 + 1e-6)
+
+
+def test_an_unfinished_solution_is_an_error_and_not_a_missing_choice(monkeypatch):
+    unfinished = OptimizeResult(x=None, status=1, message="Node limit reached.")
+    monkeypatch.setattr(solver, "milp", lambda *_, **__: unfinished)
+    with pytest.raises(CPruneError, match="found no widths for the budget: Node limit reached"):
+        most_important(random_problem(0), 1.0)
+
+
 def test_no_choice_meets_a_budget_below_the_fastest():
     problem = random_problem(0)
-    least = problem.seconds(fastest(problem))
+    choice = fastest(problem)
+    assert choice is not None
+    least = problem.seconds(choice)
     assert most_important(problem, least * 0.99) is None
-    assert most_important(problem, least * 1.0001) == fastest(problem)
+    assert most_important(problem, least * 1.0001) == choice
 
 
 WIDTHS = {"a": (64, 48, 32, 16), "b": (64, 48, 32, 16), "c": (32, 24, 16, 8)}
@@ -148,6 +203,11 @@ def test_a_layer_of_three_groups_adds_their_savings():
     corrected = model.corrected({"p": 1, "q": 1, "r": 1}, {"cat": 6e-6, "other": 1e-6}, 7e-6)
     # The sum of all savings is 6 us of 9 us, but the measured latency is 6 us.
     assert corrected.problem(values).seconds({"p": 1, "q": 1, "r": 1}) == pytest.approx(7e-6)
+    # The correction is one of the savings: the unpruned layer takes as long as before.
+    assert corrected.problem(values).seconds({"p": 0, "q": 0, "r": 0}) == pytest.approx(10e-6)
+    # A measurement of one group alone counts, too: it takes 7 us of 10 us, and not 10 us - 3 us * 0.5.
+    again = corrected.corrected({"p": 0, "q": 0, "r": 1}, {"cat": 6e-6, "other": 1e-6}, 7e-6)
+    assert again.problem(values).seconds({"p": 0, "q": 0, "r": 1}) == pytest.approx(7e-6)
 
 
 def test_groups_together_never_save_a_whole_layer():

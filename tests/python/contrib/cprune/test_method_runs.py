@@ -130,7 +130,7 @@ def test_a_one_shot_method_measures_one_candidate_and_is_not_repeated_after_a_ki
     for root, (old, new) in result["iterations"][0]["widths"].items():
         assert result["baseline"]["widths"][root] == old
         assert result["pruned"]["widths"][root] == new < old
-    assert "times as fast" in (tuned_dir / "report.html").read_text()
+    assert "as fast as the unpruned model" in (tuned_dir / "report.html").read_text()
 
 
 def test_a_one_shot_candidate_that_cannot_be_built_is_an_error(tuned_dir, monkeypatch):
@@ -172,7 +172,9 @@ def test_netadapt_keeps_the_most_accurate_of_equal_cuts_and_continues_after_a_ki
     result = run(tuned_dir, settings, training, resume=True)
     events = Journal(tuned_dir / "journal.jsonl").events
     assert [event for event in events if event["event"] == "candidate"][:2] == begun
-    assert len(trained) == len(result["iterations"]) - result["accepted"]
+    assert (
+        len(trained) == len(result["iterations"]) == sum(len(tried) for _, tried, _ in split_rounds(events))
+    )
     rounds = split_rounds(events)
     assert rounds[0][0]["widths"] == first_cuts(0.1)
     assert len(rounds) == 2 and result["accepted"] == 1
@@ -214,7 +216,7 @@ def split_rounds(events):
     for event in events:
         if event["event"] == "plan":
             rounds.append([event, [], None])
-        elif event["event"] == "candidate" and event["accepted"]:
+        elif event["event"] == "accepted":
             rounds[-1][2] = event
         elif event["event"] == "candidate":
             rounds[-1][1].append(event)
@@ -225,8 +227,8 @@ def test_netadapt_stops_at_its_goal_and_at_its_limits(tuned_dir, tmp_path_factor
     folder = tmp_path_factory.mktemp("limit")
     shutil.copytree(tuned_dir / "records", folder / "records")
     result = run(folder, config("netadapt", latency_cut=0.1, max_iterations=1))
-    assert result["stopped_because"] == "the limit of 1 iterations was reached"
-    assert result["accepted"] == 1
+    assert result["stopped_because"] == "the limit of 1 iteration was reached"
+    assert result["accepted"] == 1 and len(result["iterations"]) > 1
     result = run(tuned_dir, config("netadapt", latency_cut=0.1, speedup_goal=1.05))
     assert result["stopped_because"] == "the speed-up goal of 1.05 was reached"
     assert result["speedup"] >= 1.05
@@ -253,8 +255,8 @@ def test_knapsack_meets_a_latency_budget_and_continues_after_a_kill(
     share = result["pruned"]["macs"] / TOTAL
     most = 0.5 if "speedup_goal" in goal else 0.6
     assert 0.95 * most <= share <= most
-    assert result["accepted"] == 1 and result["iterations"][-1]["accepted"]
-    assert 2 <= len(result["iterations"]) <= 5
+    assert result["accepted"] == sum(it["accepted"] for it in result["iterations"]) == 1
+    assert len(result["iterations"]) == len(journal_of(tuned_dir, "candidate")) <= knapsack.ROUNDS
     if "speedup_goal" in goal:
         reason = f"a speedup of {1 / share:.2f} meets the budget (a speedup of 2.00)"
     else:

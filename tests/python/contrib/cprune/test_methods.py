@@ -16,6 +16,7 @@ from tvm.contrib.cprune.methods.global_ranking import GlobalRanking, normalized,
 from tvm.contrib.cprune.methods.one_shot import Problem
 from tvm.contrib.cprune.methods.registry import method_of
 from tvm.contrib.cprune.methods.uniform import Uniform
+from tvm.contrib.cprune.methods.widths import fitting_widths
 from tvm.contrib.cprune.models.importance import score
 from tvm.contrib.cprune.models.macs import MacCounter
 from tvm.contrib.cprune.models.prunable import PrunableModel
@@ -111,6 +112,21 @@ def test_uniform_rounds_to_the_nearest_widths_that_fit_the_programs():
         assert abs(widths[root] - free[root]) < 2 * multiple + 4
 
 
+def test_a_group_whose_programs_fit_no_allowed_width_is_pruned_to_multiples_of_eight():
+    # The programs fit multiples of 64; with one inner length changed, they would fit 48.
+    table = table_of({"a": (64, 1), "b": (1, 64), "c": (1, 1), "fc": (1, 1)})
+    _, problem = problem_of("chain", PruneConfig(max_sparsity=0.2), table)
+    group = next(group for group in problem.groups if group.root == "a")
+    assert fitting_widths(group, table, 64, problem.config) == (64, 56)
+    assert fitting_widths(group, table, 64, PruneConfig(max_sparsity=0.3)) == (64, 48)
+    producer = GroupMember("a", "out", 54, 1)
+    by_three = ChannelGroup("a", 54, 3, (producer,))
+    table = table_of({"a": (27, 1)})
+    assert fitting_widths(by_three, table, 54, PruneConfig(min_width=20)) == (54, 27)
+    assert fitting_widths(by_three, table, 54, PruneConfig(min_width=30)) == (54, 45, 36)
+    assert fitting_widths(by_three, table, 54, PruneConfig(min_width=54)) == (54,)
+
+
 def test_the_global_ranking_is_the_one_computed_by_hand():
     one, two = (GroupMember(name, "out", width, 1) for name, width in (("one", 4), ("two", 6)))
     groups = (ChannelGroup("one", 4, 1, (one,)), ChannelGroup("two", 6, 2, (two,)))
@@ -167,6 +183,12 @@ def test_a_group_without_a_score_keeps_its_width():
     scores = prunable.scores(prunable.all_groups.groups, lambda group: score(group, "bn-scale", 0))
     assert 0 < len(scores) < len(prunable.all_groups.groups)
 
+    def out_of_memory(group):
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        prunable.scores(prunable.all_groups.groups, out_of_memory)
+
 
 @pytest.mark.parametrize(
     ("settings", "message"),
@@ -192,13 +214,11 @@ def test_a_group_without_a_score_keeps_its_width():
         ),
         (
             {"method": "knapsack"},
-            "latency_goal is 0, expected more than 0: the method knapsack needs this budget "
-            "or a speedup, not both",
+            "latency_goal is 0, expected more than 0: the method knapsack needs this budget or a speedup",
         ),
         (
             {"method": "knapsack", "latency_goal": 3, "speedup_goal": 2},
-            "latency_goal is 3, expected more than 0: the method knapsack needs this budget "
-            "or a speedup, not both",
+            "latency_goal is 3, expected 0, as there is a speedup of 2: the method knapsack needs one budget",
         ),
     ],
 )

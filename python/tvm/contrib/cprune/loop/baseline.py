@@ -37,10 +37,16 @@ def tune_baseline(run: Run, accuracy: float, prunable: PrunableModel) -> Accepte
     return AcceptedModel(baseline, prunable)
 
 
-def restore(run: Run, state: LoopState, baseline: AcceptedModel) -> AcceptedModel:
-    """Return the last accepted model of a journal, compiled; the unpruned model if there is none."""
+def restore(run: Run, state: LoopState, donor: AcceptedModel) -> AcceptedModel:
+    """Return the last accepted model of a journal, compiled; ``donor`` if there is none.
+
+    Parameters
+    ----------
+    donor
+        The unpruned model, or one accepted before, whose programs are transplanted.
+    """
     if not state.checkpoint:
-        return baseline
+        return donor
     model = load_checkpoint(run.folder, state.checkpoint, run.model)
-    candidate = run.compiler.move(baseline.candidate, model)
+    candidate = run.compiler.move(donor.candidate, model)
     return AcceptedModel(candidate, PrunableModel.trace(model, run.input_shape))

@@ -54,6 +54,8 @@ class ConsoleReport:
             self.say(f"measured the latency at {len(event['widths'])} widths of {event['root']}")
         elif kind == "candidate":
             self._candidate(event)
+        elif kind == "accepted":
+            self.say(f"[{event['iteration']:3}] accepted: {event['reason']}")
         elif kind == "final_training":
             self.say(f"trained: validation accuracy {event['accuracy_val']:.4f}")
 
@@ -65,7 +67,7 @@ class ConsoleReport:
         widths = ", ".join(f"{root} {old} -> {new}" for root, (old, new) in event["widths"].items())
         latency = f"{Latency(tuple(event['latency_s'])).median * 1e3:.3f} ms" if "latency_s" in event else "-"
         accuracy = f"{event['accuracy_val']:.4f}" if "accuracy_val" in event else "-"
-        verdict = "accepted" if event["accepted"] else "rejected"
+        verdict = event["verdict"] if event["verdict"] in ("accepted", "measured") else "rejected"
         self.say(
             f"[{event['iteration']:3}] {widths}: {latency}, accuracy {accuracy}, {verdict}: {event['reason']}"
         )

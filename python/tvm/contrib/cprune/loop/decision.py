@@ -209,10 +209,11 @@ def stop_reason(speedup: float, iterations: int, seconds: float, config: PruneCo
     speedup
         Latency of the unpruned model over that of the last accepted one.
     iterations, seconds
-        Number of candidates decided, and the time spent on them.
+        Number of candidates decided, or of choices between several candidates, and the time spent on them.
     """
     if iterations >= config.max_iterations:
-        return f"the limit of {config.max_iterations} iterations was reached"
+        plural = "s" if config.max_iterations > 1 else ""
+        return f"the limit of {config.max_iterations} iteration{plural} was reached"
     if speedup * config.latency_floor >= 1:
         return f"latency fell to {config.latency_floor} of the unpruned model's"
     if config.speedup_goal and speedup >= config.speedup_goal:

@@ -5,15 +5,24 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from tvm.contrib.cprune.loop.state import Event
+from tvm.contrib.cprune.loop.state import PRUNING_EVENTS, Event
 from tvm.contrib.cprune.types import Latency
 
-_PHASES = {"baseline": "first_tuning", **dict.fromkeys(("candidate", "plan", "staircase"), "pruning")}
+_PHASES = {"baseline": "first_tuning", **dict.fromkeys(PRUNING_EVENTS, "pruning")}
 
 
 def iterations(events: Iterable[Event]) -> list[dict[str, Any]]:
-    """Return the entries of a result's ``iterations``, one for each candidate."""
-    return [_iteration(event) for event in events if event["event"] == "candidate"]
+    """Return the entries of a result's ``iterations``, one for each candidate.
+
+    A method that compares candidates accepts one of them later, by an event of its own.
+    """
+    entries: dict[int, dict[str, Any]] = {}
+    for event in events:
+        if event["event"] == "candidate":
+            entries[event["iteration"]] = _iteration(event)
+        elif event["event"] == "accepted":
+            entries[event["iteration"]] |= {key: event[key] for key in ("accepted", "verdict", "reason")}
+    return list(entries.values())
 
 
 def _iteration(event: Event) -> dict[str, Any]:

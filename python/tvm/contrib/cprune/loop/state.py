@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 Event = dict[str, Any]
+# Events whose seconds are spent on pruning.
+PRUNING_EVENTS = ("candidate", "plan", "staircase", "accepted", "stopped")
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class LoopState:
     speedup
         Latency of the unpruned model over that of the last accepted one, both timed in one session.
     seconds
-        Time spent on candidates.
+        Time spent on pruning, such as on candidates.
     checkpoint
         Name of the last accepted model's checkpoint; "" before the first acceptance.
     dropped
@@ -52,10 +54,12 @@ class LoopState:
         """Return the state after ``event``."""
         if event["event"] == "baseline":
             return replace(self, accuracy=event["accuracy_val"])
-        if event["event"] != "candidate":
+        if event["event"] not in PRUNING_EVENTS:
             return self
-        state = replace(self, iteration=self.iteration + 1, seconds=self.seconds + event["seconds"])
-        if event["accepted"]:
+        state = replace(self, seconds=self.seconds + event.get("seconds", 0.0))
+        if event["event"] == "candidate":
+            state = replace(state, iteration=self.iteration + 1)
+        if event.get("accepted", False):
             return replace(
                 state,
                 accuracy=event["accuracy_val"],
@@ -64,7 +68,7 @@ class LoopState:
                 reached={},
                 stride=2 * event.get("stride", 1) if event.get("spare", False) else 1,
             )
-        if event["verdict"] == "measured":  # the method accepts one of several candidates later
+        if event["event"] != "candidate" or event["verdict"] == "measured":  # one is accepted later
             return state
         widths = {root: new_width for root, (_, new_width) in event["widths"].items()}
         state = replace(state, stride=1 if event["verdict"] != "latency" else self.stride)

@@ -21,7 +21,7 @@ from tvm.contrib.cprune.methods.planned import (
     scores_of,
 )
 from tvm.contrib.cprune.methods.prediction import predicted_table
-from tvm.contrib.cprune.methods.solver import fastest, most_important
+from tvm.contrib.cprune.methods.solver import WidthChoice, fastest, most_important
 from tvm.contrib.cprune.methods.staircases import LatencyModel, Staircase
 from tvm.contrib.cprune.methods.widths import fitting_widths
 from tvm.contrib.cprune.numerics import Array
@@ -43,8 +43,8 @@ class Knapsack(PlannedMethod):
 
     def next(self, run: Run, baseline: AcceptedModel, current: AcceptedModel) -> Action:
         done, budget = candidates(run), _budget(run)
-        if done and done[-1]["accepted"]:
-            return Stop(done[-1]["reason"])
+        if accepted := run.journal.last("accepted"):
+            return Stop(accepted["reason"])
         if _seconds(run, None) <= budget:
             return Stop(f"the unpruned model meets the budget ({_amount(run, budget)})")
         scores = scores_of(run, baseline)
@@ -57,8 +57,8 @@ class Knapsack(PlannedMethod):
         tried = [_choice_of(event, staircases) for event in done]
         if len(done) < ROUNDS and not (done and _meets(run, done[-1], budget)):
             problem = _latency_model(run, baseline, staircases, done, tried).problem(values)
-            choice = most_important(problem, budget) or fastest(problem)
-            if choice not in tried and any(choice.values()):
+            seconds = [_seconds(run, event) if "layers_s" in event else None for event in done]
+            if choice := new_choice(problem, budget, tried, seconds):
                 predicted, goal = (_amount(run, s) for s in (problem.seconds(choice), budget))
                 widths = {s.root: s.widths[choice[s.root]] for s in staircases}
                 return Try(f"predicted {predicted}; the budget is {goal}", widths)
@@ -81,6 +81,30 @@ def kept_importance(
         by_position = normalized(scores, group) * group.round_to
     kept = by_position.sort(descending=True).values.cumsum(0)
     return np.array([float(kept[width // group.round_to - 1]) for width in widths])
+
+
+def new_choice(
+    problem: WidthChoice,
+    budget: float,
+    tried: Sequence[dict[str, int]],
+    seconds: Sequence[float | None],
+) -> dict[str, int] | None:
+    """Return the choice of widths to measure next, None if it was measured before or prunes nothing.
+
+    Choices that cannot be built, or take longer than the budget, are not chosen again: the next best one is.
+
+    Parameters
+    ----------
+    budget
+        Latency in seconds.
+    tried, seconds
+        The choices of all candidates, and their latency; None if a candidate cannot be built.
+    """
+    results = list(zip(tried, seconds, strict=True))
+    unbuilt = [choice for choice, latency in results if latency is None]
+    slow = [choice for choice, latency in results if latency is not None and latency > budget]
+    choice = most_important(problem, budget, [*unbuilt, *slow]) or fastest(problem, unbuilt)
+    return choice if choice not in tried and choice and any(choice.values()) else None
 
 
 def _budget(run: Run) -> float:
@@ -180,6 +204,10 @@ def _best(run: Run, done: Sequence[Event], kept: Sequence[float], budget: float)
     else:
         best = min(measured, key=lambda item: _seconds(run, item[0]))[0]
     reached, goal = _amount(run, _seconds(run, best)), f"the budget ({_amount(run, budget)})"
-    if _seconds(run, best) <= budget * (1 + TOLERANCE):
+    excess = _seconds(run, best) / budget - 1
+    if excess <= 0:
         return Accept(best["iteration"], f"{reached} meets {goal}")
+    if excess <= TOLERANCE:
+        text = f"{reached} misses {goal} by {excess:.1%}, within the tolerance of {TOLERANCE:.0%}"
+        return Accept(best["iteration"], text)
     return Accept(best["iteration"], f"no candidate meets {goal}; the fastest reaches {reached}")

@@ -16,7 +16,7 @@ class Method(ABC):
     """
 
     def check(self, prunable: PrunableModel, config: PruneConfig) -> None:  # noqa: B027
-        """Check before anything is tuned that the method can reach its goal.
+        """Check before anything is tuned that the method can reach its goal, as far as it is known then.
 
         Raises
         ------

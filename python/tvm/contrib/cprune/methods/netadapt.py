@@ -14,7 +14,6 @@ from tvm.contrib.cprune.methods.planned import (
     PlannedMethod,
     Stop,
     Try,
-    candidates,
     groups_of,
     scores_of,
 )
@@ -35,8 +34,8 @@ class NetAdapt(PlannedMethod):
         plan, tried = _iteration(run)
         if plan is None:
             state = run.journal.state()
-            proposals = sum(not event["accepted"] for event in candidates(run))
-            if stop := stop_reason(state.speedup, proposals, state.seconds, run.config):
+            rounds = sum(event["event"] == "plan" for event in run.journal.events)
+            if stop := stop_reason(state.speedup, rounds, state.seconds, run.config):
                 return Stop(stop)
             started = time.monotonic()
             plan = {"event": "plan", "widths": _plan(run, current)}
@@ -52,9 +51,9 @@ def _iteration(run: Run) -> tuple[Event | None, list[Event]]:
     for event in reversed(run.journal.events):
         if event["event"] == "plan":
             return event, tried[::-1]
+        if event["event"] == "accepted":
+            break
         if event["event"] == "candidate":
-            if event["accepted"]:
-                break
             tried.append(event)
     return None, []
 
@@ -102,8 +101,11 @@ def _choice(run: Run, tried: Sequence[Event]) -> Action:
     """Accept the most accurate of the candidates that are faster than the accepted model."""
     state, required = run.journal.state(), run.config.accuracy_requirement
     faster = [event for event in tried if event.get("speedup", 0) > state.speedup]
-    if not faster:
+    if not tried:
         return Stop(f"no layer can be shrunk by {run.config.latency_cut:g} of the latency")
+    if not faster:
+        built = sum("speedup" in event for event in tried)
+        return Stop(f"{built} of {len(tried)} candidates can be built, and none is faster")
     best = max(faster, key=lambda event: (event["accuracy_val"], event["speedup"]))
     if best["accuracy_val"] < required:
         return Stop(

@@ -57,6 +57,11 @@ class OneShot(PlannedMethod):
         """
 
     def check(self, prunable: PrunableModel, config: PruneConfig) -> None:
+        """Check the goal against the smallest allowed widths of all groups.
+
+        Which widths fit the programs and which groups have scores is only known after the tuning: then
+        ``widths`` checks the goal again.
+        """
         counter = _counter(prunable, config)
         check_macs_goal(counter, smallest_widths(counter.groups.groups, config), config)
 

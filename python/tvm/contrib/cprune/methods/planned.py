@@ -80,21 +80,31 @@ class PlannedMethod(Method):
         """
 
     def prune(self, run: Run, baseline: AcceptedModel) -> tuple[Candidate, str]:
-        current = restore(run, run.journal.state(), baseline)
+        started, state = time.monotonic(), run.journal.state()
+        current = restore(run, state, baseline)
         while (stopped := run.journal.last("stopped")) is None:
-            action = self.next(run, baseline, current)
-            if isinstance(action, Stop):
-                run.journal.append({"event": "stopped", "reason": action.reason})
-                continue
-            if isinstance(action, Try):
-                event = run.record(_attempt(run, baseline, current, action))
-            else:
-                event = run.record(_accepted(run, action))
-            if event["accepted"]:
-                if current is not baseline:
-                    run.compiler.discard(current.candidate)
-                current = restore(run, run.journal.state(), baseline)
+            event = self._act(run, baseline, current)
+            # The events of ``next`` have seconds of their own.
+            known = run.journal.state().seconds - state.seconds
+            run.record({**event, "seconds": round(max(0.0, time.monotonic() - started - known), 2)})
+            started, state = time.monotonic(), run.journal.state()
+            if event.get("accepted", False):
+                last = current
+                # As in its measurement, the model gets the programs of the one before.
+                current = restore(run, state, last)
+                if last is not baseline:
+                    run.compiler.discard(last.candidate)
         return current.candidate, stopped["reason"]
+
+    def _act(self, run: Run, baseline: AcceptedModel, current: AcceptedModel) -> Event:
+        """Decide and do what is next; return the journal's entry without its seconds."""
+        match self.next(run, baseline, current):
+            case Stop(reason):
+                return {"event": "stopped", "reason": reason}
+            case Accept(iteration, reason):
+                return _accepted(run, iteration, reason)
+            case Try() as action:
+                return _attempt(run, baseline, current, action)
 
 
 def candidates(run: Run) -> list[Event]:
@@ -117,7 +127,7 @@ def scores_of(run: Run, current: AcceptedModel) -> dict[str, torch.Tensor]:
     CPruneError
         If there is no other group.
     """
-    accepted = sum(event["accepted"] for event in candidates(run))
+    accepted = sum(event.get("accepted", False) for event in run.journal.events)
     scorer = scorer_of(run, current.prunable.model, accepted)
     scores = current.prunable.scores(groups_of(run, current), scorer)
     if not scores:
@@ -128,8 +138,8 @@ def scores_of(run: Run, current: AcceptedModel) -> dict[str, torch.Tensor]:
 
 
 def _attempt(run: Run, baseline: AcceptedModel, current: AcceptedModel, action: Try) -> Event:
-    """Prune, compile, time and evaluate one candidate; return the journal's entry."""
-    started, number = time.monotonic(), len(candidates(run)) + 1
+    """Prune, compile, time and evaluate one candidate; return the journal's entry without its seconds."""
+    number = len(candidates(run)) + 1
     every = [ChannelStep(g, action.widths.get(g.root, g.width), "") for g in groups_of(run, current)]
     steps = [step for step in every if step.next_width != step.width]
     verdict, reason, facts = "accepted" if action.accept else "measured", action.title, dict[str, Any]()
@@ -147,7 +157,6 @@ def _attempt(run: Run, baseline: AcceptedModel, current: AcceptedModel, action: 
         "accepted": verdict == "accepted",
         "verdict": verdict,
         "reason": reason,
-        "seconds": round(time.monotonic() - started, 2),
         "trials": run.compiler.programs.trials(),
     }
 
@@ -181,9 +190,8 @@ def _measure(
         run.compiler.discard(made)
 
 
-def _accepted(run: Run, action: Accept) -> Event:
+def _accepted(run: Run, iteration: int, reason: str) -> Event:
     """Return the journal's entry that accepts an earlier candidate."""
-    done = candidates(run)
-    chosen = done[action.iteration - 1]
-    changed = {"iteration": len(done) + 1, "accepted": True, "verdict": "accepted", "seconds": 0.0}
-    return {**chosen, **changed, "reason": action.reason}
+    chosen = candidates(run)[iteration - 1]
+    facts = {key: chosen[key] for key in ("iteration", "latency_s", "speedup", "accuracy_val", "checkpoint")}
+    return {"event": "accepted", **facts, "accepted": True, "verdict": "accepted", "reason": reason}

@@ -10,9 +10,12 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from tvm.contrib.cprune.numerics import Array
+from tvm.contrib.cprune.types import CPruneError
 
-# Limit of one solution, in seconds.
-TIME_LIMIT = 60
+# Limit of one solution, in nodes of the search tree: unlike one in seconds, it gives the same choice again.
+NODE_LIMIT = 1000
+# Status of a solution of ``scipy.optimize.milp``.
+INFEASIBLE = 2
 
 
 @dataclass(frozen=True)
@@ -55,33 +58,50 @@ class WidthChoice:
         return self.constant + float(sum(varying))
 
 
-def most_important(problem: WidthChoice, budget: float) -> dict[str, int] | None:
+def most_important(
+    problem: WidthChoice, budget: float, excluded: Sequence[Mapping[str, int]] = ()
+) -> dict[str, int] | None:
     """Return the choice of greatest importance whose latency is within a budget.
 
     Parameters
     ----------
     budget
         Latency in seconds.
+    excluded
+        Choices that must not be returned.
 
     Returns
     -------
     The index of each group's width by root, None if no choice meets the budget.
+
+    Raises
+    ------
+    CPruneError
+        If the solver finds no choice within its limit.
     """
-    total = sum(float(values.max()) for values in problem.values.values())
+    # Where all channels have no importance, every choice is as good.
+    total = sum(float(values.max()) for values in problem.values.values()) or 1.0
     gains = {root: values / total for root, values in problem.values.items()}
-    return _solve(problem, gains, budget)
+    return _solve(problem, gains, budget, excluded)
 
 
-def fastest(problem: WidthChoice) -> dict[str, int]:
-    """Return the choice of lowest latency."""
-    choice = _solve(problem, {}, None)
-    assert choice is not None  # without a budget, every choice is feasible
-    return choice
+def fastest(problem: WidthChoice, excluded: Sequence[Mapping[str, int]] = ()) -> dict[str, int] | None:
+    """Return the choice of lowest latency, None if all are excluded (see ``most_important``)."""
+    return _solve(problem, {}, None, excluded)
 
 
-def _solve(problem: WidthChoice, gains: Mapping[str, Array], budget: float | None) -> dict[str, int] | None:
+def _solve(
+    problem: WidthChoice,
+    gains: Mapping[str, Array],
+    budget: float | None,
+    excluded: Sequence[Mapping[str, int]],
+) -> dict[str, int] | None:
     """Maximize the gains within the budget; without a budget, minimize the latency."""
     first, prices, constraints = _formulate(problem)
+    for choice in excluded:  # at least one group has another width
+        row = np.zeros((1, len(prices)))
+        row[0, [first[root] + i for root, i in choice.items()]] = 1
+        constraints.append(LinearConstraint(row, -np.inf, len(choice) - 1))
     # The tolerances of HiGHS are absolute, for values of about 1.
     unit = problem.seconds(dict.fromkeys(problem.values, 0))
     objective = prices / unit if budget is None else np.zeros(len(prices))
@@ -92,12 +112,14 @@ def _solve(problem: WidthChoice, gains: Mapping[str, Array], budget: float | Non
         constraints.append(LinearConstraint(prices[None] / unit, -np.inf, limit))
     integrality = np.zeros(len(prices), int)
     integrality[: sum(len(values) for values in problem.values.values())] = 1
-    options = {"time_limit": TIME_LIMIT}
+    options = {"node_limit": NODE_LIMIT}
     solution = milp(
         objective, constraints=constraints, integrality=integrality, bounds=Bounds(0, 1), options=options
     )
-    if solution.x is None:
+    if solution.status == INFEASIBLE:
         return None
+    if solution.x is None:
+        raise CPruneError(f"the solver found no widths for the budget: {solution.message}")
     chosen = {root: solution.x[first[root] :][: len(values)] for root, values in problem.values.items()}
     return {root: int(np.argmax(values)) for root, values in chosen.items()}
 

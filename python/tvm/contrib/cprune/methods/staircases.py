@@ -57,9 +57,10 @@ class LatencyModel:
     scale
         Latency of a model over the sum of its layers' latencies.
     ratios
-        Measured latency over the one that the staircases imply, for layers between pruned groups.
+        For a layer of two groups, its measured latency over the one that the staircases imply when both are
+        pruned. For a layer of more groups, the measured saving over the sum of the groups' savings.
     measured
-        Latencies of layers at measured choices, by layer and indices of the widths.
+        Latencies of layers of one or two groups at measured choices, by layer and indices of the widths.
     """
 
     staircases: tuple[Staircase, ...]
@@ -79,9 +80,9 @@ class LatencyModel:
                 costs.append(Cost(tuple(s.root for s in used), table))
                 continue
             # A table of more than two groups would be too large: their savings are added instead.
-            ratio, savings = self.scale * self.ratios.get(layer, 1.0), self._savings(layer, used)
-            constant += base * ratio
-            costs += [Cost((s.root,), -ratio * saved) for s, saved in zip(used, savings, strict=True)]
+            constant += base * self.scale
+            savings = [saved * self._share(layer, used) * self.scale for saved in self._savings(layer, used)]
+            costs += [Cost((s.root,), -saved) for s, saved in zip(used, savings, strict=True)]
         return WidthChoice(values, tuple(costs), constant)
 
     def corrected(
@@ -102,8 +103,14 @@ class LatencyModel:
         for layer, actual in layers.items():
             used = self._of_layer(layer)
             indices = tuple(choice[s.root] for s in used)
+            if len(used) > 2:
+                savings = zip(self._savings(layer, used), indices, strict=True)
+                total = float(sum(saved[i] for saved, i in savings))
+                if total > 0:
+                    ratios[layer] = max(0.0, self.base[layer] - actual) / total
+                continue
             measured[layer, indices] = actual
-            if sum(index > 0 for index in indices) > 1:
+            if len(used) == 2 and all(indices):
                 ratios[layer] = actual / self._by_rule(layer, used, indices)
         scale = seconds / sum(layers.values())
         return replace(self, ratios=ratios, measured=measured, scale=scale)
@@ -112,23 +119,23 @@ class LatencyModel:
         return [staircase for staircase in self.staircases if layer in staircase.seconds]
 
     def _by_rule(self, layer: str, used: Sequence[Staircase], indices: Sequence[int]) -> float:
-        """Return the latency that the staircases imply without corrections."""
+        """Return the latency that the staircases of one or two groups imply without corrections."""
         savings = [saved[i] for saved, i in zip(self._savings(layer, used), indices, strict=True)]
         base = self.base[layer]
-        if len(used) > 2:
-            return base - float(sum(savings))
         return base * float(np.prod([1 - saved / base for saved in savings]))
 
     def _savings(self, layer: str, used: Sequence[Staircase]) -> list[Array]:
-        """Return the seconds that a layer saves at each width of every group alone.
+        """Return the seconds that a layer saves at each width of every group alone."""
+        return [self.base[layer] * (1 - np.array(s.seconds[layer]) / s.seconds[layer][0]) for s in used]
 
-        Those of more than two groups, which are added, are reduced if all together exceed ``MAX_SAVING``.
+    def _share(self, layer: str, used: Sequence[Staircase]) -> float:
+        """Return the part of the savings of more than two groups that counts.
+
+        It is the measured one, but at most such that all groups together save ``MAX_SAVING`` of the layer.
         """
-        base = self.base[layer]
-        savings = [base * (1 - np.array(s.seconds[layer]) / s.seconds[layer][0]) for s in used]
-        largest = sum(float(saved.max()) for saved in savings)
-        factor = min(1.0, MAX_SAVING * base / largest) if len(used) > 2 and largest > 0 else 1.0
-        return [saved * factor for saved in savings]
+        largest = sum(float(saved.max()) for saved in self._savings(layer, used))
+        ratio = self.ratios.get(layer, 1.0)
+        return min(ratio, MAX_SAVING * self.base[layer] / largest) if largest > 0 else ratio
 
     def _table(self, layer: str, used: Sequence[Staircase]) -> Array:
         """Return the latency of a layer at every choice of the widths of one or two groups."""

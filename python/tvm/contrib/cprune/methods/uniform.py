@@ -7,7 +7,7 @@ from tvm.contrib.cprune.methods.one_shot import OneShot, Problem
 from tvm.contrib.cprune.methods.widths import check_macs_goal, fitting_widths, smallest_widths
 from tvm.contrib.cprune.types import ChannelGroup
 
-# Bisections of the factor; the last ones change no width of less than a million channels.
+# Bisections of the factor: enough for widths of up to a million channels.
 BISECTIONS = 20
 
 

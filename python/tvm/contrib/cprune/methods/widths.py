@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The widths that a method may choose from."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 from tvm.contrib.cprune.config import PruneConfig
@@ -9,11 +10,17 @@ from tvm.contrib.cprune.step import joint_step, minimum_width
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.types import ChannelGroup, CPruneError
 
+# Widths are multiples of this many channels where the programs do not say what fits, as is usual for pruners.
+MULTIPLE = 8
+
 
 def fitting_widths(
     group: ChannelGroup, table: TaskTable, original_width: int, config: PruneConfig
 ) -> tuple[int, ...]:
     """Return the widths that CPrune's step rule ``joint`` visits, in descending order.
+
+    If it has none for a group, these are multiples of ``MULTIPLE`` channels: the group's programs fit none of
+    the allowed widths, and transplants change their tile factors.
 
     Parameters
     ----------
@@ -22,12 +29,16 @@ def fitting_widths(
 
     Returns
     -------
-    The group's own width and every smaller one that fits the programs and is allowed.
+    The group's own width and every smaller one that fits the programs, or is such a multiple, and is allowed.
     """
     lowest = minimum_width(group, original_width, config)
     rungs = [group.width]
     while (step := joint_step(group, table, rungs[-1])) and step.next_width >= lowest:
         rungs.append(step.next_width)
+    if len(rungs) == 1:
+        unit = math.ceil(MULTIPLE / group.round_to) * group.round_to
+        largest = (group.width - 1) // unit * unit
+        rungs += range(largest, lowest - 1, -unit)
     return tuple(rungs)
 
 

@@ -9,6 +9,7 @@ import torch_pruning as tp
 
 from tvm.contrib.cprune.config import IMPORTANCES
 from tvm.contrib.cprune.models.layers import PRUNABLE_LAYERS
+from tvm.contrib.cprune.models.tracing import TORCH_ERRORS, summary
 from tvm.contrib.cprune.types import CandidateError, CPruneError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -34,7 +35,7 @@ def score(group: Any, importance: str, seed: int) -> torch.Tensor:
         If the importance is unknown.
     CandidateError
         If the group has nothing to score: no batch norm with weights for "bn-scale", a layer without
-        gradients for "taylor".
+        gradients for "taylor". Or if Torch-Pruning fails to score it.
     """
     if importance == "random":
         return _random(group, seed)
@@ -50,8 +51,13 @@ def score(group: Any, importance: str, seed: int) -> torch.Tensor:
         raise CPruneError(f"unknown importance {importance!r}; expected one of {', '.join(IMPORTANCES)}")
     if importance == "taylor":
         _check_gradients(group)
-    scores = scorers[importance]()(group)
     root = _name(group, group[0].dep.target.module)
+    try:
+        scores = scorers[importance]()(group)
+    except TORCH_ERRORS as error:
+        raise CandidateError(
+            f"importance {importance!r} cannot score the channels of {root}: {summary(error)}"
+        ) from error
     if scores is None:
         needed = "batch norm with weights" if importance == "bn-scale" else "layer with weights"
         raise CandidateError(

@@ -10,7 +10,7 @@ import torch
 from tvm.contrib.cprune.models.groups import Groups, groups_of_graph
 from tvm.contrib.cprune.models.layers import channels
 from tvm.contrib.cprune.models.surgery import Chooser, Scorer, least_important, prune_copy
-from tvm.contrib.cprune.models.tracing import TORCH_ERRORS, ChannelGraph, dependency_graph, pruning_group
+from tvm.contrib.cprune.models.tracing import ChannelGraph, dependency_graph, pruning_group
 from tvm.contrib.cprune.types import CandidateError, ChannelGroup, ChannelStep
 
 
@@ -76,7 +76,7 @@ class PrunableModel:
         for group in groups:
             module = self.model.get_submodule(group.root)
             full_group = pruning_group(graph, module, range(channels(module)[0]))
-            with suppress(CandidateError, *TORCH_ERRORS):
+            with suppress(CandidateError):
                 scores[group.root] = scorer(full_group)
         return scores
 

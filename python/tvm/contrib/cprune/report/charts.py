@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tvm.contrib.cprune.report.axes import Axis, make_axis, pareto_front, staircase
 from tvm.contrib.cprune.report.markup import Element, element
-from tvm.contrib.cprune.report.numbers import accuracy, milliseconds
+from tvm.contrib.cprune.report.numbers import accuracies, accuracy, milliseconds
 from tvm.contrib.cprune.report.plot import Key, Line, Mark, legend, plot
 from tvm.contrib.cprune.report.values import VERDICTS, Attempt, RunReport, Side
 
@@ -65,7 +65,7 @@ def accuracy_latency(title: str, series: Sequence[Series], keys: Sequence[Key], 
 
 
 def _without_outliers(marks: Sequence[Mark]) -> list[float]:
-    """Return the latencies without those of untrained models far beyond the trained ones."""
+    """Return the latencies without those of models of unknown accuracy far beyond the others."""
     limit = OUTLIER * max((mark.x for mark in marks if mark.y is not None), default=math.inf)
     return [mark.x for mark in marks if mark.x <= limit]
 
@@ -159,10 +159,19 @@ def attempt_text(attempt: Attempt) -> str:
         f"Iteration {attempt.iteration}: {VERDICTS[attempt.verdict]}",
         f"Layers: {', '.join(attempt.layers) or attempt.task}",
         *(f"{root}: {old} → {new} channels" for root, old, new in attempt.widths),
-        f"{milliseconds(attempt.latency_ms)}, accuracy {accuracy(attempt.accuracy)}",
+        f"{milliseconds(attempt.latency_ms)}, accuracy {attempt_accuracy(attempt)}",
         attempt.reason,
     ]
     return "\n".join(lines)
+
+
+def attempt_accuracy(attempt: Attempt) -> str:
+    """Return the accuracy of a candidate, or what is known about it."""
+    if attempt.accuracy is None and attempt.accuracy_part is not None:
+        return accuracies(attempt.accuracy_part)
+    if attempt.accuracy is None and attempt.accuracy_untrained is not None:
+        return f"{accuracies(attempt.accuracy_untrained)} before training"
+    return accuracy(attempt.accuracy)
 
 
 def side_text(title: str, side: Side) -> str:

@@ -56,7 +56,7 @@ def _notes(runs: Sequence[RunReport]) -> list[str]:
 
 
 def _headlines(runs: Sequence[RunReport]) -> Element:
-    heads = ["run", "network", "speedup", "latency", "validation accuracy", "test accuracy", "MACs"]
+    heads = ["run", "network", "method", "speedup", "latency", "validation accuracy", "test accuracy", "MACs"]
     heads += ["parameters", "accepted", "end"]
     head = element("tr", *(element("th", text, scope="col") for text in heads))
     rows = [_headline(run, f"run-{number % COLORS}") for number, run in enumerate(runs)]
@@ -78,6 +78,7 @@ def _headline(run: RunReport, color: str) -> Element:
         "tr",
         element("th", element("i", class_=f"swatch {color}", aria_hidden="true"), run.name, scope="row"),
         element("td", title_of(run), element("small", element("code", run.target))),
+        element("td", run.method),
         element("td", f"{run.speedup:.2f}×" if run.speedup else MISSING, class_="number"),
         *(_pair(old, new) for old, new in pairs),
         element("td", f"{len(run.accepted)} of {len(run.attempts)}", class_="number"),

@@ -4,6 +4,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from tvm.contrib.cprune.method_settings import USED_BY
 from tvm.contrib.cprune.report.markup import Element, element
 from tvm.contrib.cprune.report.numbers import MISSING, accuracy, change, count, milliseconds
 from tvm.contrib.cprune.report.values import RunReport, Side
@@ -26,7 +27,9 @@ def headline(run: RunReport) -> Element:
     """Return the title, the conditions, the main numbers before and after pruning, and the end of the run."""
     threads = [f"{run.threads} thread{'s' if run.threads > 1 else ''}"] if run.threads else []
     device = "this machine" if run.device == "local" else run.device
-    facts = [f"run {run.name}", f"measured on {device}", *threads, f"accuracy floor {run.requirement:g}"]
+    facts = [f"run {run.name}", f"method {run.method}", f"measured on {device}", *threads]
+    if run.method in USED_BY["accuracy_requirement"]:
+        facts.append(f"accuracy floor {run.requirement:g}")
     return element(
         "header",
         element("p", "CPrune report", class_="kicker"),
@@ -96,6 +99,8 @@ def _metric(title: str, before: str, after: str, relative: str | None, picture: 
 
 
 def _ending(run: RunReport) -> str:
-    tried = f"{len(run.accepted)} of {len(run.attempts)} candidates were accepted."
+    was = "was" if len(run.accepted) == 1 else "were"
+    plural = "" if len(run.attempts) == 1 else "s"
+    tried = f"{len(run.accepted)} of {len(run.attempts)} candidate{plural} {was} accepted."
     stop = f" Pruning stopped because {run.stopped}." if run.stopped else " Pruning has not ended."
     return tried + stop

@@ -3,9 +3,9 @@
 
 from collections.abc import Sequence
 
-from tvm.contrib.cprune.report.charts import SYMBOL_OF, row_id
+from tvm.contrib.cprune.report.charts import SYMBOL_OF, attempt_accuracy, row_id
 from tvm.contrib.cprune.report.markup import Element, element, name
-from tvm.contrib.cprune.report.numbers import accuracy, duration, milliseconds
+from tvm.contrib.cprune.report.numbers import duration, milliseconds
 from tvm.contrib.cprune.report.values import VERDICTS, Attempt, RunReport
 
 
@@ -70,7 +70,7 @@ def _row(run: RunReport, attempt: Attempt, named: bool) -> Element:
         element("td", *name(", ".join(attempt.layers) or attempt.task), class_="layers"),
         element("td", *widths, class_="widths"),
         _cell(milliseconds(attempt.latency_ms), attempt.latency_ms),
-        _cell(accuracy(attempt.accuracy), attempt.accuracy),
+        _cell(attempt_accuracy(attempt), attempt.accuracy),
         _cell(duration(attempt.seconds), attempt.seconds),
         element("td", attempt.reason, class_="reason"),
         id=row_id(run, attempt),

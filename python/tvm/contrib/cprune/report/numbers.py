@@ -16,6 +16,12 @@ def accuracy(value: float | None) -> str:
     return MISSING if value is None else f"{value:.4f}"
 
 
+def accuracies(interval: tuple[float, float]) -> str:
+    """Return the accuracies in [0, 1] that an evaluation leaves possible, with four decimals."""
+    low, high = (accuracy(value) for value in interval)
+    return low if low == high else f"between {low} and {high}"
+
+
 def count(value: int | None) -> str:
     """Return a count with three significant digits and a prefix, such as 48.4 M."""
     if value is None:

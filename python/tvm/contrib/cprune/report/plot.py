@@ -73,7 +73,7 @@ def plot(
     y: Axis,
     marks: Sequence[Mark],
     lines: Iterable[Line] = (),
-    strip: str = "not trained",
+    strip: str = "unknown",
 ) -> Element:
     """Return a plot. Marks beyond the high end of an axis become arrows at the end.
 

@@ -85,10 +85,9 @@ def _finished(folder: Path, result: Mapping[str, Any], baseline: Event | None) -
 
 
 def _unfinished(folder: Path, config: Mapping[str, Any], events: list[Event]) -> RunReport:
-    candidates = [event for event in events if event["event"] == "candidate"]
-    attempts = _attempts(iterations(candidates))
+    attempts = _attempts(iterations(events))
     start = _start(next(event for event in events if event["event"] == "baseline"))
-    last = next((event for event in reversed(candidates) if event["accepted"]), None)
+    last = next((event for event in reversed(events) if event.get("accepted", False)), None)
     tasks, notes = _tasks(folder, finished=False)
     progress = (
         "This run is not finished: it is in progress or was interrupted. The page shows what its journal "
@@ -113,8 +112,11 @@ def _unfinished(folder: Path, config: Mapping[str, Any], events: list[Event]) ->
 
 
 def _labels(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    # A configuration has the name, and a result the settings of the method.
+    method = settings.get("method", "cprune")
     return {
         "name": folder.resolve().name,
+        "method": str(method if isinstance(method, str) else method["name"]),
         "model": str(settings.get("model") or "model"),
         "dataset": str(settings.get("dataset") or ""),
         "target": str(settings["target"]),
@@ -130,7 +132,7 @@ def _side(data: Mapping[str, Any]) -> Side:
 
 
 def _start(event: Event) -> Side:
-    """Return the model that an event of the kind "baseline" or "candidate" describes."""
+    """Return the model that an event "baseline", or one that accepts a candidate, describes."""
     latency = Latency(tuple(event["latency_s"]))
     return Side(latency.median * 1e3, latency.spread * 1e3, event["accuracy_val"])
 
@@ -154,7 +156,13 @@ def _attempt(entry: Mapping[str, Any]) -> Attempt:
         latency_ms=None if latency is None else float(latency),
         accuracy=None if accuracy is None else float(accuracy),
         seconds=float(entry["seconds"]),
+        accuracy_part=_interval(entry.get("accuracy_part")),
+        accuracy_untrained=_interval(entry.get("accuracy_untrained")),
     )
+
+
+def _interval(value: Any) -> tuple[float, float] | None:
+    return None if value is None else (float(value[0]), float(value[1]))
 
 
 def _group_widths(accepted: Iterable[Attempt]) -> tuple[LayerWidth, ...]:

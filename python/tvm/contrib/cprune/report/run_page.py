@@ -9,6 +9,9 @@ from tvm.contrib.cprune.report.markup import Element, element
 from tvm.contrib.cprune.report.page import document, section
 from tvm.contrib.cprune.report.values import RunReport
 
+# Methods that train their candidates and continue with the accepted ones.
+STEPWISE = ("cprune", "netadapt")
+
 
 def run_page(run: RunReport) -> str:
     """Return the page about a run."""
@@ -32,9 +35,10 @@ def untimed_note(runs: list[RunReport]) -> str:
 
 
 def _candidates(run: RunReport) -> Element:
+    trained = "after a short training" if run.method in STEPWISE else "before any training"
     text = (
-        "Every candidate that was timed; up and to the left is better. Candidates are measured after a short "
-        "training, the final model after a long one." + untimed_note([run])
+        f"Every candidate that was timed; up and to the left is better. Candidates are evaluated {trained}, "
+        "the final model after a long one." + untimed_note([run])
     )
     title = "Validation accuracy against latency of all candidates"
     chart = accuracy_latency(title, [run_series(run)], verdict_keys([run]), "validation accuracy")
@@ -44,9 +48,8 @@ def _candidates(run: RunReport) -> Element:
 def _iterations(run: RunReport) -> Element | None:
     if not run.attempts:
         return None
-    text = (
-        "Each candidate removes channels from the last accepted one. The line is the last accepted latency."
-    )
+    source = "last accepted model" if run.method in STEPWISE else "unpruned model"
+    text = f"Each candidate removes channels from the {source}. The line is the last accepted latency."
     return section("Latency by iteration", text, latency_by_iteration(run))
 
 

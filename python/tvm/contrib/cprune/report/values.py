@@ -47,7 +47,10 @@ class Attempt:
     verdict : str
         A key of ``VERDICTS``.
     latency_ms, accuracy
-        None if the candidate was not measured, or not trained.
+        None if the candidate was not timed, or not evaluated on the whole validation split.
+    accuracy_part, accuracy_untrained : tuple of (float, float), optional
+        Lowest and highest accuracy that an evaluation on a part of the split leaves possible, after the
+        training and before it.
     """
 
     iteration: int
@@ -59,6 +62,8 @@ class Attempt:
     latency_ms: float | None
     accuracy: float | None
     seconds: float
+    accuracy_part: tuple[float, float] | None = None
+    accuracy_untrained: tuple[float, float] | None = None
 
     @property
     def accepted(self) -> bool:
@@ -114,6 +119,8 @@ class RunReport:
     ----------
     name : str
         Name of the run folder.
+    method : str
+        Name of the pruning method.
     start : Side
         The unpruned model as it was timed before pruning, with which the candidates compare.
     before, after : Side
@@ -130,6 +137,7 @@ class RunReport:
     """
 
     name: str
+    method: str
     model: str
     dataset: str
     target: str
