@@ -92,6 +92,8 @@ def test_steps_double_while_accuracy_is_to_spare_and_start_again_after_a_miss():
         missed = after(state, verdict, stride=2)
         # The group gets its smallest step before it is limited or excluded.
         assert (missed.stride, missed.limits, missed.dropped) == (1, {}, frozenset())
+        assert missed.missed == ({"a": 32} if verdict == "accuracy" else {})
+    assert after(after(state, "accuracy", stride=2), "accepted", stride=1).missed == {}
     assert after(missed, "accuracy", stride=1).limits == {"a": 32}
     assert after(missed, "impossible", stride=1).dropped == {"a"}
     # Events of earlier versions.

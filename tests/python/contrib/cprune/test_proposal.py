@@ -36,6 +36,10 @@ def test_steps_are_as_long_as_the_state_says(prunable):
     # A group that lost too much accuracy alone gets its smallest step.
     (step,) = proposed(prunable, products, LoopState(stride=4, limits={"a": 40})).steps
     assert (step.next_width, step.stride) == (56, 1)
+    # No step goes on to a width at which a longer one cost too much accuracy.
+    (step,) = proposed(prunable, products, LoopState(missed={"a": 40})).steps
+    assert step.next_width == 56
+    assert proposed(prunable, products, LoopState(missed={"a": 40}, reached={"a": 48})) is None
 
 
 # No width up to 64 is a multiple of both, and odd innermost lengths cannot shrink.

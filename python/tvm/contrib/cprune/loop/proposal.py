@@ -54,8 +54,9 @@ def propose(
             original, start = original_widths[group.root], state.reached.get(group.root)
             stride = 1 if group.root in state.limits else state.stride
             step = plan_step(group, table, row.task.layers, original, config, start, stride)
-            if group.root in state.limits:
-                step = stay_above(step, group, state.limits[group.root], start, vector_lanes(table.target))
+            limit = state.limits.get(group.root, state.missed.get(group.root))
+            if limit is not None:
+                step = stay_above(step, group, limit, start, vector_lanes(table.target))
             elif partial := _partial_steps(group, table, step, start, original, config):
                 choices = choices or partial
                 continue

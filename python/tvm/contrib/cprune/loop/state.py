@@ -35,6 +35,9 @@ class LoopState:
         Widths that cost too much accuracy, by root of the group; later steps stay above them.
     reached
         Smallest width tried and found too slow since the last acceptance, by root of the group.
+    missed
+        Widths of longer steps that cost too much accuracy since the last acceptance, by root of the group;
+        the steps that follow stay above them.
     stride
         Number of fitting widths that the next step moves down.
     """
@@ -48,6 +51,7 @@ class LoopState:
     separated: frozenset[str] = frozenset()
     limits: Mapping[str, int] = field(default_factory=dict)
     reached: Mapping[str, int] = field(default_factory=dict)
+    missed: Mapping[str, int] = field(default_factory=dict)
     stride: int = 1
 
     def after(self, event: Event) -> "LoopState":
@@ -66,6 +70,7 @@ class LoopState:
                 speedup=event["speedup"],
                 checkpoint=event["checkpoint"],
                 reached={},
+                missed={},
                 stride=2 * event.get("stride", 1) if event.get("spare", False) else 1,
             )
         if event["event"] != "candidate" or event["verdict"] == "measured":  # one is accepted later
@@ -73,7 +78,8 @@ class LoopState:
         widths = {root: new_width for root, (_, new_width) in event["widths"].items()}
         state = replace(state, stride=1 if event["verdict"] != "latency" else self.stride)
         if event.get("stride", 1) > 1:  # the smallest step comes next
-            return replace(state, stride=1)
+            missed = widths if event["verdict"] == "accuracy" else {}
+            return replace(state, stride=1, missed={**self.missed, **missed})
         if event["verdict"] == "latency":
             return replace(state, reached={**self.reached, **widths})
         retry = event["verdict"] == "accuracy" and event.get("retry_smaller", False)
