@@ -86,6 +86,24 @@ def test_a_process_that_ends_early_is_reported():
         run_on(TWO, end_at_once, print)
 
 
+def report_often(fabric, report):
+    for number in range(20):
+        report({"event": "training", "message": str(number)})
+        fabric.barrier()
+
+
+def test_an_error_in_the_report_ends_the_processes():
+    events = []
+
+    def fail(event):
+        events.append(event)
+        raise ZeroDivisionError("the report failed")
+
+    with pytest.raises(ZeroDivisionError, match="the report failed"):
+        run_on(TWO, report_often, fail)
+    assert len(events) == 1
+
+
 def batches_of(world: int) -> list[list[tuple[int, int]]]:
     """Return the images and seeds of every batch, over all processes."""
     shares = [Shares(33, 8, rank, world, torch.Generator().manual_seed(5)) for rank in range(world)]
