@@ -135,12 +135,12 @@ def test_an_unusable_run_folder_is_reported_in_one_line(tmp_path):
     assert blocked.read_text() == "content"
 
 
-def test_a_full_disk_is_reported_in_one_line_and_leaves_no_partial_file(tmp_path):
-    """The checkpoint of the trained network exceeds a limit on the size of files."""
-    done = run_python(TUTORIAL / "main.py", *UNTRAINED, tmp_path / "run", max_file_size=8192)
-    assert re.fullmatch(
-        r"main\.py: cannot read or write \S*resnet8-digits\S*\.pt: File too large", error_of(done)
-    )
+@pytest.mark.parametrize(("epochs", "file"), [("0", "resnet8-digits"), ("1", "training-first")])
+def test_a_full_disk_is_reported_in_one_line_and_leaves_no_partial_file(epochs, file, tmp_path):
+    """The checkpoint of the trained network, or of its training, exceeds a limit on the size of files."""
+    options = (*UNTRAINED, tmp_path / "run", "--train-epochs", epochs, "--accelerator", "cpu")
+    done = run_python(TUTORIAL / "main.py", *options, max_file_size=8192)
+    assert re.fullmatch(rf"main\.py: cannot read or write \S*{file}\S*\.pt: File too large", error_of(done))
     assert not list(tmp_path.rglob(".cprune-part-*")) and not list(tmp_path.rglob("*.pt"))
 
 
