@@ -66,7 +66,8 @@ def run(settings: Settings) -> None:
         pruner = CPruner(
             model=model,
             input_shape=(1, *splits.shape),
-            training=training_on(splits, settings, folder, model, report),
+            # Trainings start when there is a pruner, which writes down the time that they take.
+            training=training_on(splits, settings, folder, model, lambda event: pruner.receive(event)),
             config=settings.prune,
             run_dir=folder,
             target=device.target,
