@@ -182,6 +182,7 @@ DATASETS: dict[str, Callable[[Path, int, int, int], Splits]] = {
     "glyphs": _glyphs,
     "cifar10": _cifar10,
 }
+WITHOUT_FILES = ("digits", "glyphs")
 # Data sets of photographs of any size, which are cropped.
 FOLDERS: dict[str, Callable[[Path, int, int, int, int], Splits]] = {
     "imagenet": _imagenet,

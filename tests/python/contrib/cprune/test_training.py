@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,11 +19,12 @@ import main as tutorial
 from compute import ComputeSettings
 from train import Recipe, train
 from training import training_on
+from tvm.contrib.cprune.loop.journal import record_settings
 from tvm.contrib.cprune.loop.lock import locked
 from tvm.contrib.cprune.models.checkpoint import digest, load_checkpoint, save_checkpoint
 from tvm.contrib.cprune.models.importance import accumulate_gradients, score
 from tvm.contrib.cprune.models.prunable import PrunableModel
-from tvm.contrib.cprune.types import ChannelStep
+from tvm.contrib.cprune.types import ChannelStep, CPruneError
 
 IMAGES = torch.randn(48, 1, 16, 16, generator=torch.Generator().manual_seed(1))
 LABELS = torch.arange(48) % 10
@@ -192,6 +194,22 @@ def test_a_run_killed_in_its_first_training_resumes_at_its_last_epoch(tmp_path):
     assert not list(Path(folder).rglob(".cprune-part-*")) + list(Path(folder).rglob("training-*.pt"))
     other = run_main(tmp_path / "runs", "--model", "lenet", "--train-epochs", "5", "--resume")
     assert "train_epochs: 4 there, 5 now" in other.stderr
+
+
+def options_of(*arguments: str) -> dict[str, Any]:
+    settings = tutorial.make_settings(tutorial.parse_arguments(list(arguments)))
+    splits = tutorial.load_data("digits", Path(), 32, 200, 0)
+    return tutorial.options_of(settings, tutorial.labels_of(settings, splits))
+
+
+def test_a_resumed_run_must_read_the_same_folder_of_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = "--dataset", "imagefolder", "--data-dir"
+    record_settings(tmp_path / "options.json", options_of(*images, "images"), resume=False)
+    record_settings(tmp_path / "options.json", options_of(*images, str(tmp_path / "images")), resume=True)
+    with pytest.raises(CPruneError, match=r"data_dir: '.*/images' there, '.*/others' now"):
+        record_settings(tmp_path / "options.json", options_of(*images, "others"), resume=True)
+    assert options_of("--data-dir", "images") == options_of(), "digits needs no files"
 
 
 def test_the_run_folder_is_checked_before_training(tmp_path, capsys):
