@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from batches import Shares, load_batches
 from compute import ONE_DEVICE, ComputeSettings, Report, ignore, run_on
-from evaluation import accuracy
+from evaluation import accuracy, without_tf32
 from tvm.contrib.cprune.models.surgery import copy_model
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def _with_statistics(
     generator = torch.Generator().manual_seed(seed)
     shares = Shares(len(dataset), batch_size, 0, 1, generator)  # type: ignore[arg-type]
     batches = islice(load_batches(fabric, dataset, shares, workers), BATCHES)
-    update_bn((images for images, *_ in batches), network)
+    with without_tf32():
+        update_bn((images for images, *_ in batches), network)
     return {name: value.cpu() for name, value in network.state_dict().items()}
 
 

@@ -2,6 +2,7 @@
 """The tutorial's batch-norm statistics of pruned models, and its part of the validation split."""
 
 import copy
+from typing import ClassVar
 
 import pytest
 import torch
@@ -54,6 +55,25 @@ def norm_and_convolve(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Return the input of the second batch norm in training mode."""
     with torch.no_grad():
         return copy.deepcopy(model).train()[:2](images)
+
+
+class Precision(nn.Module):
+    """A layer that notes whether cuDNN may round 32-bit numbers."""
+
+    rounds: ClassVar[list[bool]] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.rounds.append(torch.backends.cudnn.allow_tf32)
+        return images
+
+
+@pytest.mark.parametrize("evaluate", [recalibrate, accuracy])
+def test_evaluations_compute_in_32_bits_on_a_gpu_too(evaluate, monkeypatch):
+    monkeypatch.setattr(Precision, "rounds", [])
+    before = torch.backends.cudnn.allow_tf32
+    evaluate(nn.Sequential(Precision(), network()), loader())
+    assert Precision.rounds and not any(Precision.rounds)
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 def test_a_part_of_the_split_is_fixed_by_the_seed(monkeypatch):
