@@ -61,6 +61,8 @@ def evaluation_of_part(
 ) -> Callable[[torch.nn.Module], tuple[int, int]] | None:
     """Return a function that evaluates models on a random part of a split (see ``Training.evaluate_part``).
 
+    One device evaluates the part: starting a process on each would take longer.
+
     Parameters
     ----------
     loader
@@ -77,9 +79,9 @@ def evaluation_of_part(
         return None
     order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
     images = Subset(loader.dataset, sorted(order[:PART_IMAGES].tolist()))
-    part = DataLoader(images, loader.batch_size)
+    part, one = DataLoader(images, loader.batch_size), replace(compute, devices=1)
 
     def evaluate_part(model: torch.nn.Module) -> tuple[int, int]:
-        return round(accuracy(model, part, compute) * PART_IMAGES), PART_IMAGES
+        return round(accuracy(model, part, one) * PART_IMAGES), PART_IMAGES
 
     return evaluate_part

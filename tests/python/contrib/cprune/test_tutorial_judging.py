@@ -9,8 +9,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import compute
 import judging
 import main as tutorial
+from compute import ComputeSettings
 from evaluation import accuracy
 from judging import BATCHES, evaluation_of_part, recalibrate
 from training import training_on
@@ -80,7 +82,9 @@ def test_a_part_of_the_split_is_fixed_by_the_seed(monkeypatch):
     monkeypatch.setattr(judging, "PART_IMAGES", 40)
     model, split = network(), loader(shuffle=False)
     state = torch.get_rng_state()
-    evaluate = evaluation_of_part(split, seed=5)
+    # This process evaluates the part, however many devices there are.
+    monkeypatch.setattr(compute, "_run_in_processes", None)
+    evaluate = evaluation_of_part(split, 5, ComputeSettings("cpu", devices=2))
     assert torch.equal(torch.get_rng_state(), state)
     again, other = evaluation_of_part(split, seed=5), evaluation_of_part(split, seed=6)
     assert evaluate is not None and again is not None and other is not None
