@@ -61,7 +61,7 @@ def evaluation_of_part(
 ) -> Callable[[torch.nn.Module], tuple[int, int]] | None:
     """Return a function that evaluates models on a random part of a split (see ``Training.evaluate_part``).
 
-    One device evaluates the part: starting a process on each would take longer.
+    One device evaluates the part: starting a process on each takes seconds.
 
     Parameters
     ----------
