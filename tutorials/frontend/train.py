@@ -193,7 +193,8 @@ def _train(
     file = EpochFile(run.checkpoint, parts, training) if run.checkpoint else None
     complete = file.restore() if file else 0
     if complete:
-        message = f"resuming the training after epoch {complete} of {plan.epochs}"
+        resuming = f"resuming the training after epoch {complete} of {plan.epochs}"
+        message = resuming if complete < plan.epochs else f"the {run.name} was already complete"
         report({"event": "training", "message": message})
     network.train()
     learner = _Learner(fabric, network, optimizer, schedule, guide, plan.recipe.distill)

@@ -87,10 +87,13 @@ def write_script(path):
             write_script,
             "another architecture: the file lacks conv1.bias, conv1.weight, .*lacks bias, weight$",
         ),
-        (lambda path: torch.save(torch.zeros(3), path), "contains a Tensor, expected a state dict"),
+        (
+            lambda path: torch.save(torch.zeros(3), path),
+            "contains an object of type Tensor, expected a state dict",
+        ),
         (
             lambda path: torch.save(dict.fromkeys(make_model("lenet", 1, 10).state_dict(), 1), path),
-            "contains a int as .*, expected a tensor",
+            "'conv1.weight' in .* has type int, expected a tensor",
         ),
         (
             lambda path: torch.save(make_model("resnet8", 1, 10).state_dict(), path),

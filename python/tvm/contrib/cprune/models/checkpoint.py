@@ -60,10 +60,10 @@ def load_weights(path: Path, architecture: torch.nn.Module) -> torch.nn.Module:
     """
     state = _read_state(path)
     if not isinstance(state, dict):
-        raise CPruneError(f"{path} contains a {type(state).__name__}, expected a state dict")
+        raise CPruneError(f"{path} contains an object of type {type(state).__name__}, expected a state dict")
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
-            raise CPruneError(f"{path} contains a {type(value).__name__} as {name!r}, expected a tensor")
+            raise CPruneError(f"{name!r} in {path} has type {type(value).__name__}, expected a tensor")
     try:
         return with_weights(architecture, state)
     except CPruneError as error:
