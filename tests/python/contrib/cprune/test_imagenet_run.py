@@ -18,6 +18,7 @@ import os, signal, sys
 sys.path[:0] = {folders!r}
 import main
 from pruning import time_by_macs
+from tvm.contrib.cprune import lagging
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.loop import attempt, journal
 
@@ -28,7 +29,7 @@ class Report(main.ConsoleReport):
         if {kill} and getattr(progress, "name", "") == "short-term training" and progress.epoch == 2:
             os.killpg(0, signal.SIGKILL)
 
-journal.TIME_INTERVAL = 0
+journal.TIME_INTERVAL, lagging.MIN_LATENCY = 0, 1.0
 main.ConsoleReport = Report
 Compiler.time, attempt.decide_prediction = time_by_macs, lambda *_: None
 sys.exit(main.main({arguments!r}))
@@ -36,8 +37,8 @@ sys.exit(main.main({arguments!r}))
 
 OPTIONS = (
     "--model resnet18 --dataset imagenet --image-size 64 --batch-size 8 --accelerator cpu --num-workers 0 "
-    "--train-epochs 1 --short-term-epochs 2 --fine-tune-epochs 1 --accuracy-requirement 0 --alpha 0.01 "
-    "--trials 1 --repeats 3 --max-iterations 1 --final-trials 0 --library none"
+    "--train-epochs 1 --short-term-epochs 2 --fine-tune-epochs 1 --accuracy-requirement 0 "
+    "--alpha 0.01 --beta 1 --trials 1 --repeats 3 --max-iterations 1 --final-trials 0 --library none"
 )
 
 
