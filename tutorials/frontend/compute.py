@@ -184,19 +184,29 @@ def _run_in_process(senders: list[Connection], work: Any, fabric: "Fabric") -> N
 
 
 def _listen(receivers: list[Connection], report: Report, outcome: dict[str, Any]) -> None:
-    """Pass on the events of the processes, and store the result or the first error, until all have ended."""
-    while receivers:
-        for receiver in wait(receivers):
-            assert isinstance(receiver, Connection)
-            try:
-                kind, content = receiver.recv()
-            except (EOFError, OSError):  # The process has ended, possibly while it was sending.
-                receivers.remove(receiver)
-                continue
-            if kind == "event":
-                report(content)
-            else:
-                outcome.setdefault(kind, content)
+    """Pass on the events of the processes, and store the result or the first error, until all have ended.
+
+    An exception that ``report`` raises is such an error, too.
+    """
+    try:
+        while receivers:
+            for receiver in wait(receivers):
+                assert isinstance(receiver, Connection)
+                try:
+                    kind, content = receiver.recv()
+                except (EOFError, OSError):  # The process has ended, possibly while it was sending.
+                    receivers.remove(receiver)
+                    continue
+                if kind == "event":
+                    report(content)
+                else:
+                    outcome.setdefault(kind, content)
+    except Exception as error:
+        outcome.setdefault("error", error)
+    finally:
+        # A process that sends to a closed pipe fails, and its failure ends the others.
+        for receiver in receivers:
+            receiver.close()
 
 
 @contextmanager

@@ -44,12 +44,13 @@ class Splits:
 
 
 def _loaders(
-    parts: tuple[Dataset, Dataset, Dataset], batch: int, test_batch: int, workers: int = 0
+    parts: tuple[Dataset, Dataset, Dataset], batch: int, test_batch: int
 ) -> tuple[DataLoader, DataLoader, DataLoader]:
-    # Without a generator of its own, the loader takes each epoch's order from torch's, whose state a resumed
-    # training restores.
-    train = DataLoader(parts[0], batch, shuffle=True, num_workers=workers)
-    validation, test = (DataLoader(part, test_batch, num_workers=workers) for part in parts[1:])
+    # Trainings and evaluations use only the data sets and batch sizes (see ``batches.load_batches``). The
+    # Taylor importance and checks of outputs read a few batches, whose order and transforms follow from
+    # torch's seed.
+    train = DataLoader(parts[0], batch, shuffle=True)
+    validation, test = (DataLoader(part, test_batch) for part in parts[1:])
     return train, validation, test
 
 
@@ -154,7 +155,7 @@ def _imagenet(data_dir: Path, batch: int, test_batch: int, seed: int, size: int)
     if augmented.classes != test.classes:
         raise CPruneError(f"{folder} and {test_folder} must have the same class folders")
     train, validation = _hold_out(augmented, _open_folder("imagenet", folder, plain), seed)
-    loaders = _loaders((train, validation, test), batch, test_batch, workers=2)
+    loaders = _loaders((train, validation, test), batch, test_batch)
     return Splits(*loaders, (3, size, size), tuple(augmented.classes))
 
 
@@ -174,7 +175,7 @@ def _imagefolder(data_dir: Path, batch: int, test_batch: int, seed: int, size: i
         Subset(plain, order[test : test + validation]),
         Subset(plain, order[:test]),
     )
-    return Splits(*_loaders(parts, batch, test_batch, workers=2), (3, size, size), tuple(plain.classes))
+    return Splits(*_loaders(parts, batch, test_batch), (3, size, size), tuple(plain.classes))
 
 
 DATASETS: dict[str, Callable[[Path, int, int, int], Splits]] = {
@@ -182,6 +183,7 @@ DATASETS: dict[str, Callable[[Path, int, int, int], Splits]] = {
     "glyphs": _glyphs,
     "cifar10": _cifar10,
 }
+WITHOUT_FILES = ("digits", "glyphs")
 # Data sets of photographs of any size, which are cropped.
 FOLDERS: dict[str, Callable[[Path, int, int, int, int], Splits]] = {
     "imagenet": _imagenet,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tvm.contrib.cprune.files import replaced
+from tvm.contrib.cprune.models.checkpoint import save_state
 from tvm.contrib.cprune.types import CPruneError
 
 
@@ -51,5 +51,4 @@ class EpochFile:
     def save(self, epochs: int) -> None:
         """Save the state after ``epochs`` complete epochs, atomically."""
         states = {name: part.state_dict() for name, part in self._parts.items()}
-        with replaced(self._path) as part_file:
-            torch.save({"training": self._training, "epochs": epochs, **states}, part_file)
+        save_state(self._path, {"training": self._training, "epochs": epochs, **states})

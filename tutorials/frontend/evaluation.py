@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluate a classifier, on one device or several."""
 
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,11 @@ def accuracy(model: torch.nn.Module, loader: DataLoader, compute: ComputeSetting
     return float(correct / count)
 
 
+def without_tf32() -> AbstractContextManager[None]:
+    """Return a context in which GPUs convolve in 32-bit precision; by default, cuDNN uses 19 bits (TF32)."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+
 def _count(
     model: torch.nn.Module, dataset: Dataset[Any], batch_size: int, workers: int, fabric: "Fabric", _: Report
 ) -> tuple[int, int]:
@@ -42,7 +48,7 @@ def _count(
     network, correct = fabric.to_device(copy_model(model)), 0
     count: int = len(dataset)  # type: ignore[arg-type]
     shares = Shares(count, batch_size, fabric.global_rank, fabric.world_size)
-    with torch.no_grad():
+    with torch.no_grad(), without_tf32():
         for inputs, labels, _size in load_batches(fabric, dataset, shares, workers):
             correct += int((network(inputs).argmax(1) == labels).sum())
     total = fabric.all_reduce(torch.tensor(correct, device=fabric.device), reduce_op="sum")

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from batches import Shares, load_batches
 from compute import ONE_DEVICE, ComputeSettings, Report, ignore, run_on
-from evaluation import accuracy
+from evaluation import accuracy, without_tf32
 from tvm.contrib.cprune.models.surgery import copy_model
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def _with_statistics(
     generator = torch.Generator().manual_seed(seed)
     shares = Shares(len(dataset), batch_size, 0, 1, generator)  # type: ignore[arg-type]
     batches = islice(load_batches(fabric, dataset, shares, workers), BATCHES)
-    update_bn((images for images, *_ in batches), network)
+    with without_tf32():
+        update_bn((images for images, *_ in batches), network)
     return {name: value.cpu() for name, value in network.state_dict().items()}
 
 
@@ -59,6 +60,8 @@ def evaluation_of_part(
     loader: DataLoader, seed: int, compute: ComputeSettings = ONE_DEVICE
 ) -> Callable[[torch.nn.Module], tuple[int, int]] | None:
     """Return a function that evaluates models on a random part of a split (see ``Training.evaluate_part``).
+
+    One device evaluates the part: starting a process on each takes seconds.
 
     Parameters
     ----------
@@ -76,9 +79,9 @@ def evaluation_of_part(
         return None
     order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
     images = Subset(loader.dataset, sorted(order[:PART_IMAGES].tolist()))
-    part = DataLoader(images, loader.batch_size)
+    part, one = DataLoader(images, loader.batch_size), replace(compute, devices=1)
 
     def evaluate_part(model: torch.nn.Module) -> tuple[int, int]:
-        return round(accuracy(model, part, compute) * PART_IMAGES), PART_IMAGES
+        return round(accuracy(model, part, one) * PART_IMAGES), PART_IMAGES
 
     return evaluate_part

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from compute import make_fabric
-from data import Splits, load_data
+from data import WITHOUT_FILES, Splits, load_data
 from models import full_name, make_model
 from options import Settings, make_settings, parse_arguments
 from run_folder import check_options, run_folder, training_file
@@ -66,7 +66,8 @@ def run(settings: Settings) -> None:
         pruner = CPruner(
             model=model,
             input_shape=(1, *splits.shape),
-            training=training_on(splits, settings, folder, model, report),
+            # Trainings start when there is a pruner, which writes down the time that they take.
+            training=training_on(splits, settings, folder, model, lambda event: pruner.receive(event)),
             config=settings.prune,
             run_dir=folder,
             target=device.target,
@@ -132,14 +133,15 @@ def labels_of(settings: Settings, splits: Splits) -> dict[str, Any]:
 
 
 def options_of(settings: Settings, labels: dict[str, Any]) -> dict[str, Any]:
-    """Return the options on which the trained network depends."""
-    pretrained = settings.data.pretrained
+    """Return the options on which the trained network and the splits depend."""
+    data, pretrained = settings.data, settings.data.pretrained
     return {
         **labels,
-        "image_size": settings.data.image_size,
+        "data_dir": None if data.dataset in WITHOUT_FILES else str(data.data_dir.resolve()),
+        "image_size": data.image_size,
         "train_epochs": settings.train.train_epochs,
         "pretrained": str(pretrained) if pretrained else None,
-        "weights": settings.data.weights,
+        "weights": data.weights,
         "seed": settings.prune.seed,
     }
 

@@ -67,7 +67,7 @@ class TrainSettings:
     short_term_epochs
         Number of epochs to train a candidate after each pruning step.
     short_term_batches
-        Number of batches to train a candidate instead of whole epochs; 0 means epochs.
+        Train each candidate for this many batches instead of whole epochs; 0 trains whole epochs.
     short_term_rate
         Learning rate of this short-term training.
     fine_tune

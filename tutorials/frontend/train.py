@@ -96,7 +96,8 @@ def train(
 
     The weights depend on the arguments and on the state of torch's random generator. The numbers of devices
     and of workers change them by rounding errors only; random layers such as dropout draw other numbers on
-    other devices.
+    other devices. On a GPU, rounding errors also differ from one training to the next, because cuDNN's
+    gradients are not deterministic.
 
     Parameters
     ----------
@@ -107,8 +108,8 @@ def train(
         take their random numbers from torch.
     checkpoint
         File that receives the state of the training after each epoch. If it holds the state of this very
-        training, which was interrupted, the training continues there, with identical results. The file
-        remains after the last epoch; the caller deletes it once the model is saved.
+        training, which was interrupted, the training continues there; on a CPU, with identical results. The
+        file remains after the last epoch; the caller deletes it once the model is saved.
     name
         What the reports call the training.
     log_interval
@@ -192,7 +193,8 @@ def _train(
     file = EpochFile(run.checkpoint, parts, training) if run.checkpoint else None
     complete = file.restore() if file else 0
     if complete:
-        message = f"resuming the training after epoch {complete} of {plan.epochs}"
+        resuming = f"resuming the training after epoch {complete} of {plan.epochs}"
+        message = resuming if complete < plan.epochs else f"the {run.name} was already complete"
         report({"event": "training", "message": message})
     network.train()
     learner = _Learner(fabric, network, optimizer, schedule, guide, plan.recipe.distill)

@@ -124,8 +124,9 @@ class PruneConfig:
         statistics, is below this fraction of the required accuracy; 0 trains every candidate. The default is
         0.25, or 0 with the step rule "paper" and for trainings that do not re-estimate the statistics.
     partial_fit
-        If no width fits all programs that use a group of channels, measure a few widths that fit the
-        costliest ones, and prune to the fastest. The step rule "paper" ignores this.
+        If no width fits all programs that use a group of channels, or only widths below half of the channels
+        do, measure a few widths that fit the costliest programs, and prune to the fastest. The step rule
+        "paper" ignores this.
     larger_steps
         After a candidate that lost little of the accuracy that alpha allows, move down twice as many fitting
         widths in the next step. If that step costs too much accuracy, the smallest one follows. The step rule

@@ -82,6 +82,7 @@ class CPruner:
         self.preset, self.profile, self.tracker = find_preset(target), profile, tracker
         self.labels = {"model": type(model).__name__, "dataset": "", **(labels or {})}
         self.run_dir, self.report, self.method = Path(run_dir), report, method_of(config.method)
+        self._journal: Journal | None = None
 
     def run(self, resume: bool = False) -> dict[str, Any]:
         """Prune the model, and return the contents of ``result.json``.
@@ -109,7 +110,7 @@ class CPruner:
         self.method.check(prunable, self.config)
         with locked(self.run_dir):
             remove_partial_files(self.run_dir)
-            journal = open_run(self.run_dir, self._settings(), resume, stopwatch)
+            journal = self._journal = open_run(self.run_dir, self._settings(), resume, stopwatch)
             try:
                 result: dict[str, Any] = (
                     self._run(journal, training, accuracy, prunable)
@@ -122,15 +123,20 @@ class CPruner:
             write_report([self.run_dir])
             return result
 
+    def receive(self, event: Event) -> None:
+        """Pass on an event of a search or of a training to ``report``.
+
+        After an event ``{"event": "progress", ...}``, a killed process loses at most the time of the last
+        minute. Long trainings should therefore report their progress here.
+        """
+        if event["event"] == "progress" and self._journal is not None:
+            self._journal.append_time()
+        self.report(event)
+
     def _run(
         self, journal: Journal, training: Training, accuracy: float, prunable: PrunableModel
     ) -> dict[str, Any]:
-        def report(event: Event) -> None:
-            if event["event"] == "progress":
-                journal.append_time()
-            self.report(event)
-
-        where = (self.input_shape, self.run_dir, self.preset.name, report)
+        where = (self.input_shape, self.run_dir, self.preset.name, self.receive)
         with Compiler(
             self.config, *where, profile=self.profile, tracker=self.tracker, stopwatch=journal.stopwatch
         ) as compiler:

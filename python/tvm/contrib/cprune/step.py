@@ -144,7 +144,7 @@ def partial_steps(
     enough = [w for w in fitting if fitting[w][0] >= MIN_FITTING]
     ordered = sorted(enough, key=lambda w: (*fitting[w], w), reverse=True)
     return tuple(
-        ChannelStep(group, w, f"fits the programs of {fitting[w][0]:.0%} of the work")
+        ChannelStep(group, w, f"fits programs that do {fitting[w][0]:.0%} of the work")
         for w in ordered[:MAX_CHOICES]
     )
 

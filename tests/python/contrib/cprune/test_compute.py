@@ -56,7 +56,7 @@ def test_two_processes_compute_what_one_process_computes(tmp_path):
     assert not torch.allclose(shared[0].weight, network(0)[0].weight, atol=1e-3)
     # The first process wrote the state of the training, which any number of devices can continue.
     resumed, messages = trained(ONE, tmp_path / "two.pt")
-    assert [event["event"] for event in messages] == ["training"]
+    assert messages == [{"event": "training", "message": "the training was already complete"}]
     assert torch.equal(resumed[0].weight, shared[0].weight)
     assert accuracy(shared, DATA, TWO) == accuracy(shared, DATA, ONE)
     assert "MASTER_PORT" not in os.environ
@@ -84,6 +84,24 @@ def end_at_once(fabric, report):
 def test_a_process_that_ends_early_is_reported():
     with pytest.raises(CPruneError, match=r"a training process ended: process \d terminated with exit"):
         run_on(TWO, end_at_once, print)
+
+
+def report_often(fabric, report):
+    for number in range(20):
+        report({"event": "training", "message": str(number)})
+        fabric.barrier()
+
+
+def test_an_error_in_the_report_ends_the_processes():
+    events = []
+
+    def fail(event):
+        events.append(event)
+        raise ZeroDivisionError("the report failed")
+
+    with pytest.raises(ZeroDivisionError, match="the report failed"):
+        run_on(TWO, report_often, fail)
+    assert len(events) == 1
 
 
 def batches_of(world: int) -> list[list[tuple[int, int]]]:

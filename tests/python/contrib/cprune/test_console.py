@@ -79,6 +79,7 @@ def test_the_summary_lists_the_time_by_work_with_the_longest_first():
     output = io.StringIO()
     Console(file=output, width=120).print(summary(result))
     rows = [line.replace("│", " ").replace("┃", " ").split() for line in output.getvalue().splitlines()]
+    assert "without the training of the unpruned network" in output.getvalue()
     start = rows.index(["work", "time", "share"])
     times = [row for row in rows[start + 1 :] if len(row) in (2, 3) and row[0].isalpha()]
     assert times == [

@@ -11,6 +11,7 @@ from pruning import SHAPE, config, make_model, time_by_macs
 
 from tvm.contrib.cprune import pruner as pruner_module
 from tvm.contrib.cprune.compiler import Compiler, Unbuilt
+from tvm.contrib.cprune.loop import journal as journal_module
 from tvm.contrib.cprune.loop.journal import Journal
 from tvm.contrib.cprune.loop.training import Training
 from tvm.contrib.cprune.pruner import CPruner
@@ -218,10 +219,37 @@ def test_wrong_counts_are_reported_before_anything_is_tuned(tmp_path):
 
 def test_training_and_evaluation_are_timed(prune, tuned_dir):
     fake = FakeTraining(0.6, 0.89, 0.89)
+
+    def evaluate(model: torch.nn.Module) -> float:
+        time.sleep(0.1)
+        return fake.evaluate(model)
+
+    def short_term(model: torch.nn.Module) -> None:
+        time.sleep(0.2)
+
+    functions = {"short_term": short_term, "evaluate": evaluate, "evaluate_part": None, "recalibrate": None}
     started = time.monotonic()
-    (event,) = prune(fake.functions(short_term=lambda model: time.sleep(0.2), recalibrate=None))
+    (event,) = prune(fake.functions(**functions))
     elapsed = time.monotonic() - started
     assert 0.2 <= event["work"]["train"] < 0.2 + event["seconds"]
-    assert event["work"]["evaluate"] >= 0
+    assert 0.1 <= event["work"]["evaluate"] < event["seconds"]
     total = sum(Journal(tuned_dir / "journal.jsonl").seconds_by_work().values())
     assert total == pytest.approx(elapsed, abs=0.5)
+
+
+def test_the_time_of_a_training_is_written_down_while_it_runs(prune, tuned_dir, monkeypatch):
+    monkeypatch.setattr(journal_module, "TIME_INTERVAL", 0)
+    events = []
+
+    def short_term(model: torch.nn.Module) -> None:
+        time.sleep(0.2)
+        pruner.receive({"event": "progress"})
+        events.extend(Journal(tuned_dir / "journal.jsonl").events)
+        raise KeyboardInterrupt
+
+    training = FakeTraining(0.6, 0.89, 0.89).functions(short_term=short_term)
+    pruner = CPruner(make_model(), SHAPE, training, config(max_iterations=1), tuned_dir, report=print)
+    with pytest.raises(KeyboardInterrupt):
+        pruner.run()
+    assert events[-1]["event"] == "time"
+    assert events[-1]["work"]["train"] >= 0.2

@@ -57,10 +57,16 @@ def test_functions_with_equal_hashes_are_told_apart(monkeypatch):
             tvm.ir.assert_structural_equal(lower(extent, "function", passes), expected[extent])
 
 
+def fail(*_):
+    raise ZeroDivisionError("a pass failed")
+
+
 def test_a_failed_build_leaves_nothing_behind():
     functions = LoweredFunctions()
-    with pytest.raises(ZeroDivisionError), functions.serve_build():
-        raise ZeroDivisionError
+    failing_pass = tvm.tir.transform.prim_func_pass(fail, opt_level=0)
+    with pytest.raises(ZeroDivisionError, match="a pass failed"), functions.serve_build() as passes:
+        lower(4, "function", [*passes, [1, failing_pass]])
+    assert not functions._functions and not functions._scheduled
     with functions.serve_build() as passes:
         tvm.ir.assert_structural_equal(lower(4, "function", passes), lower(4, "function"))
     assert counts(functions) == (1, 0)

@@ -142,11 +142,11 @@ def choices(*rows, width=32, floor=8, start=None):
 
 def test_partial_steps_fit_the_most_work():
     a, b = row("a", out=[(32, (7,))], seconds=6.0), row("b", inputs=[(32, (9,))], seconds=4.0)
-    reason = "fits the programs of 60% of the work"
+    reason = "fits programs that do 60% of the work"
     assert choices(a, b) == [(28, reason), (21, reason)]
     # Now the other program is the costlier one.
     assert choices(a, replace_seconds(b, 9.0)) == [(27, reason), (18, reason)]
-    assert choices(a, replace_seconds(b, 6.0))[0] == (28, "fits the programs of 50% of the work")
+    assert choices(a, replace_seconds(b, 6.0))[0] == (28, "fits programs that do 50% of the work")
     assert choices(a, b, floor=22) == [(28, reason)]
     assert choices(a, b, start=28) == [(21, reason), (14, reason)]
     # A program that fits every width does not count.

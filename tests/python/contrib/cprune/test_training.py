@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,11 +19,12 @@ import main as tutorial
 from compute import ComputeSettings
 from train import Recipe, train
 from training import training_on
+from tvm.contrib.cprune.loop.journal import record_settings
 from tvm.contrib.cprune.loop.lock import locked
 from tvm.contrib.cprune.models.checkpoint import digest, load_checkpoint, save_checkpoint
 from tvm.contrib.cprune.models.importance import accumulate_gradients, score
 from tvm.contrib.cprune.models.prunable import PrunableModel
-from tvm.contrib.cprune.types import ChannelStep
+from tvm.contrib.cprune.types import ChannelStep, CPruneError
 
 IMAGES = torch.randn(48, 1, 16, 16, generator=torch.Generator().manual_seed(1))
 LABELS = torch.arange(48) % 10
@@ -151,7 +153,7 @@ def test_a_resumed_run_makes_and_trains_the_same_candidate(tmp_path, importance)
 MAIN = """
 import os, sys, pathlib, signal, time
 sys.path.insert(0, {tutorial!r})
-import main, run_folder, epoch_file
+import main, run_folder
 from tvm.contrib.cprune.models.checkpoint import digest
 
 class Pruner:
@@ -161,14 +163,14 @@ class Pruner:
         raise SystemExit(0)
 
 main.CPruner, run_folder.RUNS = Pruner, pathlib.Path({runs!r})
-save, saved = epoch_file.torch.save, []
-def kill_after_the_second_epoch(content, path):
-    save(content, path)
-    saved.append(path)
-    if len(saved) == 3:
+write, written = pathlib.Path.write_bytes, []
+def kill_after_the_second_epoch(path, content):
+    write(path, content)
+    written.append(path)
+    if len(written) == 3:
         os.kill(os.getpid(), signal.SIGKILL)
 if {kill}:
-    epoch_file.torch.save = kill_after_the_second_epoch
+    pathlib.Path.write_bytes = kill_after_the_second_epoch
 main.main({arguments})
 """
 
@@ -192,6 +194,22 @@ def test_a_run_killed_in_its_first_training_resumes_at_its_last_epoch(tmp_path):
     assert not list(Path(folder).rglob(".cprune-part-*")) + list(Path(folder).rglob("training-*.pt"))
     other = run_main(tmp_path / "runs", "--model", "lenet", "--train-epochs", "5", "--resume")
     assert "train_epochs: 4 there, 5 now" in other.stderr
+
+
+def options_of(*arguments: str) -> dict[str, Any]:
+    settings = tutorial.make_settings(tutorial.parse_arguments(list(arguments)))
+    splits = tutorial.load_data("digits", Path(), 32, 200, 0)
+    return tutorial.options_of(settings, tutorial.labels_of(settings, splits))
+
+
+def test_a_resumed_run_must_read_the_same_folder_of_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = "--dataset", "imagefolder", "--data-dir"
+    record_settings(tmp_path / "options.json", options_of(*images, "images"), resume=False)
+    record_settings(tmp_path / "options.json", options_of(*images, str(tmp_path / "images")), resume=True)
+    with pytest.raises(CPruneError, match=r"data_dir: '.*/images' there, '.*/others' now"):
+        record_settings(tmp_path / "options.json", options_of(*images, "others"), resume=True)
+    assert options_of("--data-dir", "images") == options_of(), "digits needs no files"
 
 
 def test_the_run_folder_is_checked_before_training(tmp_path, capsys):

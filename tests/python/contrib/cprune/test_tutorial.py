@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from commands import TUTORIAL, error_of, run_python, run_tutorial
+from image_folders import CLASSES, write_images
 from programs import FAST
 from pruning import SHAPE
 from pruning import make_model as chain
@@ -86,10 +87,13 @@ def write_script(path):
             write_script,
             "another architecture: the file lacks conv1.bias, conv1.weight, .*lacks bias, weight$",
         ),
-        (lambda path: torch.save(torch.zeros(3), path), "contains a Tensor, expected a state dict"),
+        (
+            lambda path: torch.save(torch.zeros(3), path),
+            "contains an object of type Tensor, expected a state dict",
+        ),
         (
             lambda path: torch.save(dict.fromkeys(make_model("lenet", 1, 10).state_dict(), 1), path),
-            "contains a int as .*, expected a tensor",
+            "'conv1.weight' in .* has type int, expected a tensor",
         ),
         (
             lambda path: torch.save(make_model("resnet8", 1, 10).state_dict(), path),
@@ -134,12 +138,12 @@ def test_an_unusable_run_folder_is_reported_in_one_line(tmp_path):
     assert blocked.read_text() == "content"
 
 
-def test_a_full_disk_is_reported_in_one_line_and_leaves_no_partial_file(tmp_path):
-    """The checkpoint of the trained network exceeds a limit on the size of files."""
-    done = run_python(TUTORIAL / "main.py", *UNTRAINED, tmp_path / "run", max_file_size=8192)
-    assert re.fullmatch(
-        r"main\.py: cannot read or write \S*resnet8-digits\S*\.pt: File too large", error_of(done)
-    )
+@pytest.mark.parametrize(("epochs", "file"), [("0", "resnet8-digits"), ("1", "training-first")])
+def test_a_full_disk_is_reported_in_one_line_and_leaves_no_partial_file(epochs, file, tmp_path):
+    """The checkpoint of the trained network, or of its training, exceeds a limit on the size of files."""
+    options = (*UNTRAINED, tmp_path / "run", "--train-epochs", epochs, "--accelerator", "cpu")
+    done = run_python(TUTORIAL / "main.py", *options, max_file_size=8192)
+    assert re.fullmatch(rf"main\.py: cannot read or write \S*{file}\S*\.pt: File too large", error_of(done))
     assert not list(tmp_path.rglob(".cprune-part-*")) and not list(tmp_path.rglob("*.pt"))
 
 
@@ -214,18 +218,6 @@ def test_cifar10_is_split_and_damaged_files_are_reported(tmp_path, monkeypatch):
         load_data("cifar10", tmp_path, 8, 8, 0)
 
 
-def write_images(folder, count):
-    """Write ``count`` photographs of noise for each of two classes."""
-    from PIL import Image
-
-    generator = np.random.default_rng(0)
-    for name in ("n01440764", "n01443537"):
-        (folder / name).mkdir(parents=True)
-        for i in range(count):
-            pixels = generator.integers(0, 256, (300, 260, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{i}.JPEG")
-
-
 def test_an_image_folder_is_split_the_same_way_for_a_seed(tmp_path):
     write_images(tmp_path, 10)
     splits = load_data("imagefolder", tmp_path, 4, 4, 0, 32)
@@ -233,7 +225,7 @@ def test_an_image_folder_is_split_the_same_way_for_a_seed(tmp_path):
     assert [len(part) for part in parts] == [14, 2, 4]
     assert set.union(*parts) == set(range(20))
     assert splits.shape == (3, 32, 32)
-    assert splits.classes == ("n01440764", "n01443537")
+    assert splits.classes == CLASSES
     assert next(iter(splits.train))[0].shape == (4, 3, 32, 32)
     again = load_data("imagefolder", tmp_path, 4, 4, 0, 32)
     assert indices_of(again.test) == indices_of(splits.test)
@@ -250,7 +242,7 @@ def test_imagenet_folders_are_split_and_damaged_images_are_reported(tmp_path):
     for split, count in (("train", 6), ("val", 2)):
         write_images(tmp_path / split, count)
     splits = load_data("imagenet", tmp_path, 4, 4, 0)
-    assert splits.classes == ("n01440764", "n01443537")
+    assert splits.classes == CLASSES
     assert (len(splits.train.dataset), len(splits.validation.dataset), len(splits.test.dataset)) == (11, 1, 4)
     assert next(iter(splits.test))[0].shape == (4, 3, 224, 224)
     (tmp_path / "val" / "n01440764" / "0.JPEG").write_bytes(b"damaged")

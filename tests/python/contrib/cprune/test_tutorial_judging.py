@@ -2,14 +2,17 @@
 """The tutorial's batch-norm statistics of pruned models, and its part of the validation split."""
 
 import copy
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import compute
 import judging
 import main as tutorial
+from compute import ComputeSettings
 from evaluation import accuracy
 from judging import BATCHES, evaluation_of_part, recalibrate
 from training import training_on
@@ -56,11 +59,32 @@ def norm_and_convolve(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
         return copy.deepcopy(model).train()[:2](images)
 
 
+class Precision(nn.Module):
+    """A layer that notes whether cuDNN may round 32-bit numbers."""
+
+    rounds: ClassVar[list[bool]] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.rounds.append(torch.backends.cudnn.allow_tf32)
+        return images
+
+
+@pytest.mark.parametrize("evaluate", [recalibrate, accuracy])
+def test_evaluations_compute_in_32_bits_on_a_gpu_too(evaluate, monkeypatch):
+    monkeypatch.setattr(Precision, "rounds", [])
+    before = torch.backends.cudnn.allow_tf32
+    evaluate(nn.Sequential(Precision(), network()), loader())
+    assert Precision.rounds and not any(Precision.rounds)
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 def test_a_part_of_the_split_is_fixed_by_the_seed(monkeypatch):
     monkeypatch.setattr(judging, "PART_IMAGES", 40)
     model, split = network(), loader(shuffle=False)
     state = torch.get_rng_state()
-    evaluate = evaluation_of_part(split, seed=5)
+    # This process evaluates the part, however many devices there are.
+    monkeypatch.setattr(compute, "_run_in_processes", None)
+    evaluate = evaluation_of_part(split, 5, ComputeSettings("cpu", devices=2))
     assert torch.equal(torch.get_rng_state(), state)
     again, other = evaluation_of_part(split, seed=5), evaluation_of_part(split, seed=6)
     assert evaluate is not None and again is not None and other is not None

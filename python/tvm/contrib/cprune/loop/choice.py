@@ -44,4 +44,4 @@ def fastest(choices: Sequence[ChannelStep], seconds: Mapping[int, float], before
         return choices[0]
     best = min(valid, key=lambda step: seconds[step.next_width])
     ratio = seconds[best.next_width] / before
-    return replace(best, reason=f"{best.reason}; the programs of the model take {ratio:.3f} of the time")
+    return replace(best, reason=f"{best.reason}; all programs together take {ratio:.3f} times as long")

@@ -124,7 +124,8 @@ class ConsoleReport:
 
 def summary(result: dict[str, Any]) -> Group:
     """Return a result for the terminal: a table of both models, and one of the time spent."""
-    return Group(_models(result), _times(result["seconds_by_work"]))
+    heading = Text("time by kind of work, without the training of the unpruned network:")
+    return Group(_models(result), heading, _times(result["seconds_by_work"]))
 
 
 def _times(seconds: dict[str, float]) -> Table:

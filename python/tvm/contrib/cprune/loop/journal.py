@@ -13,7 +13,8 @@ from tvm.contrib.cprune.loop.state import Event, LoopState
 from tvm.contrib.cprune.stopwatch import Stopwatch
 from tvm.contrib.cprune.types import CPruneError
 
-# Seconds after which a search writes down its time, because a killed process loses what it did not write.
+# Seconds after which a search or a training writes down its time, because a killed process loses what it did
+# not write.
 TIME_INTERVAL = 60
 
 

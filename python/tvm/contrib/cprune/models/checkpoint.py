@@ -4,6 +4,7 @@
 import hashlib
 import io
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,17 @@ from tvm.contrib.cprune.types import CPruneError
 
 def save_checkpoint(run_dir: Path, name: str, model: torch.nn.Module) -> str:
     """Save a model's weights atomically as ``<run_dir>/checkpoints/<name>.pt``, and return the name."""
-    with replaced(run_dir / "checkpoints" / f"{name}.pt") as aside:
-        # torch.save to a path would report a full disk as a RuntimeError without the cause.
-        buffer = io.BytesIO()
-        torch.save(model.state_dict(), buffer)
-        aside.write_bytes(buffer.getvalue())
+    save_state(run_dir / "checkpoints" / f"{name}.pt", model.state_dict())
     return name
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a file that ``torch.load`` reads, atomically."""
+    # torch.save to a path would report a full disk as a RuntimeError without the cause.
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with replaced(path) as aside:
+        aside.write_bytes(buffer.getvalue())
 
 
 def digest(model: torch.nn.Module) -> str:
@@ -54,10 +60,10 @@ def load_weights(path: Path, architecture: torch.nn.Module) -> torch.nn.Module:
     """
     state = _read_state(path)
     if not isinstance(state, dict):
-        raise CPruneError(f"{path} contains a {type(state).__name__}, expected a state dict")
+        raise CPruneError(f"{path} contains an object of type {type(state).__name__}, expected a state dict")
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
-            raise CPruneError(f"{path} contains a {type(value).__name__} as {name!r}, expected a tensor")
+            raise CPruneError(f"{name!r} in {path} has type {type(value).__name__}, expected a tensor")
     try:
         return with_weights(architecture, state)
     except CPruneError as error:
