@@ -10,9 +10,8 @@ import pytest
 import torch
 from commands import ROOT
 from programs import FAST
-from pruning import config, time_by_macs, training
+from pruning import config, training
 
-from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.models.checkpoint import load_checkpoint, save_checkpoint
 from tvm.contrib.cprune.models.importance import score
 from tvm.contrib.cprune.models.prunable import PrunableModel
@@ -72,9 +71,8 @@ def small_network(name):
 
 
 @pytest.mark.parametrize("name", ["convnext", "regnet", "shufflenet", "mobilenet_v3"])
-def test_hard_networks_complete_the_loop(name, tmp_path, monkeypatch):
+def test_hard_networks_complete_the_loop(name, tmp_path, latency_by_macs):
     torch.manual_seed(0)
-    monkeypatch.setattr(Compiler, "time", time_by_macs)
     model = small_network(name).eval()
     settings = config(max_iterations=1, tune=replace(FAST, trials=1))
     result = CPruner(model, SHAPE, training(), settings, tmp_path).run()

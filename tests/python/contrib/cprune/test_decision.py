@@ -164,8 +164,8 @@ def test_accuracy_is_to_spare_after_a_quarter_of_the_next_loss(last, new, spare)
     ("old", "new", "beta", "built"),
     [
         (2.0, 1.0, 0.9, True),
-        (2.0, 2.15, 0.9, True),  # drift may explain 20 %
-        (2.0, 2.17, 0.9, False),
+        (2.0, 2.69, 0.9, True),  # drift may explain 50 %
+        (2.0, 2.71, 0.9, False),
         (2.0, math.nan, 0.9, False),
     ],
 )
