@@ -175,7 +175,7 @@ DEFAULTS = {
     # A demonstration: trains in seconds, and is limited to about ten minutes.
     "digits": Defaults(0.97, 12, 2, 12, short_term_rate=1e-2, tune_seconds=270, max_seconds=180),
     # Characters on which pruning costs accuracy. MobileNetV2 reaches 0.90, and takes up to an hour.
-    "glyphs": Defaults(0.88, 10, 1, 5, short_term_rate=1e-2, tune_seconds=720, max_seconds=900),
+    "glyphs": Defaults(0.88, 10, 1, 5, short_term_rate=1e-3, tune_seconds=720, max_seconds=900),
     # The epochs of the paper (section 4.1).
     "cifar10": Defaults(0.92, 100, 5, 100, num_workers=2),
     "imagenet": Defaults(0.69, 90, 1, 20, num_workers=4),
