@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train a network, tune it, prune it with CPrune, and compare the original with the pruned model.
 
-    python tutorials/frontend/main.py            # a small ResNet on handwritten digits, about ten minutes
+    python tutorials/frontend/main.py            # a small ResNet on handwritten digits, five to ten minutes
     python tutorials/frontend/main.py --resume   # continue an interrupted run
     python tutorials/frontend/main.py --tuner autotvm --strategy xgb
     python tutorials/frontend/main.py --model mobilenetv2 --dataset glyphs
