@@ -14,13 +14,14 @@ import time
 import torch
 
 from common import SHAPE, print_machine
-from data import Splits, load_data
+from data import Splits
 from evaluation import accuracy
 from models import make_model
 from models.resnet import ResNet
-from options import DEFAULTS, DataSettings
+from options import DEFAULTS
 from train import Recipe, train
 from training import START_LEARNING_RATE
+from tutorial_runs import load_splits
 from tvm.contrib.cprune.models.surgery import macs_and_params
 
 NETWORKS = ("resnet18", "resnet18/2", "resnet18/4", "mobilenetv2")
@@ -43,7 +44,7 @@ def row(name: str, splits: Splits) -> str:
     started = time.perf_counter()
     train(model, splits.train, Recipe(DEFAULTS["glyphs"].train_epochs, START_LEARNING_RATE, anneal=True))
     seconds = time.perf_counter() - started
-    accuracies = [accuracy(model, loader) for loader in (splits.train, splits.validation, splits.test)]
+    accuracies = [accuracy(model, loader) for loader in (splits.validation, splits.test)]
     numbers = "".join(f"{value:11.4f}" for value in accuracies)
     return f"{name:12} {macs / 1e6:9.1f} {parameters / 1e6:10.3f} {seconds:8.0f}{numbers}"
 
@@ -55,10 +56,9 @@ def main() -> None:
     parser.add_argument("--network", choices=NETWORKS, help="train only this network (default: all)")
     options = parser.parse_args()
     print_machine()
-    defaults = DataSettings()
-    splits = load_data("glyphs", defaults.data_dir, defaults.batch_size, defaults.test_batch_size, seed=0)
+    splits = load_splits("glyphs")
     head = f"{'network':12} {'M MACs':>9} {'M weights':>10} {'seconds':>8}"
-    print(head + "".join(f"{split:>11}" for split in ("train", "validation", "test")))
+    print(head + "".join(f"{split:>11}" for split in ("validation", "test")))
     for name in [options.network] if options.network else NETWORKS:
         print(row(name, splits), flush=True)
 

@@ -24,12 +24,10 @@ from typing import NamedTuple
 import torch
 
 from common import CACHE, median, print_machine
-from data import load_data
 from evaluation import accuracy
 from models import make_model
-from options import DataSettings
 from peers import OURS, Peer, export_onnx
-from tutorial_runs import add_options, run_tutorial, trained_weights
+from tutorial_runs import add_options, load_splits, run_tutorial, trained_weights
 from tvm.contrib.cprune.measuring.timing import sample_input
 from tvm.contrib.cprune.report.charts import Series, accuracy_latency
 from tvm.contrib.cprune.report.page import document, section
@@ -194,8 +192,7 @@ def plot(rows: list[Row]) -> list[Series]:
 def compare(network: str, args: argparse.Namespace, folder: Path) -> list[Row]:
     """Prune a network with every method, and print the tables."""
     weights = trained_weights(network, args, folder)
-    defaults = DataSettings()
-    splits = load_data(args.dataset, defaults.data_dir, defaults.batch_size, defaults.test_batch_size, seed=0)
+    splits = load_splits(args.dataset)
     model = make_model(network, splits.shape[0], len(splits.classes), splits.shape[-1])
     model.load_state_dict(torch.load(weights, weights_only=True))
     start, test = accuracy(model, splits.validation), accuracy(model, splits.test)

@@ -13,9 +13,9 @@ import torch
 
 from common import ROOT
 from compute import ComputeSettings
-from data import load_data
+from data import Splits, load_data
 from models import make_model
-from options import DataSettings
+from settings import DataSettings
 from train import Recipe, train
 from training import START_LEARNING_RATE
 
@@ -29,16 +29,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("options", nargs="*", help="further options of main.py, after --")
 
 
+def load_splits(dataset: str) -> Splits:
+    """Load a data set as the tutorial does by default."""
+    defaults = DataSettings()
+    return load_data(dataset, defaults.data_dir, defaults.batch_size, defaults.test_batch_size, seed=0)
+
+
 def trained_weights(network: str, args: argparse.Namespace, folder: Path) -> Path:
     """Train a network, unless an earlier call did, and return the file of its weights."""
     file = folder / "weights.pt"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
-        defaults = DataSettings()
-        splits = load_data(
-            args.dataset, defaults.data_dir, defaults.batch_size, defaults.test_batch_size, seed=0
-        )
+        splits = load_splits(args.dataset)
         model = make_model(network, splits.shape[0], len(splits.classes), splits.shape[-1])
         recipe = Recipe(args.epochs, START_LEARNING_RATE, anneal=True)
         train(model, splits.train, recipe, compute=ComputeSettings(precision=args.precision))

@@ -23,7 +23,7 @@ from tvm.contrib.cprune.types import CPruneError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-# They report the start of every process, and that one is ended because another failed.
+# These loggers report the start of every process, and each process that ends because another one failed.
 logging.getLogger("lightning_fabric.utilities").setLevel(logging.WARNING)
 logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
 

@@ -224,7 +224,7 @@ def glyph_images(seed: int, numbers: Sequence[int]) -> tuple[torch.Tensor, torch
 class NewGlyphs(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """Images that are different ones whenever they are read.
 
-    Item ``i`` shows the class ``i % 62``. The seed of an item selects one of 2**31 images of its class.
+    Item ``i`` shows the class ``i % 62``. For each of 2**31 seeds, the items are other images.
 
     Parameters
     ----------
@@ -233,11 +233,11 @@ class NewGlyphs(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     first
         Smallest number of an image, a multiple of 62.
     count
-        Number of items.
+        Number of items, a multiple of 62.
     """
 
     def __init__(self, seed: int, first: int, count: int) -> None:
-        assert first % len(CLASSES) == 0
+        assert first % len(CLASSES) == count % len(CLASSES) == 0
         self._seed, self._first, self._count = seed, first, count
 
     def __len__(self) -> int:
@@ -248,6 +248,5 @@ class NewGlyphs(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
     def with_seeds(self, items: Sequence[tuple[int, int]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return items by their index and seed, which is faster than to draw them one by one."""
-        classes = len(CLASSES)
-        numbers = [self._first + index % classes + classes * seed for index, seed in items]
+        numbers = [self._first + index + self._count * seed for index, seed in items]
         return list(zip(*glyph_images(self._seed, numbers), strict=True))

@@ -22,8 +22,9 @@ import torch
 from compute import make_fabric
 from data import WITHOUT_FILES, Splits, load_data
 from models import full_name, make_model
-from options import Settings, make_settings, parse_arguments
+from options import make_settings, parse_arguments
 from run_folder import check_options, run_folder, training_file
+from settings import Settings
 from training import long_term_epochs, short_name, trained_model, training_on
 from tvm.contrib.cprune.loop.console import ConsoleReport, summary
 from tvm.contrib.cprune.loop.lock import locked

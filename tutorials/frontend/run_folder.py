@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from options import RunSettings
+from settings import RunSettings
 from tvm.contrib.cprune.loop.journal import record_settings
 from tvm.contrib.cprune.types import CPruneError
 

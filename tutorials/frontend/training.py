@@ -10,8 +10,8 @@ from compute import Report, ignore
 from data import Splits
 from evaluation import accuracy
 from judging import evaluation_of_part, recalibrate
-from options import DataSettings, Settings, TrainSettings
 from run_folder import training_file
+from settings import DataSettings, Settings, TrainSettings
 from train import Recipe, train
 from tvm.contrib.cprune.loop.training import Training
 from tvm.contrib.cprune.models.checkpoint import load_checkpoint, save_checkpoint

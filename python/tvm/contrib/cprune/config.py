@@ -20,6 +20,8 @@ STEP_RULES: tuple[StepRule, ...] = get_args(StepRule)
 TUNERS: tuple[TunerName, ...] = get_args(TunerName)
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 
+# Rules that Algorithm 1 does not have: the step rule "paper" turns them off.
+SOFT_STEPS = ("retry_smaller", "partial_fit", "larger_steps")
 # Default of PruneConfig.hopeless. It is low because a short training recovers much of what a step costs. A
 # quarter of the required accuracy is hardly more than that of a random guess among a few classes.
 HOPELESS = 0.25
@@ -117,20 +119,20 @@ class PruneConfig:
         layers, "paper" follows section 3.3 of the paper.
     retry_smaller
         After a candidate that costs too much accuracy, prune its channel groups one by one, and those that
-        still cost too much once more to a width halfway, before they are excluded. The step rule "paper"
-        excludes them at once.
+        still cost too much once more to a width halfway, before they are excluded. Off with the step rule
+        "paper", which excludes them at once.
     hopeless
         Reject a candidate without training it if its accuracy before the training, with new batch-norm
         statistics, is below this fraction of the required accuracy; 0 trains every candidate. The default is
         0.25, or 0 with the step rule "paper" and for trainings that do not re-estimate the statistics.
     partial_fit
         If no width fits all programs that use a group of channels, or only widths below half of the channels
-        do, measure a few widths that fit the costliest programs, and prune to the fastest. The step rule
-        "paper" ignores this.
+        do, measure a few widths that fit the costliest programs, and prune to the fastest. Off with the step
+        rule "paper".
     larger_steps
         After a candidate that lost little of the accuracy that alpha allows, move down twice as many fitting
-        widths in the next step. If that step costs too much accuracy, the smallest one follows. The step rule
-        "paper" ignores this.
+        widths in the next step. If that step is rejected, the smallest one follows. Off with the step rule
+        "paper".
     max_iterations
         Maximum number of candidates to evaluate. For the method netadapt, maximum number of iterations; each
         evaluates a candidate for every channel group.
@@ -225,6 +227,9 @@ class PruneConfig:
             if not 0 < value < 1:
                 raise SettingError(name, value, "more than 0 and less than 1")
         check_method(self)
+        if self.step_rule == "paper":
+            for name in SOFT_STEPS:
+                object.__setattr__(self, name, False)
 
     def sparsity_of(self, layer: str) -> float:
         """Return the maximum fraction of a layer's channels to prune."""

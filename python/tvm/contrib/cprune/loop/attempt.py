@@ -67,7 +67,7 @@ def attempt(
         **facts,
         "accepted": decision.accepted,
         "verdict": verdict,
-        "retry_smaller": run.config.retry_smaller and run.config.step_rule != "paper",
+        "retry_smaller": run.config.retry_smaller,
         "reason": decision.reason,
         "seconds": round(time.monotonic() - started, 2),
         "trials": run.compiler.programs.trials(),
@@ -105,8 +105,8 @@ def _judge(
         return "accuracy", good
 
     facts["speedup"] = measured_speedup(run.compiler, baseline, new)
-    soft = run.config.larger_steps and run.config.step_rule != "paper"
-    facts["spare"] = soft and has_spare_accuracy(state.accuracy, facts["accuracy_val"], run.config)
+    spare = has_spare_accuracy(state.accuracy, facts["accuracy_val"], run.config)
+    facts["spare"] = run.config.larger_steps and spare
     facts["checkpoint"] = save_checkpoint(run.folder, f"iteration-{state.iteration + 1:03}", new.model)
     return "accepted", Decision(True, f"{fast.reason}, {good.reason}")
 

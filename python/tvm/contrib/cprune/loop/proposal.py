@@ -79,7 +79,7 @@ def _partial_steps(
 ) -> tuple[ChannelStep, ...]:
     """Return the steps to choose from instead of ``step``, if that is None or removes more than half."""
     useful = step is not None and step.next_width >= (start or group.width) / 2
-    if useful or not config.partial_fit or config.step_rule == "paper":
+    if useful or not config.partial_fit:
         return ()
     return partial_steps(group, table, minimum_width(group, original_width, config), start)
 

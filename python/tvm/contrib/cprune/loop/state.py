@@ -76,12 +76,12 @@ class LoopState:
         if event["event"] != "candidate" or event["verdict"] == "measured":  # one is accepted later
             return state
         widths = {root: new_width for root, (_, new_width) in event["widths"].items()}
-        state = replace(state, stride=1 if event["verdict"] != "latency" else self.stride)
         if event.get("stride", 1) > 1:  # the smallest step comes next
             missed = widths if event["verdict"] == "accuracy" else {}
             return replace(state, stride=1, missed={**self.missed, **missed})
         if event["verdict"] == "latency":
             return replace(state, reached={**self.reached, **widths})
+        state = replace(state, stride=1)
         retry = event["verdict"] == "accuracy" and event.get("retry_smaller", False)
         if retry and len(widths) > 1:
             return replace(state, separated=self.separated | set(widths))
