@@ -26,7 +26,7 @@ import torch
 from common import CACHE, median, print_machine
 from evaluation import accuracy
 from models import make_model
-from peers import OURS, Peer, export_onnx
+from peers import OURS, Peer, export_onnx, take_turns
 from tutorial_runs import add_options, load_splits, run_tutorial, trained_weights
 from tvm.contrib.cprune.measuring.timing import sample_input
 from tvm.contrib.cprune.report.charts import Series, accuracy_latency
@@ -100,12 +100,8 @@ def time_runtimes(original: Path, pruned: Path, shape: tuple[int, ...]) -> tuple
         Peer(OTHER, pruned, data, threads) as other,
         Peer(OTHER, original, data, threads) as reference,
     ):
-        peers = (ours, other, reference)
-        times: list[list[float]] = [[], [], []]
-        for _ in range(ROUNDS):
-            for peer, samples in zip(peers, times, strict=True):
-                samples += peer.time(RUNS)
-    tvm, onnx_runtime, unpruned = (median(samples) for samples in times)
+        samples = take_turns((ours, other, reference), ROUNDS, RUNS)
+    tvm, onnx_runtime, unpruned = (median(own) for own in samples)
     return tvm, onnx_runtime, unpruned
 
 

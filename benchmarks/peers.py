@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +194,16 @@ class Peer:
             if line.startswith("["):
                 return json.loads(line)
         raise RuntimeError(f"{self.name} ended with status {self._process.wait()}")
+
+
+def take_turns(peers: Sequence[Peer], rounds: int, runs: int) -> list[list[float]]:
+    """Return the seconds of the runs of each peer: in every round, each peer in turn makes ``runs`` runs."""
+    samples: list[list[float]] = [[] for _ in peers]
+    for _ in range(rounds):
+        for peer, own in zip(peers, samples, strict=True):
+            own += peer.time(runs)
+            time.sleep(0.2)  # threads of some runtimes keep spinning for a moment
+    return samples
 
 
 def _serve(name: str, folder: str, inputs: str, outputs: str, threads: str) -> None:

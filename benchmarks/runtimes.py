@@ -13,7 +13,6 @@ folders in build/benchmarks/runtimes.
 
 import argparse
 import shutil
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from torch import nn
 from bounds import print_tasks
 from common import CACHE, median, print_machine, spread
 from models import make_model
-from peers import OURS, RUNTIMES, Peer, convert
+from peers import OURS, RUNTIMES, Peer, convert, take_turns
 from tvm.contrib.cprune.building.build import algorithms_of
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
@@ -97,16 +96,12 @@ def time_in_turn(
     data = sample_input(shape)
     with torch.no_grad():
         expected = model(torch.from_numpy(data)).numpy()
-    times: dict[str, list[float]] = {name: [] for name in RUNTIMES}
     with ExitStack() as processes:
         peers = [processes.enter_context(Peer(name, folder, data, host_threads())) for name in RUNTIMES]
         for peer in peers:
             check(peer.name, peer.output, expected)
-        for _ in range(ROUNDS):
-            for peer in peers:
-                times[peer.name] += peer.time(RUNS)
-                time.sleep(0.2)  # threads of some runtimes keep spinning for a moment
-    return times
+        samples = take_turns(peers, ROUNDS, RUNS)
+    return {peer.name: own for peer, own in zip(peers, samples, strict=True)}
 
 
 def check(name: str, output: np.ndarray, expected: np.ndarray) -> None:
