@@ -44,7 +44,7 @@ ROUNDS, RUNS = 20, 20
 def share_programs(source: Path, run: Path) -> None:
     """Start a run with the programs that another run has measured."""
     if not (run / "records").exists():
-        shutil.copytree(source / "records", run / "partial")
+        shutil.copytree(source / "records", run / "partial", dirs_exist_ok=True)
         (run / "partial").rename(run / "records")
 
 
