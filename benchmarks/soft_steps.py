@@ -13,7 +13,6 @@ continues there.
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +38,6 @@ COLUMNS = (
     "trials",
 )
 ROUNDS, RUNS = 20, 20
-
-
-def share_programs(source: Path, run: Path) -> None:
-    """Start a run with the programs that another run has measured."""
-    if not (run / "records").exists():
-        shutil.copytree(source / "records", run / "partial", dirs_exist_ok=True)
-        (run / "partial").rename(run / "records")
 
 
 def time_in_turn(folder: Path, runs: list[str]) -> dict[str, list[float]]:
@@ -84,18 +76,10 @@ def main() -> None:
     weights = trained_weights(args.network, args, folder)
     limits = ("--accuracy-requirement", str(args.accuracy), "--max-seconds", "0", "--final-trials", "0")
 
-    def run(name: str, options: list[str]) -> dict[str, Any]:
-        return run_tutorial(
-            args.network, args, [*limits, *options], weights, folder / name, folder / "programs"
-        )
-
-    # Options of the command line may set another number of iterations for the runs that are compared.
-    args.options, options = ["--no-fine-tune"], args.options
-    run("tuned", ["--max-iterations", "1"])
-    results = {}
-    for name, rules in RULES.items():
-        share_programs(folder / "tuned", folder / name)
-        results[name] = run(name, [*rules, *options])
+    results = {
+        name: run_tutorial(args.network, args, [*limits, *rules], weights, folder / name)
+        for name, rules in RULES.items()
+    }
     samples = time_in_turn(folder, list(RULES))
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     for name, result in results.items():

@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,12 @@ from models import make_model
 from settings import DataSettings
 from train import Recipe, train
 from training import START_LEARNING_RATE
+
+# A run that tunes the network and then makes one candidate.
+_TUNE = (
+    *("--accuracy-requirement", "0", "--max-iterations", "1", "--short-term-batches", "1"),
+    *("--final-trials", "0", "--no-fine-tune"),
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -50,26 +57,39 @@ def trained_weights(network: str, args: argparse.Namespace, folder: Path) -> Pat
 
 
 def run_tutorial(
-    network: str, args: argparse.Namespace, options: Sequence[str], weights: Path, run: Path, programs: Path
+    network: str, args: argparse.Namespace, options: Sequence[str], weights: Path, run: Path
 ) -> dict[str, Any]:
     """Run the tutorial, or continue an interrupted run, and return its result.
+
+    All runs in the folder that contains ``run`` start with the same programs, and so without a search. A
+    first run, which stops after one candidate, finds these programs.
 
     Parameters
     ----------
     options
         Options of this run; those of ``args`` come last.
-    run, programs
-        Folder of the run, and the library of programs that several runs share.
+    run
+        Folder of the run.
     """
+    tuned = run.parent / "tuned"
+    if not (tuned / "result.json").exists():
+        _run(network, args, _TUNE, weights, tuned)
+    if not (run / "records").exists():
+        shutil.copytree(tuned / "records", run / "partial", dirs_exist_ok=True)
+        (run / "partial").rename(run / "records")
+    _run(network, args, [*options, *args.options], weights, run)
+    result: dict[str, Any] = json.loads((run / "result.json").read_text())
+    return result
+
+
+def _run(network: str, args: argparse.Namespace, options: Sequence[str], weights: Path, run: Path) -> None:
+    """Call the tutorial with the options that all runs share."""
     command = [
         sys.executable,
         str(ROOT / "tutorials" / "frontend" / "main.py"),
         *("--model", network, "--dataset", args.dataset, "--pretrained", str(weights)),
         *("--precision", args.precision, "--trials", str(args.trials), "--tune-seconds", "0"),
-        *("--experiment-data-dir", str(run), "--library", str(programs), "--resume"),
+        *("--experiment-data-dir", str(run), "--library", str(run.parent / "programs"), "--resume"),
         *options,
-        *args.options,
     ]
     subprocess.run(command, check=True)
-    result: dict[str, Any] = json.loads((run / "result.json").read_text())
-    return result
