@@ -4,8 +4,12 @@
 from tvm.contrib.cprune.compiler import Candidate, Compiler
 from tvm.contrib.cprune.loop.decision import Decision, decide_latency, undecided
 
-# Tolerated probability of a wrong decision, and the largest number of sessions that share it (Bonferroni).
-LEVEL, SESSIONS = 0.05, 4
+# Tolerated probability of a wrong decision.
+LEVEL = 0.05
+# Numbers of timing sessions after which the samples are tested. The tests share LEVEL (Bonferroni).
+TESTS = (1, 2, 4, 8, 16, 32)
+# Slow models get no more sessions once their runs have taken this many seconds, but at least MIN_SESSIONS.
+MAX_SECONDS, MIN_SESSIONS = 10.0, 4
 Samples = tuple[float, ...]
 
 
@@ -22,16 +26,18 @@ def compare(compiler: Compiler, old: Candidate, new: Candidate) -> tuple[Samples
     before: Samples = ()
     after: Samples = ()
     beta = compiler.config.beta
-    for _ in range(SESSIONS):
+    for session in range(1, TESTS[-1] + 1):
         latencies = compiler.time({"old": old, "new": new})
         # An even number: the order of the models alternates, and units of two runs cancel a drift.
         count = len(latencies["old"].samples) // 2 * 2 or 1
         before, after = before + latencies["old"].samples[:count], after + latencies["new"].samples[:count]
-        if len(before) < 2:
+        if session not in TESTS or len(before) < 2:
             continue
-        decision = decide_latency(before, after, beta, LEVEL / SESSIONS)
+        decision = decide_latency(before, after, beta, LEVEL / len(TESTS))
         if decision is not None:
             return before, after, decision
+        if session >= MIN_SESSIONS and sum(before) + sum(after) >= MAX_SECONDS:
+            break
     return before, after, undecided(before, after, beta)
 
 
