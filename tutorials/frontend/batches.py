@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from memory_format import prepare_images
 from tvm.contrib.cprune.types import CPruneError
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ def load_batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
     """Yield this process's images and labels of every batch, on its device, and the size of the whole batch.
 
+    Models should be prepared for them by ``prepare_model``.
+
     Raises
     ------
     CPruneError
@@ -105,6 +108,6 @@ def load_batches(
     try:
         for (inputs, labels), size in zip(loaded, shares.batch_sizes, strict=True):
             share = shares.share(size)
-            yield inputs[:share], labels[:share], size
+            yield prepare_images(inputs[:share]), labels[:share], size
     except OSError as error:
         raise CPruneError(f"an image of the data set cannot be read: {error}") from None

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from batches import Shares, load_batches
 from compute import ONE_DEVICE, ComputeSettings, Report, ignore, run_on
+from memory_format import prepare_model
 from tvm.contrib.cprune.models.surgery import copy_model
 from tvm.contrib.cprune.types import CPruneError
 
@@ -45,7 +46,7 @@ def _count(
     model: torch.nn.Module, dataset: Dataset[Any], batch_size: int, workers: int, fabric: "Fabric", _: Report
 ) -> tuple[int, int]:
     """Return how many images are classified correctly, and how many there are."""
-    network, correct = fabric.to_device(copy_model(model)), 0
+    network, correct = fabric.to_device(prepare_model(copy_model(model))), 0
     count: int = len(dataset)  # type: ignore[arg-type]
     shares = Shares(count, batch_size, fabric.global_rank, fabric.world_size)
     with torch.no_grad(), without_tf32():

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from batches import Shares, load_batches
 from compute import ONE_DEVICE, ComputeSettings, Report, ignore, run_on
 from evaluation import accuracy, without_tf32
+from memory_format import prepare_model
 from tvm.contrib.cprune.models.surgery import copy_model
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def _with_statistics(
     _: Report,
 ) -> dict[str, torch.Tensor]:
     """Return a model's state on the CPU, with new batch-norm statistics."""
-    network = fabric.to_device(copy_model(model))
+    network = fabric.to_device(prepare_model(copy_model(model)))
     generator = torch.Generator().manual_seed(seed)
     shares = Shares(len(dataset), batch_size, 0, 1, generator)  # type: ignore[arg-type]
     batches = islice(load_batches(fabric, dataset, shares, workers), BATCHES)

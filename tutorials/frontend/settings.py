@@ -45,7 +45,7 @@ class DataSettings:
     weights: str | None = None
     pretrained: Path | None = None
     batch_size: int = 32
-    test_batch_size: int = 200
+    test_batch_size: int = 32
 
     def __post_init__(self) -> None:
         check_fields(self, ("batch_size", "test_batch_size"), lambda value: value >= 1, "at least 1")

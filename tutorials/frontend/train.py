@@ -19,6 +19,7 @@ from compute import ONE_DEVICE, ComputeSettings, Report, ignore, run_on
 from distillation import loss_of
 from epoch_file import EpochFile
 from global_norm import with_global_norms
+from memory_format import prepare_model
 from tvm.contrib.cprune.loop.training_progress import TrainingProgress
 from tvm.contrib.cprune.models.checkpoint import digest
 from tvm.contrib.cprune.models.surgery import copy_model
@@ -179,6 +180,7 @@ def _train(
     student = copy_model(model)
     if fabric.world_size > 1:
         student = with_global_norms(student, fabric.device)
+    student = prepare_model(student)
     sgd = torch.optim.SGD(
         student.parameters(), plan.recipe.learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
     )
@@ -186,7 +188,7 @@ def _train(
     schedule = (
         OneCycleLR(sgd, plan.recipe.learning_rate, total_steps=plan.steps + 1) if plan.recipe.anneal else None
     )
-    guide = fabric.to_device(copy_model(teacher).eval()) if teacher else None
+    guide = fabric.to_device(prepare_model(copy_model(teacher).eval())) if teacher else None
     parts = {"model": student, "optimizer": sgd, "precision": fabric.strategy.precision}
     if schedule:
         parts["schedule"] = schedule
