@@ -19,6 +19,7 @@ from models import make_model
 from settings import DataSettings
 from train import Recipe, train
 from training import START_LEARNING_RATE
+from tvm.contrib.cprune.loop.console import ConsoleReport
 
 # A run that tunes the network and then makes one candidate.
 _TUNE = (
@@ -51,7 +52,10 @@ def trained_weights(network: str, args: argparse.Namespace, folder: Path) -> Pat
         splits = load_splits(args.dataset)
         model = make_model(network, splits.shape[0], len(splits.classes), splits.shape[-1])
         recipe = Recipe(args.epochs, START_LEARNING_RATE, anneal=True)
-        train(model, splits.train, recipe, compute=ComputeSettings(precision=args.precision))
+        with ConsoleReport() as report:
+            train(
+                model, splits.train, recipe, compute=ComputeSettings(precision=args.precision), report=report
+            )
         torch.save(model.state_dict(), file)
     return file
 
