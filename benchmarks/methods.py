@@ -35,7 +35,7 @@ from tvm.contrib.cprune.report.plot import Mark
 from tvm.contrib.cprune.targets.target import host_threads
 
 NETWORKS = ("resnet18", "vgg16", "mobilenetv2")
-METHODS = ("cprune", "netadapt", "knapsack", "uniform", "uniform-rounded", "global")
+METHODS = ("uniform", "uniform-rounded", "global", "knapsack", "cprune", "netadapt")
 TRAINS_CANDIDATES = ("cprune", "netadapt")
 # Accuracy that a network may lose, speedups, and shares of the multiply-accumulates. The middle comes first.
 LOSSES, SPEEDUPS, SHARES = (0.02, 0.01, 0.04), (4.0, 2.0, 8.0), (0.2, 0.5, 0.08)
@@ -43,8 +43,8 @@ LOSSES, SPEEDUPS, SHARES = (0.02, 0.01, 0.04), (4.0, 2.0, 8.0), (0.2, 0.5, 0.08)
 EPOCHS, EPOCHS_WITHOUT_CANDIDATES = 2, 6
 # Short trainings lose accuracy that the last training regains. Small cuts would take netadapt hours.
 OPTIONS = {
-    "cprune": ("--alpha", "0.98", "--short-term-batches", "64"),
-    "netadapt": ("--latency-cut", "0.2", "--short-term-batches", "64"),
+    "cprune": ("--alpha", "0.98", "--short-term-batches", "64", "--max-iterations", "40"),
+    "netadapt": ("--latency-cut", "0.2", "--short-term-batches", "64", "--max-iterations", "8"),
 }
 OTHER = "ONNX Runtime"
 ROUNDS, RUNS = 10, 10
