@@ -19,6 +19,7 @@ from models import make_model
 from settings import DataSettings
 from train import Recipe, train
 from training import START_LEARNING_RATE
+from tvm.contrib.cprune.files import write_text
 from tvm.contrib.cprune.loop.console import ConsoleReport
 
 # A run that tunes the network and then makes one candidate.
@@ -65,8 +66,8 @@ def run_tutorial(
 ) -> dict[str, Any]:
     """Run the tutorial, or continue an interrupted run, and return its result.
 
-    All runs in the folder that contains ``run`` start with the same programs, and so without a search. A
-    first run, which stops after one candidate, finds these programs.
+    All runs in the folder that contains ``run`` share the first tuning. A first run, which stops after one
+    candidate, makes it.
 
     Parameters
     ----------
@@ -78,12 +79,20 @@ def run_tutorial(
     tuned = run.parent / "tuned"
     if not (tuned / "result.json").exists():
         _run(network, args, _TUNE, weights, tuned)
-    if not (run / "records").exists():
-        shutil.copytree(tuned / "records", run / "partial", dirs_exist_ok=True)
-        (run / "partial").rename(run / "records")
+    if not (run / "journal.jsonl").exists():
+        _copy_first_tuning(tuned, run)
     _run(network, args, [*options, *args.options], weights, run)
     result: dict[str, Any] = json.loads((run / "result.json").read_text())
     return result
+
+
+def _copy_first_tuning(source: Path, run: Path) -> None:
+    """Start a run with the programs and the journal of another one, up to its first candidate."""
+    shutil.copytree(source / "records", run / "records", dirs_exist_ok=True)
+    shutil.copy(source / "table_unpruned.json", run)
+    events = (source / "journal.jsonl").read_text().splitlines(keepends=True)
+    baseline = next(n for n, event in enumerate(events) if json.loads(event)["event"] == "baseline")
+    write_text(run / "journal.jsonl", "".join(events[: baseline + 1]))
 
 
 def _run(network: str, args: argparse.Namespace, options: Sequence[str], weights: Path, run: Path) -> None:
