@@ -73,6 +73,13 @@ def test_groups_that_cost_too_much_accuracy_are_separated_then_limited():
     assert state.dropped == {"b"}
 
 
+def test_a_width_between_limits_that_was_too_slow_is_not_tried_after_each_acceptance():
+    state = LoopState(limits={"a": 32}, reached={"a": 48, "b": 48})
+    other = state.after(candidate("accepted", widths={"c": [64, 48]}))
+    assert other.reached == {"a": 48}
+    assert other.after(candidate("accepted", widths={"a": [64, 40]})).reached == {}
+
+
 def test_steps_double_while_accuracy_is_to_spare_and_start_again_after_a_miss():
     def after(state, verdict, **facts):
         return state.after({**candidate(verdict, retry=True), **facts})

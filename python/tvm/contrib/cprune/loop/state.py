@@ -34,7 +34,8 @@ class LoopState:
     limits
         Widths that cost too much accuracy, by root of the group; later steps stay above them.
     reached
-        Smallest width tried and found too slow since the last acceptance, by root of the group.
+        Smallest width tried and found too slow since the last acceptance, by root of the group. Groups with
+        ``limits`` keep theirs: few widths are left to them, and they would be tried after each acceptance.
     missed
         Widths of longer steps that cost too much accuracy since the last acceptance, by root of the group;
         the steps that follow stay above them.
@@ -69,7 +70,11 @@ class LoopState:
                 accuracy=event["accuracy_val"],
                 speedup=event["speedup"],
                 checkpoint=event["checkpoint"],
-                reached={},
+                reached={
+                    root: width
+                    for root, width in self.reached.items()
+                    if root in self.limits and root not in event.get("widths", {})
+                },
                 missed={},
                 stride=2 * event.get("stride", 1) if event.get("spare", False) else 1,
             )
