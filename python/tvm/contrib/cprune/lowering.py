@@ -42,10 +42,8 @@ def pass_context(
         Passes that take part in lowering, as TVM's setting ``tir.add_lower_pass`` lists them.
     """
     disabled = [name for name in DISABLED_PASSES if not alter_layouts or name != "AlterOpLayout"]
-    config: dict[str, Any] = {"relay.backend.use_auto_scheduler": tuner == "ansor"}
-    if lower_passes:
-        config["tir.add_lower_pass"] = lower_passes
-    return codegen_context(target, config, disabled)
+    config = {"relay.backend.use_auto_scheduler": tuner == "ansor"}
+    return codegen_context(target, config, disabled, lower_passes)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 from networks import KINDS
-from programs import FAST, random_records, task_of
+from programs import FAST, random_records, record_of, task_of
 
 from tvm import auto_scheduler
 from tvm.contrib.cprune.measuring.records import RecordLog, dump, identity
@@ -21,7 +21,7 @@ from tvm.contrib.cprune.tuning.ansor.register_tiles import (
     with_tile,
 )
 from tvm.contrib.cprune.tuning.ansor.search import search, start_searches
-from tvm.contrib.cprune.tuning.ansor.steps import steps_of
+from tvm.contrib.cprune.tuning.ansor.steps import steps_of, vectorized_stages
 from tvm.contrib.cprune.tuning.ansor.tiled_operation import TiledOperation, tiled_operation
 
 AVX512 = "llvm -mcpu=skylake-avx512 -num-cores 2"
@@ -68,18 +68,27 @@ def test_results_fit_the_registers_and_hide_the_latency(lanes, registers):
         assert all(CONVOLUTION.spatial[axis] % length == 0 for axis, length in tile.inner.items())
 
 
-def test_the_best_tile_has_most_multiply_adds_per_load():
-    best = result_tiles(CONVOLUTION, 16, 32)[0]
-    # 4 vectors for each of 4 pixels: 16 multiply-adds for 8 loads. 28 results of 2 vectors need 16 loads.
-    assert (best.inner[2], best.inner[0] * best.inner[1]) == (64, 4)
+def test_tiles_have_enough_multiply_adds_per_load():
+    sizes = [(tile.inner[2] // 16, tile.inner[0] * tile.inner[1]) for tile in result_tiles(CONVOLUTION, 16, 32)]
+    # 4 vectors for each of 4 pixels, and 2 for each of 14: 16 multiply-adds for 8 loads, and 28 for 16.
+    assert {(4, 4), (2, 14)} <= set(sizes)
+    assert all(vectors * rows > vectors + rows for vectors, rows in sizes)
 
 
-@pytest.mark.parametrize("width", [1, 3, 7, 10, 24, 250])
-def test_widths_without_whole_vectors_get_tiles(width):
-    operation = TiledOperation({0: 13, 2: width}, {4: 5}, 2, (0,))
+@pytest.mark.parametrize("width", [1, 3, 7, 10, 24, 62, 100, 228, 250, 252, 1000])
+def test_tiles_of_widths_without_whole_vectors_fill_the_registers_well(width):
+    operation = TiledOperation({0: 13, 1: 14, 2: width}, {4: 5}, 2, (1, 0))
     tiles = result_tiles(operation, 16, 32)
-    assert tiles
+    filled = [tile.inner[2] / (-(-tile.inner[2] // 16) * 16) for tile in tiles]
     assert all(width % tile.inner[2] == 0 for tile in tiles)
+    # No other divisor of a small width fills more of its last register.
+    assert filled[0] >= min(0.85, width / 16)
+    assert all(share >= 0.7 * filled[0] for share in filled)
+
+
+def test_tiles_of_several_vectors_need_not_be_a_power_of_two():
+    operation = TiledOperation({0: 28, 1: 28, 2: 96}, {3: 3, 4: 96}, 2, (1, 0))
+    assert {48, 96} <= {tile.inner[2] for tile in result_tiles(operation, 16, 32)}
 
 
 def test_weights_fill_the_registers():
@@ -90,6 +99,12 @@ def test_weights_fill_the_registers():
         assert 16 <= held <= 32 - tile.middle[2] - 1
         assert 24 % (tile.inner[2] * tile.middle[2]) == 0
     assert weight_tiles(CONVOLUTION, 16, 32) == []
+
+
+@pytest.mark.parametrize("width", [100, 228, 252, 1000])
+def test_vectors_of_weights_may_fill_a_part_of_a_register(width):
+    lengths = {tile.inner[2] for tile in weight_tiles(replace(PRODUCT, spatial={0: 196, 2: width}), 16, 32)}
+    assert lengths == {n for n in range(8, 17) if width % n == 0}
 
 
 def test_loops_along_which_nothing_is_reused_are_outside_of_the_reduction():
@@ -162,6 +177,20 @@ def test_generated_programs_are_valid(kind, target, pool):
     assert len(ranked) > len(inputs) / 2
     results = pool.measure(ranked[:4])
     assert [result.error_no for result in results] == [0] * 4
+
+
+@pytest.mark.parametrize("kind", ["1x1", "winograd 3x3"])
+def test_generated_programs_vectorize_the_operation(kind, target):
+    task = task_of(kind, 64, target)
+    (one,) = start_searches([task], FAST, RecordLog(None), 0, {})
+    operation, dag = tiled_operation(task.tvm_task.compute_dag), task.tvm_task.compute_dag
+    programs = [steps_of(record_of(task, item.state)) for item in one.tiled.generate([])]
+    assert programs
+    for steps in programs:
+        stage = tile_splits(dag, steps, operation).spatial[operation.vector].stage
+        assert stage in vectorized_stages(dag, steps)
+    # Ansor leaves some of its own without vectors.
+    assert not all(vectorized_stages(dag, steps_of(record)) for record in random_records(task))
 
 
 def test_fast_programs_are_varied(target, tuned):

@@ -21,8 +21,10 @@ from tvm.contrib.cprune.types import Split
 SPATIAL_LEVELS, REDUCTION_LEVELS = 3, 1
 # Vectors of results that hide the latency of a multiply-add: two each cycle, with a latency of four.
 MIN_RESULTS = 8
-MAX_VECTORS = 4
-# Tiles with at least this fraction of the best one's multiply-adds per load are used.
+# Multiply-adds per load beyond which loads take less time. Two of either can start in each cycle, but some
+# loads wait for the second-level cache.
+MAX_RATIO = 1.5
+# Tiles with at least this fraction of the best one's score are used.
 MIN_SCORE = 0.7
 # Attempts to draw lengths that leave an iteration of the outermost loops for each core.
 ATTEMPTS = 8
@@ -56,7 +58,9 @@ class TileSplits:
 
 
 def result_tiles(operation: TiledOperation, lanes: int, registers: int) -> list[Tile]:
-    """Return tiles that keep their results in registers, the most multiply-adds per load first.
+    """Return tiles that keep their results in registers, those that use the arithmetic units best first.
+
+    A vector of any length takes whole registers, of which the last may be filled in part.
 
     Parameters
     ----------
@@ -66,13 +70,13 @@ def result_tiles(operation: TiledOperation, lanes: int, registers: int) -> list[
     rows = operation.rows[:2]
     counts = [divisors(operation.spatial[axis]) for axis in rows]
     scores: list[tuple[float, Tile]] = []
-    for length in _vector_lengths(operation.spatial[operation.vector], lanes):
+    for length in divisors(operation.spatial[operation.vector]):
         vectors = -(-length // lanes)
         for chosen in product(*counts):
             count = math.prod(chosen)
             # One more register holds the element that a vector of weights is multiplied by.
             if vectors * count + vectors + 1 <= registers:
-                score = vectors * count / (vectors + count)
+                score = min(MAX_RATIO, vectors * count / (vectors + count))
                 score *= min(1.0, vectors * count / MIN_RESULTS) * length / (vectors * lanes)
                 inner = {operation.vector: length, **dict(zip(rows, chosen, strict=True))}
                 scores.append((score, Tile(inner, _unshared(operation))))
@@ -92,8 +96,8 @@ def weight_tiles(operation: TiledOperation, lanes: int, registers: int) -> list[
     width, vector = operation.spatial[operation.vector], operation.vector
     return [
         Tile({vector: length}, {vector: vectors, **_unshared(operation)}, {deep[0]: depth})
-        for length in (lanes // 2, lanes)
-        if length and width % length == 0
+        for length in divisors(width)
+        if lanes / 2 <= length <= lanes
         for vectors in divisors(width // length)
         for depth in divisors(operation.reduction[deep[0]])
         # Results take as many registers as there are vectors; one more holds an element of the data.
@@ -104,12 +108,6 @@ def weight_tiles(operation: TiledOperation, lanes: int, registers: int) -> list[
 def _unshared(operation: TiledOperation) -> dict[int, int]:
     """Return 1 for each axis along which no input is reused, whose loop belongs outside of the reduction."""
     return dict.fromkeys(operation.spatial.keys() - {operation.vector, *operation.rows}, 1)
-
-
-def _vector_lengths(width: int, lanes: int) -> list[int]:
-    """Return the divisors of a width that are a few whole vectors, or if none is, all up to that size."""
-    lengths = [length for length in divisors(width) if length <= MAX_VECTORS * lanes]
-    return [length for length in lengths if length % lanes == 0] or lengths
 
 
 def divisors(number: int) -> list[int]:

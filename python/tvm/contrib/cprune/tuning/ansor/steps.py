@@ -16,6 +16,8 @@ from tvm.contrib.cprune.types import CPruneError, Split, Task
 # Numbers of the axes that a loop runs over.
 LoopAxes = tuple[int, ...]
 Step = list[Any]
+# The annotation of vectorized loops, ``IteratorAnnotation::kVectorize`` in TVM.
+VECTORIZED = 2
 
 
 def steps_of(record: str) -> list[Step]:
@@ -103,6 +105,16 @@ def splits_of(dag: Any, steps: Sequence[Step]) -> tuple[Split, ...]:
             splits.append(Split(index, stages.names[stage], axes, int(extent), inner))
         stages.apply(step)
     return tuple(splits)
+
+
+def vectorized_stages(dag: Any, steps: Sequence[Step]) -> set[str]:
+    """Return the names of the stages of which a program vectorizes a loop."""
+    stages, vectorized = _Stages(dag), set[str]()
+    for step in steps:
+        if step[0] == "AN" and step[3] == VECTORIZED:
+            vectorized.add(stages.names[step[1]])
+        stages.apply(step)
+    return vectorized
 
 
 def loop_counts(dag: Any, steps: Sequence[Step]) -> list[int]:

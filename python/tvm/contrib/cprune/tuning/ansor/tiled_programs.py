@@ -20,7 +20,7 @@ from tvm.contrib.cprune.tuning.ansor.register_tiles import (
     weight_tiles,
     with_tile,
 )
-from tvm.contrib.cprune.tuning.ansor.steps import Step, steps_of
+from tvm.contrib.cprune.tuning.ansor.steps import Step, steps_of, vectorized_stages
 from tvm.contrib.cprune.tuning.ansor.tiled_operation import tiled_operation
 from tvm.contrib.cprune.types import Task
 
@@ -79,12 +79,20 @@ class TiledPrograms:
         return [self._input(steps) for steps in programs.values()]
 
     def _sample(self) -> None:
-        """Sample loop nests, and keep those that a tile fits."""
+        """Sample loop nests, and keep those that a tile fits and whose operation is vectorized."""
         task, result = self._task.tvm_task, auto_scheduler.MeasureResult([0.0], 0, "", 0.0, 0.0)
         states = ffi.SketchPolicySampleInitialPopulation(self._policy)
         lines = [dump(auto_scheduler.MeasureInput(task, state), result).line for state in states]
         self._record = lines[0]
-        self._sampled = [steps for steps in map(steps_of, lines) if self._splits(steps)]
+        self._sampled = [steps for steps in map(steps_of, lines) if self._is_vectorized(steps)]
+
+    def _is_vectorized(self, steps: Sequence[Step]) -> bool:
+        """Return whether a program tiles the operation, and vectorizes it."""
+        splits = self._splits(steps)
+        if not splits or self._operation is None:
+            return False
+        stage = splits.spatial[self._operation.vector].stage
+        return stage in vectorized_stages(self._task.tvm_task.compute_dag, steps)
 
     def _splits(self, steps: Sequence[Step]) -> TileSplits | None:
         assert self._operation is not None
