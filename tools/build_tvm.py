@@ -36,6 +36,8 @@ def plan_build(options: argparse.Namespace) -> Build:
             f"--cross {options.cross} needs --runtime-only: the compiler runs on this machine, and only the "
             "runtime on the other one"
         )
+    if options.llvm and options.runtime_only:
+        raise ToolError("--runtime-only builds no compiler, which --llvm is for: leave one of them out")
     version = tvm_version(checkout)
     check_sources(checkout, options.opencl)
     check_tools(options.cross)
@@ -151,7 +153,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         build = plan_build(options)
         jobs = count_jobs(available_memory(), len(os.sched_getaffinity(0)))
-        print(f"building {' and '.join(build.targets)} in {build.folder}, {jobs} files at once", flush=True)
+        print(f"building {' and '.join(build.targets)} in {build.folder}, jobs: {jobs}", flush=True)
         configure(build)
         compile_tvm(build, jobs)
         if build.runtime_only:

@@ -120,10 +120,29 @@ def test_missing_programs_are_named_with_their_packages(programs):
         build_tvm.check_tools("aarch64-linux-gnu")
 
 
-def test_a_cross_build_is_of_the_runtime_only(tmp_path):
-    checkout = make_checkout(tmp_path)
-    line = error_of(run_python(ROOT / "tools/build_tvm.py", checkout, "--cross", "aarch64-linux-gnu"))
-    assert "--cross aarch64-linux-gnu needs --runtime-only" in line
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--cross", "aarch64-linux-gnu"), "--cross aarch64-linux-gnu needs --runtime-only"),
+        (("--runtime-only", "--llvm", "llvm-config-16"), "--runtime-only builds no compiler"),
+    ],
+)
+def test_options_that_contradict_each_other_are_one_line(tmp_path, capsys, arguments, message):
+    assert build_tvm.main([str(make_checkout(tmp_path)), *arguments]) == 1
+    assert capsys.readouterr().err.startswith(f"build_tvm: {message}")
+
+
+def test_the_command_line_becomes_a_build(tmp_path, programs):
+    for name in (*TOOLS, "aarch64-linux-gnu-g++"):
+        make_program(programs, name)
+    llvm, checkout = make_llvm(programs, "llvm-config-16", "16.0.6"), make_checkout(tmp_path)
+
+    def plan(*arguments):
+        return build_tvm.plan_build(build_tvm.parse([str(checkout), *arguments]))
+
+    assert plan("--vulkan") == Build(checkout, str(llvm), vulkan=True)
+    cross = plan("--runtime-only", "--cross", "aarch64-linux-gnu")
+    assert cross == Build(checkout, runtime_only=True, cross="aarch64-linux-gnu")
 
 
 def test_jobs_are_bounded_by_cores_and_by_memory():

@@ -133,7 +133,7 @@ def test_plugin_is_not_loaded_when_libtvm_provides_the_functions():
         "import ctypes, tvm, tvm.contrib.cprune\n"
         "names = 'FindSubgraphs CollectVars AxisClasses FitLengths FittingWidth TileFactors'.split()\n"
         "for name in names:\n"
-        "    tvm.register_func(f'cprune.{name}', lambda *args: 7)\n"
+        "    tvm.register_func(f'cprune.{name}', lambda *args: 7, override=True)\n"
         "def refuse(path, *rest):\n"
         "    raise SystemExit('the plug-in was loaded')\n"
         "ctypes.CDLL = refuse\n"
