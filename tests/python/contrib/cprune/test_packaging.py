@@ -15,6 +15,7 @@ from tvm.contrib import cprune
 
 sys.path.insert(0, str(ROOT / "tools"))
 import tvm_wheel
+from shell import ToolError
 
 DOCS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
 
@@ -47,7 +48,7 @@ def test_wheel_tool_reports_a_missing_network(tmp_path):
 
 def test_wheel_tool_rejects_other_machines(monkeypatch):
     monkeypatch.setattr(tvm_wheel.platform, "machine", lambda: "aarch64")
-    with pytest.raises(tvm_wheel.WheelError, match=r"linux aarch64.*build TVM v0\.13 to v0\.19 from source"):
+    with pytest.raises(ToolError, match=r"linux aarch64.*build TVM v0\.13 to v0\.19 from source"):
         tvm_wheel.check_machine()
 
 
@@ -132,7 +133,7 @@ def test_plugin_is_not_loaded_when_libtvm_provides_the_functions():
         "import ctypes, tvm, tvm.contrib.cprune\n"
         "names = 'FindSubgraphs CollectVars AxisClasses FitLengths FittingWidth TileFactors'.split()\n"
         "for name in names:\n"
-        "    tvm.register_func(f'cprune.{name}', lambda *args: 7)\n"
+        "    tvm.register_func(f'cprune.{name}', lambda *args: 7, override=True)\n"
         "def refuse(path, *rest):\n"
         "    raise SystemExit('the plug-in was loaded')\n"
         "ctypes.CDLL = refuse\n"
