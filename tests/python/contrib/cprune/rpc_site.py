@@ -20,10 +20,10 @@ HOLD = 0.3
 TIMEOUT = 60
 
 
-def wait_until(ready: Callable[[], bool], condition: str) -> None:
-    deadline = time.time() + TIMEOUT
+def wait_until(ready: Callable[[], bool], condition: str, timeout: float = TIMEOUT) -> None:
+    deadline = time.time() + timeout
     while not ready():
-        assert time.time() < deadline, f"timed out after {TIMEOUT} s waiting for {condition}"
+        assert time.time() < deadline, f"timed out after {timeout} s waiting for {condition}"
         time.sleep(0.02)
 
 

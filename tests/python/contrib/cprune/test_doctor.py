@@ -4,6 +4,9 @@
 from commands import run_cprune
 from rpc_site import KEY, running_site
 
+from tvm.contrib.cprune.commands import doctor as command
+from tvm.contrib.cprune.types import CPruneError
+
 
 def doctor(*arguments: str) -> tuple[int, str]:
     done = run_cprune("doctor", *arguments)
@@ -36,3 +39,16 @@ def test_devices_are_checked():
         code, text = doctor("--tracker", site.address, "--device-key", KEY)
         assert code == 0, text
         assert f"ok   round trip: compiled and ran a kernel on a device with key {KEY}" in text, text
+
+
+def test_what_happens_to_a_device_is_printed_during_the_checks(monkeypatch):
+    def lose_device(*arguments):
+        arguments[-1]({"event": "device", "message": "lost device 127.0.0.1:9000: no answer within 15 s"})
+        raise CPruneError("no device is left")
+
+    monkeypatch.setattr(command, "create_measurer", lose_device)
+    code, text = doctor()
+    assert code == 1
+    lost, failed = text.splitlines()[-3:-1]
+    assert lost == "?    device: lost device 127.0.0.1:9000: no answer within 15 s"
+    assert failed == "FAIL round trip: no device is left"

@@ -36,6 +36,8 @@ CHANNELS, REPEATS, TOLERANCE = 64, 10, 1e-4
 # Options of TVM's build to list, without their prefix USE_.
 BUILD_OPTIONS = ("RPC", "OPENCL", "VULKAN", "GRAPH_EXECUTOR", "SORT", "RANDOM")
 
+Report = Callable[[dict[str, Any]], None]
+
 
 @dataclass(frozen=True)
 class Check:
@@ -59,24 +61,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
+    def report(event: dict[str, Any]) -> None:
+        print(Check("device", None, event["message"]), flush=True)
+
     failed = 0
-    for check in run_checks(options.target, options.tracker, options.device_key):
+    for check in run_checks(options.target, options.tracker, options.device_key, report):
         print(check, flush=True)
         failed += check.passed is False
     if failed:
         raise CPruneError(f"{failed} of these checks failed")
 
 
-def run_checks(target: str | None, tracker: str | None, key: str | None) -> Iterator[Check]:
-    """Yield the outcome of each check as soon as it is made."""
+def run_checks(
+    target: str | None, tracker: str | None, key: str | None, report: Report = lambda _: None
+) -> Iterator[Check]:
+    """Yield the outcome of each check as soon as it is made.
+
+    Parameters
+    ----------
+    report
+        Receives events of RPC devices during the checks; see ``RpcMeasurer``.
+    """
     preset = find_preset(target)
     yield from _check_tvm(preset)
     yield _attempt("compiler", lambda: f"{preset.name} links with {preset.compiler()}")
     if tracker or key:
-        yield from _check_devices(preset, tracker, key)
+        yield from _check_devices(preset, tracker, key, report)
     elif preset.runs_here:
         yield Check("tracker", None, "none given (--tracker, --device-key): programs run on this machine")
-        yield from _round_trip(preset, None)
+        yield from _round_trip(preset, None, report)
     else:
         yield Check("tracker", None, "none given (--tracker, --device-key): programs cannot run")
         yield Check("round trip", None, f"{preset.name} needs a device: pass --tracker and --device-key")
@@ -105,7 +118,9 @@ def _check_tvm(preset: Preset) -> Iterator[Check]:
     yield Check("target", codegen is not None, message)
 
 
-def _check_devices(preset: Preset, address: str | None, key: str | None) -> Iterator[Check]:
+def _check_devices(
+    preset: Preset, address: str | None, key: str | None, report: Report
+) -> Iterator[Check]:
     try:
         tracker = Tracker.parse(address, key)
         registered, free = tracker.devices()
@@ -123,17 +138,17 @@ def _check_devices(preset: Preset, address: str | None, key: str | None) -> Iter
         yield Check("round trip", None, "there is no device")
         return
     yield Check("devices", True, f"{registered} with key {tracker.key}, {free} free")
-    yield from _round_trip(preset, tracker)
+    yield from _round_trip(preset, tracker, report)
 
 
-def _round_trip(preset: Preset, tracker: Tracker | None) -> Iterator[Check]:
+def _round_trip(preset: Preset, tracker: Tracker | None, report: Report) -> Iterator[Check]:
     """Compile a small kernel, run it, and compare its result with NumPy's."""
     if preset.device != "cpu":
         yield Check("round trip", None, "skipped for GPUs, whose kernels must be tuned first")
         return
     started = time.time()
     try:
-        costs = _run_kernel(preset, tracker)
+        costs = _run_kernel(preset, tracker, report)
     except CPruneError as failure:
         yield Check("round trip", False, str(failure))
         return
@@ -147,12 +162,12 @@ def _round_trip(preset: Preset, tracker: Tracker | None) -> Iterator[Check]:
     yield Check("tuning", None, message)
 
 
-def _run_kernel(preset: Preset, tracker: Tracker | None) -> tuple[float, ...]:
+def _run_kernel(preset: Preset, tracker: Tracker | None, report: Report) -> tuple[float, ...]:
     """Check the result of a small kernel, and return the seconds of each timed run."""
     data = np.random.default_rng(0).standard_normal((CHANNELS, CHANNELS)).astype("float32")
     weight = np.random.default_rng(1).standard_normal((CHANNELS, CHANNELS)).astype("float32")
     expected = np.maximum(data @ weight.T, 0)
-    measurer = create_measurer(TuneConfig(), preset, tracker)
+    measurer = create_measurer(TuneConfig(), preset, tracker, report)
     with tempfile.TemporaryDirectory() as folder, measurer:
         library = Path(folder) / "kernel.so"
         preset.link(_build_kernel(preset, weight), library)
