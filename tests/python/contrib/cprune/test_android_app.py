@@ -71,7 +71,9 @@ def tvm_checkout(checkout: Path) -> Path:
 def install(kind: str, checkout: Path, tmp_path: Path, without: str = "") -> Done:
     """Run ``install.sh`` with stand-ins for all tools but one."""
     sdk, tools = tmp_path / "sdk", tmp_path / "bin"
-    write_tool(sdk / "build-tools" / "30.0.3" / "apksigner", 'for last; do :; done; cp "$last" "$last.signed"')
+    write_tool(
+        sdk / "build-tools" / "30.0.3" / "apksigner", 'for last; do :; done; cp "$last" "$last.signed"'
+    )
     for name in TOOLS:
         action = f"mkdir -p {checkout / APK} && touch {checkout / APK}/app-release-unsigned.apk"
         write_tool(tools / name, action if name == "gradle" else "")

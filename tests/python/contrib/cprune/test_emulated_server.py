@@ -37,9 +37,7 @@ OPTIONS = {
     "--target": "arm64-linux",
 }
 
-pytestmark = pytest.mark.skipif(
-    emulated_server.missing() is not None, reason=str(emulated_server.missing())
-)
+pytestmark = pytest.mark.skipif(emulated_server.missing() is not None, reason=str(emulated_server.missing()))
 
 
 @pytest.fixture

@@ -72,8 +72,13 @@ def test_programs_for_cpus_keep_such_vectors_in_registers():
 
 def test_further_passes_run_beside_the_split():
     seen = []
-    record = tvm.tir.transform.prim_func_pass(lambda f, *_: seen.append(f) or f, opt_level=0)
-    with codegen_context(AVX512, lower_passes=[[0, record]]):
+
+    def record(func, *_):
+        seen.append(func)
+        return func
+
+    further = tvm.tir.transform.prim_func_pass(record, opt_level=0)
+    with codegen_context(AVX512, lower_passes=[[0, further]]):
         split = tvm.lower(*product(48))
     assert len(seen) == 1
     assert "16" in str(split) and ":48" not in str(split)

@@ -118,9 +118,7 @@ def _check_tvm(preset: Preset) -> Iterator[Check]:
     yield Check("target", codegen is not None, message)
 
 
-def _check_devices(
-    preset: Preset, address: str | None, key: str | None, report: Report
-) -> Iterator[Check]:
+def _check_devices(preset: Preset, address: str | None, key: str | None, report: Report) -> Iterator[Check]:
     try:
         tracker = Tracker.parse(address, key)
         registered, free = tracker.devices()
