@@ -40,10 +40,10 @@ TRAINS_CANDIDATES = ("cprune", "netadapt")
 # Accuracy that a network may lose, speedups, and shares of the multiply-accumulates. The middle comes first.
 LOSSES, SPEEDUPS, SHARES = (0.02, 0.01, 0.04), (4.0, 2.0, 8.0), (0.2, 0.5, 0.08)
 # Epochs at the end, for methods that train candidates and for those that do not.
-EPOCHS, EPOCHS_WITHOUT_CANDIDATES = 2, 6
+EPOCHS, EPOCHS_WITHOUT_CANDIDATES = 2, 5
 # Short trainings lose accuracy that the last training regains. Small cuts would take netadapt hours.
 OPTIONS = {
-    "cprune": ("--alpha", "0.98", "--short-term-batches", "64", "--max-iterations", "40"),
+    "cprune": ("--alpha", "0.98", "--short-term-batches", "64", "--max-iterations", "30"),
     "netadapt": ("--latency-cut", "0.2", "--short-term-batches", "64", "--max-iterations", "8"),
 }
 OTHER = "ONNX Runtime"
