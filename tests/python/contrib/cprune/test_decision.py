@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
-from tvm.contrib.cprune.loop.comparison import MIN_SESSIONS, compare
+from tvm.contrib.cprune.loop import comparison
+from tvm.contrib.cprune.loop.comparison import MAX_SECONDS, MIN_SESSIONS, compare
 from tvm.contrib.cprune.loop.decision import (
     decide_accuracy,
     decide_estimate,
@@ -28,13 +29,13 @@ from tvm.contrib.cprune.types import CPruneError, Latency
 def runs(rng, count, ratio, spread, drift):
     """Simulate paired runs of two models, in the order old, new, new, old, on a machine whose speed drifts.
 
-    Runs take about a millisecond. One run in fifty is disturbed, for half of its time on average.
+    One run in fifty is disturbed, for half of its time on average.
     """
     pairs = np.arange(count)[:, None]
     positions = 2 * pairs + np.where(pairs % 2 == 0, [[0, 1]], [[1, 0]])
     disturbance = 1 + rng.exponential(0.5, (count, 2)) * (rng.random((count, 2)) < 0.02)
     noise = np.exp(rng.normal(0, spread, (count, 2)) + drift * positions / (2 * count))
-    old, new = (np.array([1e-3, ratio * 1e-3]) * noise * disturbance).T
+    old, new = (np.array([1.0, ratio]) * noise * disturbance).T
     return tuple(old), tuple(new)
 
 
@@ -43,14 +44,12 @@ class Simulation:
 
     def __init__(self, seed, ratio, spread, drift, beta):
         self.rng, self.arguments = np.random.default_rng(seed), (60, ratio, spread, drift)
-        self.config, self.scale = PruneConfig(beta=beta), 1.0
+        self.config, self.sessions = PruneConfig(beta=beta), 0
 
     def time(self, candidates):
+        self.sessions += 1
         old, new = runs(self.rng, *self.arguments)
-        return {
-            name: Latency(tuple(self.scale * value for value in samples))
-            for name, samples in {"old": old, "new": new}.items()
-        }
+        return {"old": Latency(old), "new": Latency(new)}
 
 
 def acceptance_rate(ratio, spread, drift, beta, count):
@@ -75,12 +74,13 @@ def test_small_gains_are_proven_by_more_sessions(spread):
     assert acceptance_rate(0.975, spread, 0.0, beta=0.99, count=40) >= 0.9
 
 
-def test_slow_models_end_undecided_after_a_limited_time():
+@pytest.mark.parametrize(("seconds", "sessions"), [(100.0, MIN_SESSIONS), (MAX_SECONDS / 6.5, 7)])
+def test_slow_sessions_end_undecided_after_a_limited_time(seconds, sessions, monkeypatch):
     simulation = Simulation(0, 0.99, 0.05, 0.0, 0.99)
-    simulation.scale = 100.0
+    monkeypatch.setattr(comparison.time, "monotonic", lambda: simulation.sessions * seconds)
     old, new, decision = compare(simulation, None, None)
     assert not decision.accepted and "does not prove" in decision.reason
-    assert len(old) == len(new) == 60 * MIN_SESSIONS
+    assert len(old) == len(new) == 60 * sessions
 
 
 @pytest.mark.parametrize("repeats", [1, 5])

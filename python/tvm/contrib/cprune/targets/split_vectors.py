@@ -13,20 +13,29 @@ from tvm import tir
 
 
 def split_vectors(lanes: int) -> tvm.tir.transform.PrimFuncPass:
-    """Return a TIR pass that splits such vectors into vectors of ``lanes`` elements, and one of the rest.
+    """Return a TIR pass that splits such vectors into vectors of a whole register, and one of the rest.
 
-    The pass runs in phase 1 of ``tir.add_lower_pass``, before loops are vectorized.
+    The pass runs in phase 1 of ``tir.add_lower_pass``, before loops are vectorized. Only loops that consist
+    of a single store are split.
+
+    Parameters
+    ----------
+    lanes
+        Number of 32-bit elements in a register.
     """
 
     def split(loop: tir.For) -> tir.Stmt | None:
         # Splitting a single store repeats no definition of a variable.
         if loop.kind != tir.ForKind.VECTORIZED or not isinstance(loop.body, tir.BufferStore):
             return None
-        extent = int(loop.extent)
-        if extent <= lanes or extent.bit_count() == 1:
+        if not isinstance(loop.extent, tir.IntImm):  # as for vectors of SVE
             return None
-        starts = range(0, extent, lanes)
-        return tir.SeqStmt([_part(loop, start, min(lanes, extent - start)) for start in starts])
+        extent = int(loop.extent)
+        part = lanes * 32 // tvm.DataType(loop.body.value.dtype).bits
+        if extent <= part or extent.bit_count() == 1:
+            return None
+        starts = range(0, extent, part)
+        return tir.SeqStmt([_part(loop, start, min(part, extent - start)) for start in starts])
 
     def transform(func: tir.PrimFunc, *_: Any) -> tir.PrimFunc:
         return func.with_body(tir.stmt_functor.ir_transform(func.body, None, split, ["tir.For"]))
