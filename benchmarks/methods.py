@@ -110,10 +110,12 @@ def time_runtimes(original: Path, pruned: Path, shape: tuple[int, ...]) -> tuple
     return tvm, onnx_runtime, unpruned
 
 
-def prune(network: str, method: str, strength: Strength, args: argparse.Namespace, folder: Path) -> Row:
+def prune(
+    network: str, method: str, strength: Strength, args: argparse.Namespace, weights: Path, folder: Path
+) -> Row:
     """Prune a network, unless an earlier call did, and time it in both runtimes."""
     run, options = folder / f"{method} {strength.name}", options_of(method, strength)
-    result = run_tutorial(network, args, options, folder / "weights.pt", run)
+    result = run_tutorial(network, args, options, weights, run)
     file = run / "row.json"
     if not file.exists():
         shape = tuple(json.loads((run / "config.json").read_text())["input_shape"])
@@ -200,7 +202,7 @@ def compare(network: str, args: argparse.Namespace, folder: Path) -> list[Row]:
     rows = []
     for method in args.methods:
         for strength in strengths(method, start)[: args.strengths]:
-            rows.append(prune(network, method, strength, args, folder))
+            rows.append(prune(network, method, strength, args, weights, folder))
             print(rows[-1], flush=True)
     print_table(network, test, rows)
     return rows

@@ -19,7 +19,7 @@ from models import make_model
 from settings import DataSettings
 from train import Recipe, train
 from training import START_LEARNING_RATE
-from tvm.contrib.cprune.files import write_text
+from tvm.contrib.cprune.files import replaced, write_text
 from tvm.contrib.cprune.loop.console import ConsoleReport
 
 # A run that tunes the network and then makes one candidate.
@@ -46,7 +46,7 @@ def load_splits(dataset: str) -> Splits:
 
 def trained_weights(network: str, args: argparse.Namespace, folder: Path) -> Path:
     """Train a network, unless an earlier call did, and return the file of its weights."""
-    file = folder / "weights.pt"
+    file = folder / f"weights-{args.epochs}-epochs-{args.precision}.pt"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
@@ -54,10 +54,11 @@ def trained_weights(network: str, args: argparse.Namespace, folder: Path) -> Pat
         model = make_model(network, splits.shape[0], len(splits.classes), splits.shape[-1])
         recipe = Recipe(args.epochs, START_LEARNING_RATE, anneal=True)
         with ConsoleReport() as report:
-            train(
-                model, splits.train, recipe, compute=ComputeSettings(precision=args.precision), report=report
-            )
-        torch.save(model.state_dict(), file)
+            compute, checkpoint = ComputeSettings(precision=args.precision), folder / "training.pt"
+            train(model, splits.train, recipe, checkpoint=checkpoint, compute=compute, report=report)
+        with replaced(file) as temporary:
+            torch.save(model.state_dict(), temporary)
+        checkpoint.unlink()
     return file
 
 
@@ -77,8 +78,7 @@ def run_tutorial(
         Folder of the run.
     """
     tuned = run.parent / "tuned"
-    if not (tuned / "result.json").exists():
-        _run(network, args, _TUNE, weights, tuned)
+    _run(network, args, [*args.options, *_TUNE], weights, tuned)
     if not (run / "journal.jsonl").exists():
         _copy_first_tuning(tuned, run)
     _run(network, args, [*options, *args.options], weights, run)
@@ -87,11 +87,14 @@ def run_tutorial(
 
 
 def _copy_first_tuning(source: Path, run: Path) -> None:
-    """Start a run with the programs and the journal of another one, up to its first candidate."""
+    """Start a run with the records and the journal of another one, up to its first candidate."""
     shutil.copytree(source / "records", run / "records", dirs_exist_ok=True)
     shutil.copy(source / "table_unpruned.json", run)
     events = (source / "journal.jsonl").read_text().splitlines(keepends=True)
     baseline = next(n for n, event in enumerate(events) if json.loads(event)["event"] == "baseline")
+    for origin, trials in json.loads(events[baseline])["trials"].items():
+        for log in (run / "records").glob(f"*/{origin}.json"):
+            write_text(log, "".join(log.read_text().splitlines(keepends=True)[:trials]))
     write_text(run / "journal.jsonl", "".join(events[: baseline + 1]))
 
 

@@ -46,7 +46,7 @@ def _count(
     model: torch.nn.Module, dataset: Dataset[Any], batch_size: int, workers: int, fabric: "Fabric", _: Report
 ) -> tuple[int, int]:
     """Return how many images are classified correctly, and how many there are."""
-    network, correct = fabric.to_device(prepare_model(copy_model(model))), 0
+    network, correct = fabric.to_device(prepare_model(copy_model(model), fabric.device)), 0
     count: int = len(dataset)  # type: ignore[arg-type]
     shares = Shares(count, batch_size, fabric.global_rank, fabric.world_size)
     with torch.no_grad(), without_tf32():

@@ -48,7 +48,7 @@ def _with_statistics(
     _: Report,
 ) -> dict[str, torch.Tensor]:
     """Return a model's state on the CPU, with new batch-norm statistics."""
-    network = fabric.to_device(prepare_model(copy_model(model)))
+    network = fabric.to_device(prepare_model(copy_model(model), fabric.device))
     generator = torch.Generator().manual_seed(seed)
     shares = Shares(len(dataset), batch_size, 0, 1, generator)  # type: ignore[arg-type]
     batches = islice(load_batches(fabric, dataset, shares, workers), BATCHES)

@@ -127,6 +127,7 @@ def labels_of(settings: Settings, splits: Splits) -> dict[str, Any]:
         "batch_size": data.batch_size,
         "short_term_epochs": training.short_term_epochs,
         "short_term_batches": training.short_term_batches,
+        "short_term_rate": training.short_term_rate,
         "long_term_epochs": long_term_epochs(training),
         "distill": training.distill,
         "precision": settings.compute.precision,

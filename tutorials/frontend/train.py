@@ -180,7 +180,7 @@ def _train(
     student = copy_model(model)
     if fabric.world_size > 1:
         student = with_global_norms(student, fabric.device)
-    student = prepare_model(student)
+    student = prepare_model(student, fabric.device)
     sgd = torch.optim.SGD(
         student.parameters(), plan.recipe.learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
     )
@@ -188,7 +188,7 @@ def _train(
     schedule = (
         OneCycleLR(sgd, plan.recipe.learning_rate, total_steps=plan.steps + 1) if plan.recipe.anneal else None
     )
-    guide = fabric.to_device(prepare_model(copy_model(teacher).eval())) if teacher else None
+    guide = fabric.to_device(prepare_model(copy_model(teacher).eval(), fabric.device)) if teacher else None
     parts = {"model": student, "optimizer": sgd, "precision": fabric.strategy.precision}
     if schedule:
         parts["schedule"] = schedule
