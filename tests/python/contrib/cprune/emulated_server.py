@@ -19,7 +19,10 @@ def missing() -> str | None:
     if not shutil.which(QEMU) or not shutil.which("aarch64-linux-gnu-g++"):
         return "apt install g++-aarch64-linux-gnu qemu-user"
     if not Path(os.getenv(VARIABLE, "")).is_file():
-        return f"build tvm_rpc for AArch64 as in docs/aarch64.md, and set {VARIABLE} to its path"
+        return (
+            "python3 tools/build_tvm.py TVM --runtime-only --cross aarch64-linux-gnu, where TVM is a checkout of "
+            f"TVM v0.17.0, and set {VARIABLE}=TVM/build-cprune-aarch64-linux-gnu/tvm_rpc"
+        )
     return None
 
 

@@ -2,8 +2,7 @@
 """The tutorial and the commands for devices with TVM's native RPC server for AArch64, in an emulator."""
 
 import json
-import subprocess
-import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +10,13 @@ import emulated_server
 import numpy as np
 import pytest
 import torch
-from commands import TUTORIAL, run_cprune
+from commands import run_cprune, run_tutorial
 from emulated_server import EmulatedServer
 from rpc_site import KEY, Site, running_site, wait_until
 
 from tvm import rpc
 from tvm.contrib import graph_executor
+from tvm.contrib.cprune.measuring import model_timing, throttling
 from tvm.contrib.cprune.measuring.tracker import Tracker
 
 # Machines emulate at different speeds; a program that takes this long hangs.
@@ -38,6 +38,13 @@ OPTIONS = {
 }
 
 pytestmark = pytest.mark.skipif(emulated_server.missing() is not None, reason=str(emulated_server.missing()))
+
+
+@pytest.fixture
+def short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time models and the reference program less often: one run of the latter takes half a second."""
+    monkeypatch.setattr(model_timing, "TIME_BUDGET", 5.0)
+    monkeypatch.setattr(throttling, "CHECK_REPEATS", 1)
 
 
 @pytest.fixture
@@ -64,21 +71,20 @@ def restart(server: EmulatedServer, site: Site) -> None:
 
 
 def prune(site: Site, server: EmulatedServer, run_dir: Path) -> str:
-    """Run the tutorial, kill the server during the first tuning, and return the tutorial's output."""
+    """Run the tutorial, restart the server during the first tuning, and return the tutorial's output."""
     options = [text for name, value in OPTIONS.items() for text in (name, str(value))]
     options += ["--tracker", site.address, "--device-key", KEY, "--experiment-data-dir", str(run_dir)]
-    log = run_dir.with_suffix(".log")
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, str(TUTORIAL / "main.py"), *options], stdout=file, stderr=subprocess.STDOUT
-        )
-    try:
-        wait_until(lambda: "Load module" in server.log() or process.poll() is not None, "a program", 1800)
+
+    def restart_while_tuning() -> None:
+        wait_until(lambda: "/program-" in server.log(), "a program on the server", RUN_TIMEOUT)
         restart(server, site)
-        assert process.wait(3600) == 0, log.read_text()
-    finally:
-        process.kill()
-    return log.read_text()
+
+    restarting = threading.Thread(target=restart_while_tuning)
+    restarting.start()
+    done = run_tutorial(*options)
+    restarting.join()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def outputs_on_device(bundle: Path, site: Site, data: np.ndarray) -> np.ndarray:
@@ -93,14 +99,14 @@ def outputs_on_device(bundle: Path, site: Site, data: np.ndarray) -> np.ndarray:
     return model.get_output(0).numpy()
 
 
-def test_the_doctor_runs_a_kernel_on_the_server(site, server):
+def test_the_doctor_runs_a_kernel_on_the_server(short_timing, site, server):
     done = run_cprune("doctor", "--target", "arm64-linux", "--tracker", site.address, "--device-key", KEY)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ok   compiler: arm64-linux links with /usr/bin/aarch64-linux-gnu-g++" in done.stdout
     assert f"ok   round trip: compiled and ran a kernel on a device with key {KEY}" in done.stdout
 
 
-def test_a_network_is_pruned_and_deployed_although_the_server_is_killed(site, server, tmp_path):
+def test_a_network_is_pruned_and_deployed_although_the_server_is_killed(short_timing, site, server, tmp_path):
     run_dir, bundle = tmp_path / "run", tmp_path / "bundle"
     text = prune(site, server, run_dir)
     assert "lost device" in text, text
