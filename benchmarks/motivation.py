@@ -220,7 +220,7 @@ def main() -> None:
         args.variants, args.rounds = 4, 2
     print_machine()
     model, shape = make_network(args)
-    print_estimate(model, args, args.search * args.variants, 2 * args.variants)
+    print_estimate(model, args, 1, args.search * args.variants, 2 * args.variants)
     counter = MacCounter.of(model, shape, PrunableModel.trace(model, shape).groups())
     variants = draw_variants(counter, args.macs, args.variants)
     folder = folder_of("motivation", args, args.search)

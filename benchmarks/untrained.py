@@ -52,19 +52,22 @@ def folder_of(benchmark: str, args: argparse.Namespace, *others: int) -> Path:
     return CACHE / benchmark / "-".join([args.network.replace("/", "-"), *map(str, options)])
 
 
-def print_estimate(model: nn.Module, args: argparse.Namespace, trials: int, candidates: int) -> None:
+def print_estimate(
+    model: nn.Module, args: argparse.Namespace, tunings: int, trials: int, candidates: int
+) -> None:
     """Print how long a benchmark takes on two cores.
 
     Parameters
     ----------
-    trials, candidates
-        Trials after the first tuning, without those of transplants, and the number of models compiled.
+    tunings, trials, candidates
+        Number of networks that are tuned with ``args.trials`` trials per task, of further trials of searches,
+        and of models that are compiled.
     """
     layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     shapes = {(tuple(layer.weight.shape), getattr(layer, "stride", None)) for layer in layers}
-    first = TASKS_PER_SHAPE * len(shapes) * args.trials
-    seconds = TRIAL_SECONDS * (first + trials) + CANDIDATE_SECONDS * candidates
-    print(f"# about {seconds / 60:.0f} minutes on 2 cores for ResNet-18 at 32x32, longer for larger images")
+    trials += round(tunings * TASKS_PER_SHAPE * len(shapes) * args.trials)
+    minutes = (TRIAL_SECONDS * trials + CANDIDATE_SECONDS * candidates) / 60
+    print(f"# about {minutes:.0f} minutes on 2 cores at 32x32, longer for larger images", flush=True)
 
 
 def build_untuned(model: nn.Module, shape: tuple[int, ...], path: Path) -> Path:
