@@ -170,10 +170,12 @@ def test_an_untuned_compiler_measures_one_program_per_task(tmp_path):
     model, data = make_model(), sample_input(SHAPE)
     with UntunedCompiler(settings, SHAPE, tmp_path) as compiler:
         base = compiler.tune(model)
-        assert compiler.programs.trials() == {"search": 4, "transplant": 0}
+        # TVM has two templates for the linear layer.
+        assert compiler.programs.trials() == {"search": 5, "transplant": 0}
+        assert len(base.table.rows) == 4
         smaller = at_widths(PrunableModel.trace(model, SHAPE), {"a": 32})
         moved = compiler.move(base, smaller)
         # The layers ``a`` and ``b`` have changed.
-        assert compiler.programs.trials() == {"search": 6, "transplant": 0}
+        assert compiler.programs.trials() == {"search": 7, "transplant": 0}
         expected = smaller(torch.from_numpy(data)).detach().numpy()
         np.testing.assert_allclose(compiler.measurer.run_model(moved.library, data)[0], expected, atol=1e-5)
