@@ -3,7 +3,7 @@
 
     python benchmarks/ablation.py
     python benchmarks/ablation.py --network torchvision/resnet18 --image-size 224 --candidates 8
-    python benchmarks/ablation.py --quick    # ResNet-8 on 16x16 images, three candidates, one new search
+    python benchmarks/ablation.py --quick    # ResNet-8 on 16x16 images, two candidates, one new search
 
 A network with random weights is tuned once. Each variant of CPrune prunes it from there, without training:
 the share of the multiply-accumulates (MACs) that remain takes the place of the accuracy.
@@ -226,10 +226,10 @@ def main() -> None:
         ("--rounds", 8, "rounds of timing"),
     ):
         parser.add_argument(name, type=int, default=default, help=f"{text} (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="ResNet-8, three candidates, one new search")
+    parser.add_argument("--quick", action="store_true", help="ResNet-8, two candidates, one new search")
     args = parser.parse_args()
     if args.quick:
-        args.network, args.image_size, args.trials, args.candidates = "resnet8", 16, 4, 3
+        args.network, args.image_size, args.trials, args.candidates = "resnet8", 16, 4, 2
         args.searched, args.search_trials, args.rounds = 1, 8, 2
     print_machine()
     model, shape = make_network(args)
