@@ -4,6 +4,7 @@
 import os
 import platform
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +48,18 @@ def spread(values: list[float]) -> float:
     ordered = sorted(values)
     last = len(ordered) - 1
     return (ordered[round(0.75 * last)] - ordered[round(0.25 * last)]) / 2
+
+
+def latency_at(level: float, points: list[tuple[float, float]]) -> float | None:
+    """Return the lowest latency at an accuracy, interpolated between points of accuracy and latency.
+
+    Another measure of what a pruned network keeps can take the place of the accuracy.
+    """
+    found = [latency for accuracy, latency in points if accuracy >= level]
+    for (low, fast), (high, slow) in pairwise(sorted(points)):
+        if low < level <= high:
+            found.append(fast + (slow - fast) * (level - low) / (high - low))
+    return min(found, default=None)
 
 
 def resnet18_compiler(folder: Path = CACHE / "resnet18") -> Compiler:

@@ -17,13 +17,12 @@ interrupted benchmark continues there.
 import argparse
 import json
 import shutil
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from common import CACHE, median, print_machine
+from common import CACHE, latency_at, median, print_machine
 from evaluation import accuracy
 from models import make_model
 from peers import OURS, Peer, export_onnx, take_turns
@@ -137,15 +136,6 @@ def prune(
         )
         file.write_text(json.dumps(row._asdict()))
     return Row(**json.loads(file.read_text()))
-
-
-def latency_at(level: float, points: list[tuple[float, float]]) -> float | None:
-    """Return the lowest latency at an accuracy, interpolated between points of accuracy and latency."""
-    found = [latency for accuracy, latency in points if accuracy >= level]
-    for (low, fast), (high, slow) in pairwise(sorted(points)):
-        if low < level <= high:
-            found.append(fast + (slow - fast) * (level - low) / (high - low))
-    return min(found, default=None)
 
 
 def print_table(network: str, start: float, rows: list[Row]) -> None:

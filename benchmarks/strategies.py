@@ -14,12 +14,11 @@ import torch
 from torch import nn
 
 from common import CACHE, print_machine
-from tvm import relay
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import STRATEGIES, PruneConfig, Strategy, TuneConfig
 from tvm.contrib.cprune.loop.console import ConsoleReport
-from tvm.contrib.cprune.tasks import pass_context
 from tvm.contrib.cprune.types import Latency
+from untrained import build_untuned
 
 ROUNDS = 5
 # Input shape and the convolutions' (inputs, outputs, kernel, padding).
@@ -33,15 +32,6 @@ def two_layers(convolutions: tuple[tuple[int, int, int, int], ...]) -> nn.Module
     torch.manual_seed(0)
     layers = [(nn.Conv2d(i, o, kernel, padding=padding), nn.ReLU()) for i, o, kernel, padding in convolutions]
     return nn.Sequential(*(module for pair in layers for module in pair)).eval()
-
-
-def untuned(compiler: Compiler, model: nn.Module, path: Path) -> Path:
-    """Build the model with TVM's fallback schedules; returns the library's path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with pass_context(compiler.target, "autotvm", alter_layouts=True):
-        library = relay.build(compiler.import_model(model).mod, compiler.target)
-    compiler.preset.link(library, path)
-    return path
 
 
 def compare(network: str, trials: int) -> dict[str, Latency]:
@@ -59,7 +49,7 @@ def compare(network: str, trials: int) -> dict[str, Latency]:
         with compiler_of(strategy) as compiler:
             libraries[strategy] = compiler.tune(model).library
     with compiler_of(STRATEGIES[0]) as compiler:
-        libraries["untuned"] = untuned(compiler, model, folder / "untuned.so")
+        libraries["untuned"] = build_untuned(model, shape, folder / "untuned.so")
         return compiler.time_libraries(libraries, ROUNDS)
 
 

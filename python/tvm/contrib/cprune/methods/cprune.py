@@ -7,12 +7,17 @@ from tvm.contrib.cprune.loop.baseline import restore
 from tvm.contrib.cprune.loop.decision import stop_reason
 from tvm.contrib.cprune.loop.proposal import propose
 from tvm.contrib.cprune.loop.run import AcceptedModel, Run
+from tvm.contrib.cprune.loop.state import LoopState
 from tvm.contrib.cprune.methods.method import Method
 from tvm.contrib.cprune.models.surgery import widths
 
 
 class CPrune(Method):
     """The tuned programs decide which task is pruned next, and by how many channels."""
+
+    def start(self, run: Run, baseline: AcceptedModel) -> LoopState:
+        """Return the state that the loop begins or continues with, which variants of the method change."""
+        return run.journal.state()
 
     def prune(self, run: Run, baseline: AcceptedModel) -> tuple[Candidate, str]:
         """Prune a tuned model until no step is left that is faster and accurate enough.
@@ -54,7 +59,7 @@ class CPrune(Method):
         reason
             Why the loop stopped.
         """
-        state, original_widths = run.journal.state(), widths(run.model)
+        state, original_widths = self.start(run, baseline), widths(run.model)
         current = restore(run, state, baseline)
         while (stopped := run.journal.last("stopped")) is None:
             stop = stop_reason(state.speedup, state.iteration, state.seconds, run.config)
