@@ -34,7 +34,7 @@ lint: $(STAMPS)/tools
 	$(BIN)/clang-format --dry-run --Werror src/cprune/*.cc src/cprune/*.h tools/ffi_headers/tvm/runtime/*.h
 	$(BIN)/mypy
 
-BENCHMARKS := $(filter-out bounds common holding_server peers tutorial_runs,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
+BENCHMARKS := $(filter-out bounds common holding_server peers stack_% tutorial_runs,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 
 bench: $(addprefix bench-,$(BENCHMARKS))
 
