@@ -21,8 +21,8 @@ spatial-pack
 TVM 0.17 has the last two for Arm only. Here they are compiled for this machine (see ``stack_programs``).
 Depthwise and linear layers have the fastest of their templates with every algorithm. AutoTVM finds the tuned
 programs, with the same number of trials for every task. Untuned ones have TVM's fallback configurations. For
-the two templates of Arm, TVM takes these from TopHub, which is not used here. Without it, all tiles have one
-element, so the untuned rows of winograd and spatial-pack are much slower than TVM's defaults on an Arm device.
+the two templates of Arm, TVM takes them from TopHub, which is not used here. Without it, all tiles have one
+element, so untuned rows of winograd and spatial-pack are much slower than TVM's defaults on an Arm device.
 
 The expected speedup is the ratio of the multiply-accumulates, the actual one that of the median latencies.
 The unpruned and the pruned network take turns. The elbow is the level after which accuracy falls faster than
