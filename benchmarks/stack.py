@@ -56,7 +56,7 @@ LEVELS = (0, 25, 50, 60, 70, 80, 90, 95)
 QUICK_LEVELS = (0, 50)
 THREADS = (1, 2)
 # Rounds of timed runs, and the seconds and runs of one of them: slow networks get fewer runs.
-ROUNDS, ROUND_SECONDS, MIN_RUNS, MAX_RUNS = 3, 4.0, 3, 40
+ROUNDS, QUICK_ROUNDS, ROUND_SECONDS, MIN_RUNS, MAX_RUNS = 3, 1, 4.0, 3, 40
 
 
 class Cell(NamedTuple):
@@ -94,17 +94,17 @@ def check_settings(folder: Path, schedule: Schedule, trials: int) -> None:
         raise CPruneError(f"{folder} has results of {stored}, not of {settings}: move or delete it")
 
 
-def time_pair(compiler: Compiler, unpruned: Path, pruned: Path) -> tuple[Latency, Latency]:
+def time_pair(compiler: Compiler, unpruned: Path, pruned: Path, rounds: int) -> tuple[Latency, Latency]:
     """Time the unpruned and the pruned network in turn, in a process with the compiler's threads."""
     measurer, shape = compiler.measurer, compiler.input_shape
     libraries = {"unpruned": unpruned, "pruned": pruned}
     once = sum(min(costs) for costs in measurer.time_models(list(libraries.values()), sample_input(shape), 1))
     runs = max(MIN_RUNS, min(MAX_RUNS, int(ROUND_SECONDS / once)))
-    times = time_side_by_side(measurer, libraries, shape, runs, ROUNDS)
+    times = time_side_by_side(measurer, libraries, shape, runs, rounds)
     return times["unpruned"], times["pruned"]
 
 
-def measure(levels: Levels, cell: Cell, compiler: Compiler) -> Row:
+def measure(levels: Levels, cell: Cell, compiler: Compiler, rounds: int) -> Row:
     """Compile and time a cell whose level is trained."""
     unpruned, level = levels.train(0), levels.train(cell.percent)
 
@@ -114,7 +114,7 @@ def measure(levels: Levels, cell: Cell, compiler: Compiler) -> Row:
     for percent in dict.fromkeys((0, cell.percent)):
         path, model = library(percent), levels.model(percent)
         compile_network(compiler, model, cell.algorithm, cell.tuning, path)
-    before, after = time_pair(compiler, library(0), library(cell.percent))
+    before, after = time_pair(compiler, library(0), library(cell.percent), rounds)
     return Row(
         levels.folder.name,
         cell.percent,
@@ -155,7 +155,7 @@ def run(levels: Levels, pending: list[Cell], args: argparse.Namespace, report: C
         with Compiler(PruneConfig(tune=tune), levels.shape, folder, stack_target(), report) as compiler:
             for cell in pending:
                 if cell.threads == threads:
-                    row = measure(levels, cell, compiler)
+                    row = measure(levels, cell, compiler, args.rounds)
                     write_text(cell.file(levels.folder), json.dumps(row._asdict()))
                     write_results(levels.folder.parent)
                     print(row, flush=True)
@@ -189,6 +189,7 @@ def parse_args() -> argparse.Namespace:
     add("--estimate", action="store_true", help="print the estimated time, and stop")
     add("--quick", action="store_true", help="ResNet-8 on digits, two levels, 2 trials per task")
     args = parser.parse_args()
+    args.rounds = QUICK_ROUNDS if args.quick else ROUNDS
     if args.quick:
         args.networks, args.dataset, args.levels = ["resnet8"], "digits", list(QUICK_LEVELS)
         args.epochs, args.fine_tune_epochs, args.trials = 3, 1, 2

@@ -7,20 +7,24 @@ use no instructions of Arm, so this machine's target with the key ``arm_cpu`` co
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 
+from tvm import autotvm
 from tvm.contrib.cprune.compiler import Compiler, Unbuilt
 from tvm.contrib.cprune.loop.verification import TOLERANCE
-from tvm.contrib.cprune.measuring.records import RecordLog
+from tvm.contrib.cprune.measuring.records import Measured, RecordLog
 from tvm.contrib.cprune.models.reference import check_batches, compare_with_torch
 from tvm.contrib.cprune.table import make_table
 from tvm.contrib.cprune.targets.target import host_target
+from tvm.contrib.cprune.tuning.autotvm.configuration import fallback_config
 from tvm.contrib.cprune.tuning.autotvm.search import search
 from tvm.contrib.cprune.types import Algorithm, Task
 
+# Returns the program of a workload key.
+Best = Callable[[str], Measured | None]
 ALGORITHMS = {
     "direct": "conv2d_NCHWc.x86",
     "winograd": "conv2d_nchw_winograd.arm_cpu",
@@ -62,15 +66,27 @@ def template_of(task: Task) -> Algorithm:
     return str(task.subgraphs[0].algorithm)
 
 
-def fastest_templates(tasks: Sequence[Task], log: RecordLog) -> Mapping[str, Algorithm]:
+def fallback_programs(tasks: Iterable[Task], log: RecordLog) -> dict[str, Measured]:
+    """Return the programs of TVM's fallback configurations by workload key, as far as ``log`` has them."""
+    found: dict[str, Measured] = {}
+    for task in tasks:
+        config = fallback_config(task.tvm_task)
+        inputs = autotvm.MeasureInput(task.tvm_task.target, task.tvm_task, config)
+        measured = None if config is None else log.find(inputs)
+        if measured is not None:
+            found[task.workload_key] = measured
+    return found
+
+
+def fastest_templates(tasks: Iterable[Task], best: Best) -> dict[str, Algorithm]:
     """Return the template of the fastest program for each layer."""
     found: dict[str, tuple[float, Algorithm]] = {}
     for task in tasks:
-        best = log.best(task.workload_key)
-        assert best is not None and best.latency is not None, task.title
-        for layer in task.layers:
-            pair = (best.latency.median, template_of(task))
-            found[layer] = min(found.get(layer, pair), pair)
+        measured = best(task.workload_key)
+        if measured is not None and measured.latency is not None:
+            for layer in task.layers:
+                pair = (measured.latency.median, template_of(task))
+                found[layer] = min(found.get(layer, pair), pair)
     return {layer: template for layer, (_, template) in found.items()}
 
 
@@ -79,8 +95,8 @@ def compile_network(
 ) -> None:
     """Compile a network unless ``path`` exists, and compare it with PyTorch.
 
-    Tuned programs are the fastest of ``compiler.config.tune.trials`` per task, untuned ones TVM's fallback
-    configurations. Records of earlier calls count as trials.
+    Tuned programs are the fastest of ``compiler.config.tune.trials`` per task, untuned ones those of TVM's
+    fallback configurations, which count as a trial. Records of earlier calls count, too.
 
     Parameters
     ----------
@@ -96,13 +112,14 @@ def compile_network(
         return
     relay, config = compiler.import_model(model), compiler.config.tune
     tasks = tasks_of(compiler.tuner.extract(relay, {}), algorithm)
-    log = RecordLog(compiler.run_dir / f"{tuning}.json")
+    log = RecordLog(compiler.run_dir / "programs.json")
     # Only the fallback configuration of a settled task is measured.
     settled = {task.workload_key for task in tasks} if tuning == "untuned" else ()
     search(tasks, config, compiler.measurer, log, settled=settled)
-    chosen = compiler.tuner.extract(relay, fastest_templates(tasks, log))
+    best: Best = log.best if tuning == "tuned" else fallback_programs(tasks, log).get
+    chosen = compiler.tuner.extract(relay, fastest_templates(tasks, best))
     threads = compiler.measurer.threads
-    table = make_table(chosen, log.best, str(compiler.target), threads, config.cold_weights)
+    table = make_table(chosen, best, str(compiler.target), threads, config.cold_weights)
     library = compiler.build(Unbuilt(model, relay, table)).library
     batches = check_batches(compiler.input_shape, None, 0)
     compare_with_torch(
