@@ -126,7 +126,8 @@ def page(rows: Sequence[Row]) -> str:
             own = [row for row in rows if (row.network, row.threads) == (network, threads)]
             text = "Stars mark the elbows: from there, accuracy falls faster than latency."
             charts = [_accuracy(own, tuning) for tuning in TUNING if any(r.tuning == tuning for r in own)]
-            sections.append(section(f"{network}, {threads} threads", text, *charts, _shares(own)))
+            title = f"{network}, {threads} thread{'s' if threads > 1 else ''}"
+            sections.append(section(title, text, *charts, _shares(own)))
     return document("Across the stack", *sections)
 
 
