@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+from tvm.autotvm.task.space import ConfigEntity, FallbackConfigEntity
 
 from tvm import autotvm
 from tvm.contrib.cprune.compiler import Compiler, Unbuilt
@@ -66,16 +67,20 @@ def template_of(task: Task) -> Algorithm:
     return str(task.subgraphs[0].algorithm)
 
 
-def fallback_programs(tasks: Iterable[Task], log: RecordLog) -> dict[str, Measured]:
-    """Return the programs of TVM's fallback configurations by workload key, as far as ``log`` has them."""
-    found: dict[str, Measured] = {}
-    for task in tasks:
-        config = fallback_config(task.tvm_task)
-        inputs = autotvm.MeasureInput(task.tvm_task.target, task.tvm_task, config)
-        measured = None if config is None else log.find(inputs)
-        if measured is not None:
-            found[task.workload_key] = measured
-    return found
+def fallback_input(task: Task) -> autotvm.MeasureInput:
+    """Return the program that TVM uses without tuning, even if the template's space does not have it.
+
+    For 1x1 convolutions of images with 4 rows, the fallback of conv2d_NCHWc.x86 computes 4 rows at once, but
+    the space has only 1 and 2.
+    """
+    tvm_task = task.tvm_task
+    config = fallback_config(tvm_task)
+    if config is None:
+        fallback = FallbackConfigEntity()
+        with tvm_task.target:
+            tvm_task.instantiate(fallback)
+        config = ConfigEntity(len(tvm_task.config_space), fallback.code_hash, fallback._entity_map, [])
+    return autotvm.MeasureInput(tvm_task.target, tvm_task, config)
 
 
 def fastest_templates(tasks: Iterable[Task], best: Best) -> dict[str, Algorithm]:
@@ -113,10 +118,13 @@ def compile_network(
     relay, config = compiler.import_model(model), compiler.config.tune
     tasks = tasks_of(compiler.tuner.extract(relay, {}), algorithm)
     log = RecordLog(compiler.run_dir / "programs.json")
-    # Only the fallback configuration of a settled task is measured.
-    settled = {task.workload_key for task in tasks} if tuning == "untuned" else ()
-    search(tasks, config, compiler.measurer, log, settled=settled)
-    best: Best = log.best if tuning == "tuned" else fallback_programs(tasks, log).get
+    inputs = {task.workload_key: fallback_input(task) for task in tasks}
+    compiler.measurer.measure_new(list(inputs.values()), log)
+    best: Best = log.best
+    if tuning == "tuned":
+        search(tasks, config, compiler.measurer, log)
+    else:
+        best = {key: log.find(fallback) for key, fallback in inputs.items()}.get
     chosen = compiler.tuner.extract(relay, fastest_templates(tasks, best))
     threads = compiler.measurer.threads
     table = make_table(chosen, best, str(compiler.target), threads, config.cold_weights)
