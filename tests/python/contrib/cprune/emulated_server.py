@@ -20,8 +20,8 @@ def missing() -> str | None:
         return "apt install g++-aarch64-linux-gnu qemu-user"
     if not Path(os.getenv(VARIABLE, "")).is_file():
         return (
-            "python3 tools/build_tvm.py TVM --runtime-only --cross aarch64-linux-gnu, where TVM is a checkout "
-            f"of TVM v0.17.0, and set {VARIABLE}=TVM/build-cprune-aarch64-linux-gnu/tvm_rpc"
+            "python3 tools/build_tvm.py TVM --runtime-only --cross aarch64-linux-gnu, where TVM is a "
+            f"checkout of TVM v0.17.0, and set {VARIABLE}=TVM/build-cprune-aarch64-linux-gnu/tvm_rpc"
         )
     return None
 
