@@ -106,7 +106,9 @@ def test_the_doctor_runs_a_kernel_on_the_server(short_timing, site, server):
     assert f"ok   round trip: compiled and ran a kernel on a device with key {KEY}" in done.stdout
 
 
-def test_a_network_is_pruned_and_deployed_although_the_server_is_killed(short_timing, site, server, tmp_path):
+def test_a_network_is_pruned_and_deployed_although_the_server_is_killed(
+    short_timing, latency_by_macs, site, server, tmp_path
+):
     run_dir, bundle = tmp_path / "run", tmp_path / "bundle"
     text = prune(site, server, run_dir)
     assert "lost device" in text, text
