@@ -100,7 +100,8 @@ def configure(build: Build) -> None:
     """Configure a build, or raise ``ToolError`` with the first error of CMake."""
     done = subprocess.run(cmake_command(build), capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ToolError(f"CMake could not configure {build.folder}: {cmake_error(done.stderr)}")
+        needs = "; Debian: apt-get install libvulkan-dev spirv-tools spirv-headers" if build.vulkan else ""
+        raise ToolError(f"CMake could not configure {build.folder}: {cmake_error(done.stderr)}{needs}")
 
 
 def cmake_error(output: str) -> str:
