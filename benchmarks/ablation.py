@@ -83,22 +83,22 @@ class Row(NamedTuple):
     seconds: float
 
 
-def path_of(run: Pruned, unpruned: float) -> list[tuple[float, float]]:
+def path_of(run: Pruned, final: float) -> list[tuple[float, float]]:
     """Return the share of the multiply-accumulates and the latency of each accepted candidate.
 
     Parameters
     ----------
-    unpruned
-        Latency of the unpruned network, to which the speedups refer.
+    final
+        Latency of the final network, which is the last of them. Those of the others follow from speedups.
     """
     accepted = [event for event in run.events if event["event"] == "candidate" and event["accepted"]]
+    unpruned = final * (accepted[-1]["speedup"] if accepted else 1.0)
     return [(1.0, unpruned), *((event["accuracy_val"], unpruned / event["speedup"]) for event in accepted)]
 
 
 def rows_of(runs: dict[str, Pruned], samples: dict[str, list[float]]) -> list[Row]:
     """Return the row of each variant."""
-    full, points, rows = runs[FULL], path_of(runs[FULL], median(samples[UNPRUNED])), []
-    points.append((full.result["pruned"]["accuracy_val"], median(samples[FULL])))
+    points, rows = path_of(runs[FULL], median(samples[FULL])), []
     for name, run in runs.items():
         latency, share = median(samples[name]), run.result["pruned"]["accuracy_val"]
         equal = latency_at(share, points)
@@ -179,12 +179,14 @@ def print_searches(rows: list[Search], samples: dict[str, list[float]]) -> None:
 
 def plot(runs: dict[str, Pruned], samples: dict[str, list[float]]) -> list[Series]:
     """Return the series of the plot: the accepted candidates of each variant, and its final network."""
-    unpruned, series = median(samples[UNPRUNED]), []
+    series = []
     for number, (name, run) in enumerate(runs.items()):
         color = f"run-{number}"
         # Candidates of untuned programs take another time than the tuned network.
         tuned = not any(event["event"] == "untuned" for event in run.events)
-        points = [(share, latency, "circle") for share, latency in path_of(run, unpruned) if tuned]
+        points = [
+            (share, latency, "circle") for share, latency in path_of(run, median(samples[name])) if tuned
+        ]
         points.append((run.result["pruned"]["accuracy_val"], median(samples[name]), "star"))
         marks = [
             Mark(latency * 1e3, share, symbol, color, f"{name}\n{latency * 1e3:.3f} ms, MACs {share:.3f}")

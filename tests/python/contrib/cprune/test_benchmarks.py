@@ -29,7 +29,8 @@ from tvm.contrib.cprune.types import Subgraph
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import common
-from ablation_runs import OneSubgraph, UntunedCompiler
+from ablation import path_of
+from ablation_runs import OneSubgraph, Pruned, UntunedCompiler
 from equal_macs import draw_variants, make_variant
 from models.resnet import resnet8
 from motivation import loss_of_choice, rank_correlation
@@ -81,6 +82,15 @@ def test_latency_at_a_level_is_interpolated():
     assert common.latency_at(0.5, points) == 4
     assert common.latency_at(0.4, points) == 4
     assert common.latency_at(1.1, points) is None
+
+
+def test_latencies_of_accepted_candidates_follow_from_that_of_the_last_one():
+    facts = (("baseline", False, 1.0, 1.0), ("candidate", True, 0.8, 1.25), ("candidate", False, 0.7, 9.0))
+    last = ("candidate", True, 0.5, 2.0)
+    names = ("event", "accepted", "accuracy_val", "speedup")
+    events = [dict(zip(names, values, strict=True)) for values in (*facts, last)]
+    assert path_of(Pruned({}, events, Path()), 3.0) == [(1.0, 6.0), (0.8, 4.8), (0.5, 3.0)]
+    assert path_of(Pruned({}, events[:1], Path()), 3.0) == [(1.0, 3.0)]
 
 
 def test_a_round_is_measured_once(tmp_path):
