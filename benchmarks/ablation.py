@@ -201,6 +201,7 @@ def report(
 ) -> None:
     """Print the tables, and write the results and the plot."""
     rows = rows_of(runs, samples)
+    print(f"\nunpruned: {median(samples[UNPRUNED]) * 1e3:.3f} ± {spread(samples[UNPRUNED]) * 1e3:.3f} ms")
     print_rows(rows)
     print_searches(searches, samples)
     table = {
