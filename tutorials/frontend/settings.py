@@ -101,8 +101,8 @@ class DeviceSettings:
     Attributes
     ----------
     target
-        A preset (cpu, arm64-linux, android-cpu, android-opencl-mali, android-opencl-adreno) or a TVM target
-        such as "llvm -mcpu=core-avx2". The default is this machine.
+        A preset (cpu, arm64-linux, android-cpu, android-opencl-mali, android-opencl-adreno, opencl, vulkan,
+        cuda) or a TVM target such as "llvm -mcpu=core-avx2". The default is this machine.
     tracker
         Address (host:port) of the TVM RPC tracker whose devices run the programs. With --device-key alone,
         the environment variables TVM_TRACKER_HOST and TVM_TRACKER_PORT give the address.

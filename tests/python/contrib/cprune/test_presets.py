@@ -43,12 +43,12 @@ def test_a_preset_is_found_by_name_or_by_target_string():
     for name, preset in PRESETS.items():
         target = preset.make_target()
         assert find_preset(name) is preset
-        assert target.kind.name == ("opencl" if preset.device == "opencl" else "llvm")
+        assert target.kind.name == ("llvm" if preset.device == "cpu" else preset.device)
     assert find_preset("llvm -mtriple=aarch64-linux-gnu").linker == "aarch64"
     assert find_preset("llvm -mtriple=aarch64-linux-android").linker == "ndk"
     vulkan = find_preset('{"kind": "vulkan", "host": {"kind": "llvm", "mtriple": "aarch64-linux-android"}}')
     assert (vulkan.linker, vulkan.device) == ("ndk", "vulkan")
-    with pytest.raises(CPruneError, match="'hexagon' has kind hexagon, expected llvm, opencl, vulkan"):
+    with pytest.raises(CPruneError, match="'hexagon' has kind hexagon, expected llvm, opencl, vulkan, cuda"):
         find_preset("hexagon")
     with pytest.raises(CPruneError, match=r"is not a TVM target.*; the presets are cpu, arm64-linux"):
         find_preset("android-tpu")

@@ -15,6 +15,8 @@ from tvm.contrib.cprune.targets.presets import Preset
 from tvm.contrib.cprune.types import INPUT, CPruneError
 
 MANIFEST, FORMAT = "manifest.json", 1
+# DLPack's names of the runtime devices.
+DL_DEVICES = {"cpu": "kDLCPU", "opencl": "kDLOpenCL", "vulkan": "kDLVulkan", "cuda": "kDLCUDA"}
 
 _PYTHON = '''"""Run the bundle's model on one input: python example.py"""
 
@@ -134,7 +136,7 @@ def _write_examples(folder: Path, preset: Preset, shape: tuple[int, ...]) -> Non
         "shape": tuple(shape),
         "sizes": ", ".join(str(size) for size in shape),
         "input": INPUT,
-        "dl_device": {"cpu": "kDLCPU", "opencl": "kDLOpenCL", "vulkan": "kDLVulkan"}[preset.device],
+        "dl_device": DL_DEVICES[preset.device],
     }
     write_text(folder / "example.py", _PYTHON.format(**values))
     write_text(folder / "example.cc", _CPP.format(**values))

@@ -34,7 +34,7 @@ class RunSettings:
     Attributes
     ----------
     device_type
-        "cpu", "opencl" or "vulkan".
+        "cpu", "opencl", "vulkan" or "cuda".
     threads
         Threads of a CPU; 0 is the device's default.
     repeats, min_seconds, prepare

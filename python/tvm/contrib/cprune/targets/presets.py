@@ -13,9 +13,9 @@ from tvm.contrib.cprune.targets.target import host_target, parse_target
 from tvm.contrib.cprune.types import CPruneError, InfrastructureError
 
 Linker = Literal["host", "aarch64", "ndk"]
-Device = Literal["cpu", "opencl", "vulkan"]
+Device = Literal["cpu", "opencl", "vulkan", "cuda"]
 # The runtime device of each target kind.
-DEVICES: dict[str, Device] = {"llvm": "cpu", "opencl": "opencl", "vulkan": "vulkan"}
+DEVICES: dict[str, Device] = {"llvm": "cpu", "opencl": "opencl", "vulkan": "vulkan", "cuda": "cuda"}
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,9 @@ PRESETS = {
         Preset("android-cpu", f"{_ANDROID} -num-cores 4", "ndk"),
         Preset("android-opencl-mali", "opencl -device=mali", "ndk", _ANDROID, "opencl"),
         Preset("android-opencl-adreno", "opencl -device=adreno", "ndk", _ANDROID, "opencl"),
+        Preset("opencl", "opencl", "host", "llvm", "opencl"),
+        Preset("vulkan", "vulkan", "host", "llvm", "vulkan"),
+        Preset("cuda", "cuda", "host", "llvm", "cuda"),
     )
 }
 NAMES = ("cpu", *PRESETS)

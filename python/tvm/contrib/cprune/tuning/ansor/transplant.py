@@ -10,8 +10,6 @@ are rewritten. The innermost length, usually the vector, is changed last.
 """
 
 import json
-import math
-from collections.abc import Mapping
 from typing import Any
 
 import tvm
@@ -26,6 +24,7 @@ from tvm.contrib.cprune.tuning.ansor.epilogue import (
     same_structure,
     with_epilogue_of,
 )
+from tvm.contrib.cprune.tuning.ansor.fused_loops import resize_fused_splits
 from tvm.contrib.cprune.tuning.ansor.steps import Step, splits_of, steps_of
 from tvm.contrib.cprune.tuning.variants import Lengths, length_variants
 from tvm.contrib.cprune.types import Split, Task, TransplantError
@@ -110,7 +109,7 @@ def rewrite_steps(record: str, old: Task, new: Task, limit: int) -> list[list[St
         new_steps = [list(step) for step in steps]
         for index, lengths in variant.items():
             new_steps[index][3], new_steps[index][4] = extents[index], list(lengths)
-        rewritten.append(new_steps)
+        rewritten.append(resize_fused_splits(record, new_steps, new))
     return rewritten
 
 
@@ -119,44 +118,22 @@ def _resized_splits(
 ) -> tuple[dict[int, int], dict[int, list[Lengths]]]:
     """Return the new extent and the inner lengths to try for each split whose extent changes.
 
-    Both are indexed by the split's step.
+    Both are indexed by the split's step. Splits of fused loops are left out.
     """
     extents: dict[int, int] = {}
     choices: dict[int, list[Lengths]] = {}
-    cooperative_fetch = False
     # The new task's DAG serves for both: operations and axes are the same, and a task from a file has no DAG.
     for split in splits_of(new.tvm_task.compute_dag, steps):
-        if all(old.axes[axis][2] == new.axes[axis][2] for axis in split.axes):
+        axis, *fused = split.axes
+        if fused or old.axes[axis][2] == new.axes[axis][2]:
             continue
-        if _splits_shared_tile(split, old):
-            cooperative_fetch = True
-            continue
-        if len(split.axes) != 1 or split.extent != old.axes[split.axes[0]][2]:
+        if split.extent != old.axes[axis][2]:
             raise TransplantError(f"{split.stage} splits a loop over only a part of a channel axis")
-        extent = new.axes[split.axes[0]][2]
+        extent = new.axes[axis][2]
         extents[split.step], choices[split.step] = extent, _fitting_lengths(extent, split, new, limit)
         if not choices[split.step]:
             raise TransplantError(f"no inner lengths similar to {list(split.lengths)} divide {extent}")
-    return extents, _keep_lengths(choices, steps) if cooperative_fetch else choices
-
-
-def _splits_shared_tile(split: Split, task: Task) -> bool:
-    """Return whether a GPU's threads use this split to load a tile into shared memory together.
-
-    The size of the tile depends only on the inner lengths of other splits.
-    """
-    return len(split.axes) > 1 and split.extent < math.prod(task.axes[axis][2] for axis in split.axes)
-
-
-def _keep_lengths(choices: Mapping[int, list[Lengths]], steps: list[Step]) -> dict[int, list[Lengths]]:
-    """Drop all choices that change lengths, because they would change the size of a shared tile."""
-    unchanged = {
-        step: [lengths for lengths in options if lengths == tuple(steps[step][4])]
-        for step, options in choices.items()
-    }
-    if not all(unchanged.values()):
-        raise TransplantError("the size of the tile that its threads load together would change")
-    return unchanged
+    return extents, choices
 
 
 def _fitting_lengths(extent: int, split: Split, new: Task, limit: int) -> list[Lengths]:

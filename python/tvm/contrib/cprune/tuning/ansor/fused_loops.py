@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Splits of fused loops in programs for GPUs, whose extents are known only after the other splits.
+
+Ansor splits a fused loop in two places (``src/auto_scheduler/search_policy/sketch_policy_rules.cc``): it
+divides a stage that is not tiled among threads, and it lets the threads of a block load a tile into shared
+memory together (cooperative fetching). The size of that tile follows from the inner lengths of the stage
+that reads it. The number of threads follows them, too, because its step (``FFSP``) refers to their splits.
+"""
+
+import json
+import math
+
+import tvm
+from tvm.contrib.cprune.measuring.records import state_of
+from tvm.contrib.cprune.messages import last_line
+from tvm.contrib.cprune.tuning.ansor.steps import VECTORIZED, Step, splits_of
+from tvm.contrib.cprune.types import Split, Task, TransplantError
+
+
+def resize_fused_splits(record: str, steps: list[Step], task: Task) -> list[Step]:
+    """Return transform steps whose splits of fused loops have the extents of a task.
+
+    Parameters
+    ----------
+    record
+        The line of an auto_scheduler log that the steps come from.
+    steps
+        Its steps, with the other splits already rewritten for ``task``.
+
+    Returns
+    -------
+    The steps. Numbers of threads stay the same, because TVM guards loops that they do not divide. Vectors
+    are shortened to a length that divides the loop.
+
+    Raises
+    ------
+    TransplantError
+        If TVM cannot infer the bounds of the program's loops.
+    """
+    resized = [list(step) for step in steps]
+    for split in splits_of(task.tvm_task.compute_dag, steps):
+        if len(split.axes) > 1:
+            extent = _extent(record, resized[: split.step], resized[split.step], task)
+            lengths = [math.gcd(extent, split.product)] if _is_vector(resized, split) else list(split.lengths)
+            resized[split.step][3:5] = [extent, lengths]
+    return resized
+
+
+def _extent(record: str, before: list[Step], split: Step, task: Task) -> int:
+    """Return the extent of the loop that a step splits, from TVM's bound inference on the steps before it."""
+    data = json.loads(record)
+    data["i"][0][0], data["i"][1][1] = task.workload_key, before
+    try:
+        state = task.tvm_task.compute_dag.infer_bound_from_state(state_of(json.dumps(data)))
+    except tvm.error.TVMError as error:
+        raise TransplantError(f"TVM rejects the transplanted program: {last_line(error)}") from error
+    return int(state.stages[split[1]].iters[split[2]].range.extent)
+
+
+def _is_vector(steps: list[Step], split: Split) -> bool:
+    """Return whether a split's only inner loop is vectorized."""
+    _, stage, loop, *_ = steps[split.step]
+    follows = steps[split.step + 1 : split.step + 2]
+    return len(split.lengths) == 1 and follows == [["AN", stage, loop + 1, VECTORIZED]]
