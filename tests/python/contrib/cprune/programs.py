@@ -9,7 +9,7 @@ from networks import KINDS
 from torch import nn
 
 import tvm
-from tvm import auto_scheduler, autotvm
+from tvm import auto_scheduler, autotvm, te
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.importers.from_torch import from_torch
 from tvm.contrib.cprune.measuring.records import Measured, dump
@@ -119,3 +119,15 @@ def measured_table(task: Task, record: Measured) -> TaskTable:
 
 def _table(rows: Sequence[Row], target: str) -> TaskTable:
     return TaskTable(tuple(rows), target, 2, True)
+
+
+def reference(task: Task, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the output of a task's compute DAG without a schedule."""
+    tensors = list(task.tvm_task.compute_dag.tensors)
+    schedule = te.create_schedule([t.op for t in tensors if isinstance(t.op, te.ComputeOp)][-1:])
+    function = tvm.build(schedule, tensors, "llvm")
+    args = [tvm.nd.array(value) for value in inputs]
+    args.append(tvm.nd.array(np.zeros([int(n) for n in tensors[-1].shape], "float32")))
+    function(*args)
+    result: np.ndarray = args[-1].numpy()
+    return result

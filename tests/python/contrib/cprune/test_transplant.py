@@ -10,28 +10,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import KINDS, OneLayer
-from programs import random_records, task_of
+from programs import random_records, reference, task_of
 from torch import nn
 
-import tvm
-from tvm import auto_scheduler, te
+from tvm import auto_scheduler
 from tvm.contrib.cprune.importers.from_torch import from_torch
 from tvm.contrib.cprune.measuring import local_worker
 from tvm.contrib.cprune.tasks import extract_from_program
 from tvm.contrib.cprune.tuning.ansor.steps import channel_splits, steps_of
 from tvm.contrib.cprune.tuning.ansor.transplant import keeps_inner_loops, rewrite_steps, transplant
 from tvm.contrib.cprune.types import TransplantError
-
-
-def reference(task, inputs):
-    """Return the output of a task's compute DAG without a schedule."""
-    tensors = list(task.tvm_task.compute_dag.tensors)
-    schedule = te.create_schedule([t.op for t in tensors if isinstance(t.op, te.ComputeOp)][-1:])
-    function = tvm.build(schedule, tensors, "llvm")
-    args = [tvm.nd.array(value) for value in inputs]
-    args.append(tvm.nd.array(np.zeros([int(n) for n in tensors[-1].shape], "float32")))
-    function(*args)
-    return args[-1].numpy()
 
 
 def check(task, measure_input, pool):

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs, transplants and the whole loop on the GPUs of this machine, or on what acts as one.
+
+PoCL runs OpenCL programs on the CPU, and Mesa's lavapipe does so for Vulkan.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import run_cprune, run_tutorial
+from networks import KINDS
+from programs import random_records, reference, task_of
+from rpc_site import KEY, Site, running_site
+
+import tvm
+from tvm.contrib.cprune.measuring.records import to_input
+from tvm.contrib.cprune.targets.presets import DEVICES, PRESETS
+from tvm.contrib.cprune.targets.target import pinned_target
+from tvm.contrib.cprune.tuning.ansor.transplant import transplant
+
+GPUS = [
+    name
+    for name, device in DEVICES.items()
+    if device != "cpu" and tvm.runtime.enabled(device) and tvm.device(device, 0).exist
+]
+OPTIONS = {
+    "--model": "lenet",
+    "--train-epochs": 1,
+    "--short-term-epochs": 1,
+    "--fine-tune-epochs": 1,
+    "--accuracy-requirement": 0.05,
+    "--trials": 4,
+    "--max-iterations": 2,
+    "--final-trials": 0,
+    "--repeats": 3,
+    "--min-time": 0,
+    "--cool-down": 0,
+    "--library": "none",
+}
+
+pytestmark = pytest.mark.skipif(
+    not GPUS,
+    reason="no GPU for this TVM: tools/build_tvm.py CHECKOUT --opencl, apt install pocl-opencl-icd, "
+    "make test VENV=.venv-source",
+)
+
+
+def run(task, measure_input, target, inputs):
+    """Compile a program for a GPU, run it there, and return its output."""
+    schedule, args = task.tvm_task.compute_dag.apply_steps_from_state(measure_input.state)
+    function = tvm.build(schedule, args, target=target)
+    device = tvm.device(target.kind.name, 0)
+    arrays = [tvm.nd.array(value, device) for value in inputs]
+    output = tvm.nd.array(np.full([int(n) for n in args[-1].shape], np.nan, "float32"), device)
+    function(*arrays, output)
+    return output.numpy()
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_programs_and_their_transplants_compute_the_right_numbers(kind, gpu):
+    target = pinned_target(PRESETS[gpu].make_target())
+    base = task_of(kind, 64, target)
+    generator = np.random.default_rng(0)
+    valid = moved = 0
+    for line in random_records(base)[:6]:
+        for width in (64, 56, 32):
+            task = task_of(kind, width, target)
+            shapes = [[int(n) for n in tensor.shape] for tensor in task.tvm_task.compute_dag.tensors]
+            inputs = [generator.standard_normal(shape).astype("float32") for shape in shapes[:-1]]
+            program = to_input(line, task.tvm_task) if width == 64 else transplant(line, base, task, 1)[0]
+            try:
+                actual = run(task, program, target, inputs)
+            except tvm.error.TVMError:
+                # Ansor samples some programs that exceed the limits of a GPU, and measures them as failed.
+                if width == 64:
+                    break
+                continue
+            expected = reference(task, inputs)
+            np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+            valid, moved = valid + (width == 64), moved + (width != 64)
+    assert valid >= 3 and moved >= 4, (valid, moved)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    with running_site() as running:
+        running.add(0)
+        running.wait(1)
+        yield running
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+def test_a_network_is_pruned_and_deployed(gpu, latency_by_macs, site, tmp_path):
+    run_dir, bundle = tmp_path / "run", tmp_path / "bundle"
+    device = ("--tracker", site.address, "--device-key", KEY)
+    done = run_cprune("doctor", "--target", gpu, *device)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok   round trip" in done.stdout
+    options = [text for name, value in OPTIONS.items() for text in (name, str(value))]
+    options += ["--target", gpu, *device, "--experiment-data-dir", str(run_dir)]
+    done = run_tutorial(*options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((run_dir / "result.json").read_text())
+    assert result["target"].startswith(gpu) and result["accepted"] >= 1, done.stdout
+    assert result["output_error"]["net.so"]["max_rel"] < 1e-3
+    assert result["trials"]["pruning_and_final_tuning"]["transplant"] > 0
+    # It compares the outputs on the device with the model's.
+    done = run_cprune("deploy", str(run_dir), *device, "--repeats", "3", "--out", str(bundle))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((bundle / "manifest.json").read_text())["device"] == gpu
+    assert Path(bundle / "net.so").stat().st_size
