@@ -19,10 +19,19 @@ import sys
 from pathlib import Path
 
 from shell import ToolError, run
-from tvm_source import Build, check_sources, cmake_command, find_llvm, tvm_version
+from tvm_source import (
+    Build,
+    check_sources,
+    cmake_command,
+    find_llvm,
+    missing_static_library,
+    tvm_version,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 DEBIAN_PACKAGES = {"cmake": "cmake", "ninja": "ninja-build", "ccache": "ccache", "make": "make", "g++": "g++"}
+# What LLVM's static libraries need on Debian, with LLVM's number in place of N.
+STATIC_PACKAGES = "llvm-N-dev libpolly-N-dev libzstd-dev libxml2-dev zlib1g-dev"
 GIB = 1 << 30
 # What the compiler needs for TVM's largest source files.
 MEMORY_PER_JOB = 1 * GIB
@@ -42,7 +51,19 @@ def plan_build(options: argparse.Namespace) -> Build:
     check_sources(checkout, options.opencl)
     check_tools(options.cross)
     llvm = None if options.runtime_only else find_llvm(version, options.llvm)
-    return Build(checkout, llvm, options.opencl, options.vulkan, options.runtime_only, options.cross)
+    kind = (options.opencl, options.vulkan, options.runtime_only, options.cross)
+    return Build(checkout, llvm, *kind, static_llvm=llvm is not None and has_static_libraries(llvm))
+
+
+def has_static_libraries(llvm: str) -> bool:
+    """Return whether LLVM can be linked statically, and print what follows if it cannot."""
+    missing = missing_static_library(llvm)
+    if missing:
+        print(
+            f"{llvm} has no {missing}, so TVM is linked to the shared LLVM: OpenCL and Vulkan drivers that "
+            f"use LLVM may crash; on Debian: apt-get install {STATIC_PACKAGES}"
+        )
+    return not missing
 
 
 def check_tools(cross: str | None) -> None:
@@ -100,7 +121,9 @@ def configure(build: Build) -> None:
     """Configure a build, or raise ``ToolError`` with the first error of CMake."""
     done = subprocess.run(cmake_command(build), capture_output=True, text=True, check=False)
     if done.returncode:
-        needs = "; Debian: apt-get install libvulkan-dev spirv-tools spirv-headers" if build.vulkan else ""
+        packages = " libvulkan-dev spirv-tools spirv-headers" if build.vulkan else ""
+        packages = (f" {STATIC_PACKAGES}" if build.static_llvm else "") + packages
+        needs = f"; on Debian: apt-get install{packages}" if packages else ""
         raise ToolError(f"CMake could not configure {build.folder}: {cmake_error(done.stderr)}{needs}")
 
 

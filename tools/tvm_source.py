@@ -12,6 +12,8 @@ MODULE = Path(__file__).resolve().parents[1] / "cmake" / "modules" / "contrib" /
 # The versions that can be built, and the newest LLVM that the C++ code of each supports (src/target/llvm).
 NEWEST_LLVM = {"0.17": 18, "0.18": 19, "0.19": 20}
 OLDEST_LLVM = 10
+# What makes llvm-config list the static libraries.
+STATIC_LLVM = " --ignore-libllvm --link-static"
 # The submodules that are needed, each with a file to recognize it by.
 SUBMODULES = {
     "3rdparty/dmlc-core": "include/dmlc/base.h",
@@ -31,6 +33,9 @@ class Build:
         TVM's sources.
     llvm
         Path of llvm-config; None builds without LLVM.
+    static_llvm
+        Whether to link LLVM's static libraries. Drivers such as PoCL and Mesa's load an LLVM of their own,
+        and crash if another one has exported the same symbols.
     opencl, vulkan
         Whether to build the runtime, and for Vulkan the code generator, of a GPU API.
     runtime_only
@@ -45,6 +50,7 @@ class Build:
     vulkan: bool = False
     runtime_only: bool = False
     cross: str | None = None
+    static_llvm: bool = False
 
     @property
     def folder(self) -> Path:
@@ -138,11 +144,22 @@ def _llvm_flaw(path: str, newest: int) -> str:
     return ""
 
 
+def missing_static_library(llvm: str) -> str:
+    """Return the name of a static library that an LLVM lacks, "" if it has all."""
+    try:
+        files = run([llvm, "--link-static", "--libfiles"], f"cannot run {llvm}").split()
+    except ToolError:  # llvm-config fails if its own libraries are missing
+        files = []
+    if not files:
+        return "static libraries"
+    return next((Path(file).name for file in files if not Path(file).exists()), "")
+
+
 def cmake_command(build: Build) -> list[str]:
     """Return the command that configures a build."""
     trace = not build.cross and (build.checkout / "3rdparty/libbacktrace/configure").exists()
     options: dict[str, object] = {
-        "USE_LLVM": build.llvm or "OFF",
+        "USE_LLVM": (build.llvm or "OFF") + (STATIC_LLVM if build.static_llvm else ""),
         "USE_OPENCL": _switch(build.opencl),
         "USE_VULKAN": _switch(build.vulkan),
         "USE_CPP_RPC": _switch(build.runtime_only),
@@ -151,6 +168,8 @@ def cmake_command(build: Build) -> list[str]:
     }
     if not build.runtime_only:
         options |= {"CMAKE_PROJECT_tvm_INCLUDE": MODULE, "USE_CPRUNE": "ON"}
+        # libtvm exports no symbols of static libraries.
+        options |= {"CMAKE_SHARED_LINKER_FLAGS": "-Wl,--exclude-libs,ALL"}
     if build.cross:
         options |= {
             "CMAKE_SYSTEM_NAME": "Linux",

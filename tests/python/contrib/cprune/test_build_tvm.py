@@ -145,6 +145,19 @@ def test_the_command_line_becomes_a_build(tmp_path, programs):
     assert cross == Build(checkout, runtime_only=True, cross="aarch64-linux-gnu")
 
 
+@pytest.mark.parametrize("library", ["", "libLLVMCore.a", "libPolly.a"])
+def test_llvm_is_linked_statically_if_all_of_its_libraries_exist(tmp_path, programs, capsys, library):
+    write(tmp_path / "libLLVMCore.a")
+    names = f"{tmp_path}/libLLVMCore.a {tmp_path}/{library}" if library else ""
+    llvm = str(make_program(programs, "llvm-config-16", f"[ $1 = --link-static ] && echo {names}"))
+    assert build_tvm.has_static_libraries(llvm) == (library == "libLLVMCore.a")
+    missing = {"": "static libraries", "libPolly.a": "libPolly.a"}.get(library)
+    assert capsys.readouterr().out.startswith(f"{llvm} has no {missing}, so" if missing else "")
+    build = Build(tmp_path, llvm, static_llvm=True)
+    assert definitions(build)["USE_LLVM"] == f"{llvm} --ignore-libllvm --link-static"
+    assert definitions(build)["CMAKE_SHARED_LINKER_FLAGS"] == "-Wl,--exclude-libs,ALL"
+
+
 def test_jobs_are_bounded_by_cores_and_by_memory():
     assert build_tvm.count_jobs(64 << 30, 4) == 4
     assert build_tvm.count_jobs(int(3.5 * build_tvm.MEMORY_PER_JOB), 16) == 3
