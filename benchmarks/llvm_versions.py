@@ -44,7 +44,9 @@ def make_network(name: str) -> nn.Module:
 
 def make_compiler(folder: Path, target: str | None = None) -> Compiler:
     """Return a compiler that keeps its records in ``folder``."""
-    config = PruneConfig(tune=TuneConfig(trials=TRIALS, library="none"), measure_repeats=100)
+    # Only the starters: an empty library, which belongs to this folder.
+    tune = TuneConfig(trials=TRIALS, library=str(folder / "library"))
+    config = PruneConfig(tune=tune, measure_repeats=100)
     return Compiler(config, SHAPE, folder, target, report=ConsoleReport())
 
 
