@@ -9,6 +9,7 @@ import torch
 
 from tvm.contrib.cprune.loop.run import AcceptedModel, Run
 from tvm.contrib.cprune.loop.state import Event
+from tvm.contrib.cprune.methods.budget_search import TOLERANCE, Measurement, meets, next_choice
 from tvm.contrib.cprune.methods.global_ranking import normalized
 from tvm.contrib.cprune.methods.planned import (
     Accept,
@@ -21,24 +22,21 @@ from tvm.contrib.cprune.methods.planned import (
     scores_of,
 )
 from tvm.contrib.cprune.methods.prediction import predicted_table
-from tvm.contrib.cprune.methods.solver import WidthChoice, fastest, most_important
 from tvm.contrib.cprune.methods.staircases import LatencyModel, Staircase
 from tvm.contrib.cprune.methods.widths import fitting_widths
 from tvm.contrib.cprune.numerics import Array
 from tvm.contrib.cprune.types import CandidateError, ChannelGroup, CPruneError, Latency
 
 # Candidates to measure, and widths of a group to choose from.
-ROUNDS, MAX_WIDTHS = 4, 8
-# Tolerated deviation from the budget.
-TOLERANCE = 0.05
+ROUNDS, MAX_WIDTHS = 8, 8
 
 
 class Knapsack(PlannedMethod):
     """Keeps the most important channels that a latency budget allows.
 
     Staircases of latency are measured with transplanted programs. An integer linear program then chooses the
-    widths, and the chosen model is built and measured. Where it differs from its prediction, the latency
-    model is corrected, and the linear program is solved again.
+    widths, and the chosen model is built and measured. Where it differs from its prediction, the staircases
+    and the limit of the linear program are corrected, and it is solved again.
     """
 
     def next(self, run: Run, baseline: AcceptedModel, current: AcceptedModel) -> Action:
@@ -55,13 +53,8 @@ class Knapsack(PlannedMethod):
             for group, staircase in zip(groups, staircases, strict=True)
         }
         tried = [_choice_of(event, staircases) for event in done]
-        if len(done) < ROUNDS and not (done and _meets(run, done[-1], budget)):
-            problem = _latency_model(run, baseline, staircases, done, tried).problem(values)
-            seconds = [_seconds(run, event) if "layers_s" in event else None for event in done]
-            if choice := new_choice(problem, budget, tried, seconds):
-                predicted, goal = (_amount(run, s) for s in (problem.seconds(choice), budget))
-                widths = {s.root: s.widths[choice[s.root]] for s in staircases}
-                return Try(f"predicted {predicted}; the budget is {goal}", widths)
+        if len(done) < ROUNDS and (action := _next_try(run, baseline, staircases, values, done, tried)):
+            return action
         if not done:
             return Stop("no widths are predicted to be faster than those of the unpruned model")
         kept = [sum(values[root][i] for root, i in choice.items()) for choice in tried]
@@ -81,30 +74,6 @@ def kept_importance(
         by_position = normalized(scores, group) * group.round_to
     kept = by_position.sort(descending=True).values.cumsum(0)
     return np.array([float(kept[width // group.round_to - 1]) for width in widths])
-
-
-def new_choice(
-    problem: WidthChoice,
-    budget: float,
-    tried: Sequence[dict[str, int]],
-    seconds: Sequence[float | None],
-) -> dict[str, int] | None:
-    """Return the choice of widths to measure next, None if it was measured before or prunes nothing.
-
-    Choices that cannot be built, or take longer than the budget, are not chosen again: the next best one is.
-
-    Parameters
-    ----------
-    budget
-        Latency in seconds.
-    tried, seconds
-        The choices of all candidates, and their latency; None if a candidate cannot be built.
-    """
-    results = list(zip(tried, seconds, strict=True))
-    unbuilt = [choice for choice, latency in results if latency is None]
-    slow = [choice for choice, latency in results if latency is not None and latency > budget]
-    choice = most_important(problem, budget, [*unbuilt, *slow]) or fastest(problem, unbuilt)
-    return choice if choice not in tried and choice and any(choice.values()) else None
 
 
 def _budget(run: Run) -> float:
@@ -172,25 +141,31 @@ def _choice_of(event: Event, staircases: Sequence[Staircase]) -> dict[str, int]:
     return {s.root: s.widths.index(widths.get(s.root, s.widths[0])) for s in staircases}
 
 
-def _latency_model(
+def _next_try(
     run: Run,
     baseline: AcceptedModel,
     staircases: tuple[Staircase, ...],
+    values: Mapping[str, Array],
     done: Sequence[Event],
     tried: Sequence[Mapping[str, int]],
-) -> LatencyModel:
-    """Return the latency model after the corrections by all measured candidates."""
-    base = baseline.candidate.table.by_layer()
-    model = LatencyModel(staircases, base, _seconds(run, None) / sum(base.values()))
+) -> Try | None:
+    """Return the next candidate, None if no other one can come closer to the budget."""
+    budget, base = _budget(run), baseline.candidate.table.by_layer()
+    model = LatencyModel(staircases, base)
+    unpruned = {staircase.root: 0 for staircase in staircases}
+    measured = [Measurement(unpruned, sum(base.values()), _seconds(run, None))]
     for event, choice in zip(done, tried, strict=True):
         if "layers_s" in event:
-            model = model.corrected(choice, event["layers_s"], _seconds(run, event))
-    return model
-
-
-def _meets(run: Run, event: Event, budget: float) -> bool:
-    """Return whether a candidate uses the budget, but not more."""
-    return "layers_s" in event and budget * (1 - TOLERANCE) <= _seconds(run, event) <= budget
+            layers = event["layers_s"]
+            model = model.corrected(choice, layers)
+            measured.append(Measurement(choice, sum(layers.values()), _seconds(run, event)))
+    unbuilt = [choice for event, choice in zip(done, tried, strict=True) if "layers_s" not in event]
+    chosen = next_choice(model.problem(values), budget, measured, unbuilt)
+    if chosen is None:
+        return None
+    choice, seconds = chosen
+    title = f"predicted {_amount(run, seconds)}; the budget is {_amount(run, budget)}"
+    return Try(title, {s.root: s.widths[choice[s.root]] for s in staircases})
 
 
 def _best(run: Run, done: Sequence[Event], kept: Sequence[float], budget: float) -> Action:
@@ -206,7 +181,9 @@ def _best(run: Run, done: Sequence[Event], kept: Sequence[float], budget: float)
     reached, goal = _amount(run, _seconds(run, best)), f"the budget ({_amount(run, budget)})"
     excess = _seconds(run, best) / budget - 1
     if excess <= 0:
-        return Accept(best["iteration"], f"{reached} meets {goal}")
+        unused = not any(meets(_seconds(run, event), budget) for event, _ in within)
+        note = f"; all candidates that meet it are more than {TOLERANCE:.0%} faster" if unused else ""
+        return Accept(best["iteration"], f"{reached} meets {goal}{note}")
     if excess <= TOLERANCE:
         text = f"{reached} misses {goal} by {excess:.1%}, within the tolerance of {TOLERANCE:.0%}"
         return Accept(best["iteration"], text)

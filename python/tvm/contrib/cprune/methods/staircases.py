@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Latencies of layers over their widths, and a model of latency made of them.
+"""Latencies of layers over their widths, and a model of their sum.
 
 A staircase has the latencies of all layers that use a group's channels while only that group is narrower. A
 layer between two groups depends on both: its latency is assumed to shrink by the product of both ratios, and
@@ -46,7 +46,7 @@ class Staircase:
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """Predicts the latency of a model from staircases.
+    """Predicts the sum of the latencies of a model's layers from staircases.
 
     Attributes
     ----------
@@ -54,8 +54,6 @@ class LatencyModel:
         One per group.
     base
         Seconds of every layer of the unpruned model.
-    scale
-        Latency of a model over the sum of its layers' latencies.
     ratios
         For a layer of two groups, its measured latency over the one that the staircases imply when both are
         pruned. For a layer of more groups, the measured saving over the sum of the groups' savings.
@@ -65,7 +63,6 @@ class LatencyModel:
 
     staircases: tuple[Staircase, ...]
     base: Mapping[str, float]
-    scale: float
     ratios: Mapping[str, float] = field(default_factory=dict)
     measured: Mapping[tuple[str, tuple[int, ...]], float] = field(default_factory=dict)
 
@@ -76,18 +73,16 @@ class LatencyModel:
         for layer, base in self.base.items():
             used = self._of_layer(layer)
             if 1 <= len(used) <= 2:
-                table = self._table(layer, used) * self.scale
+                table = self._table(layer, used)
                 costs.append(Cost(tuple(s.root for s in used), table))
                 continue
             # A table of more than two groups would be too large: their savings are added instead.
-            constant += base * self.scale
-            savings = [saved * self._share(layer, used) * self.scale for saved in self._savings(layer, used)]
+            constant += base
+            savings = [saved * self._share(layer, used) for saved in self._savings(layer, used)]
             costs += [Cost((s.root,), -saved) for s, saved in zip(used, savings, strict=True)]
         return WidthChoice(values, tuple(costs), constant)
 
-    def corrected(
-        self, choice: Mapping[str, int], layers: Mapping[str, float], seconds: float
-    ) -> "LatencyModel":
+    def corrected(self, choice: Mapping[str, int], layers: Mapping[str, float]) -> "LatencyModel":
         """Return the model after a measurement.
 
         Parameters
@@ -96,8 +91,6 @@ class LatencyModel:
             Index of the width by root of the group.
         layers
             Seconds of each layer.
-        seconds
-            Latency of the whole model.
         """
         ratios, measured = dict(self.ratios), dict(self.measured)
         for layer, actual in layers.items():
@@ -112,8 +105,7 @@ class LatencyModel:
             measured[layer, indices] = actual
             if len(used) == 2 and all(indices):
                 ratios[layer] = actual / self._by_rule(layer, used, indices)
-        scale = seconds / sum(layers.values())
-        return replace(self, ratios=ratios, measured=measured, scale=scale)
+        return replace(self, ratios=ratios, measured=measured)
 
     def _of_layer(self, layer: str) -> list[Staircase]:
         return [staircase for staircase in self.staircases if layer in staircase.seconds]
