@@ -19,7 +19,7 @@ from tvm.contrib import graph_executor
 from tvm.contrib.cprune.measuring import model_timing, throttling
 from tvm.contrib.cprune.measuring.tracker import Tracker
 
-# Machines emulate at different speeds; a program that takes this long hangs.
+# Machines emulate at different speeds; a program that takes this long hangs. The run has no time limit.
 RUN_TIMEOUT = 300
 OPTIONS = {
     "--model": "lenet",
@@ -30,6 +30,8 @@ OPTIONS = {
     "--trials": 2,
     "--max-iterations": 2,
     "--final-trials": 0,
+    "--tune-seconds": 0,
+    "--max-seconds": 0,
     "--threads": 1,
     "--repeats": 2,
     "--min-time": 0,
