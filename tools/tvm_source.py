@@ -168,6 +168,7 @@ def cmake_command(build: Build) -> list[str]:
     }
     if not build.runtime_only:
         options |= {"CMAKE_PROJECT_tvm_INCLUDE": MODULE, "USE_CPRUNE": "ON"}
+    if build.static_llvm:
         # libtvm exports no symbols of static libraries.
         options |= {"CMAKE_SHARED_LINKER_FLAGS": "-Wl,--exclude-libs,ALL"}
     if build.cross:

@@ -152,10 +152,22 @@ def test_llvm_is_linked_statically_if_all_of_its_libraries_exist(tmp_path, progr
     llvm = str(make_program(programs, "llvm-config-16", f"[ $1 = --link-static ] && echo {names}"))
     assert build_tvm.has_static_libraries(llvm) == (library == "libLLVMCore.a")
     missing = {"": "static libraries", "libPolly.a": "libPolly.a"}.get(library)
-    assert capsys.readouterr().out.startswith(f"{llvm} has no {missing}, so" if missing else "")
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{llvm} has no {missing}, so") if missing else not printed
     build = Build(tmp_path, llvm, static_llvm=True)
     assert definitions(build)["USE_LLVM"] == f"{llvm} --ignore-libllvm --link-static"
     assert definitions(build)["CMAKE_SHARED_LINKER_FLAGS"] == "-Wl,--exclude-libs,ALL"
+
+
+def test_the_command_line_finds_the_static_libraries(tmp_path, programs):
+    for name in TOOLS:
+        make_program(programs, name)
+    make_llvm(programs, "llvm-config-16", "16.0.6")
+    script = (
+        programs / "llvm-config-16"
+    ).read_text() + f"if [ $1 = --link-static ]; then echo {tmp_path}; fi\n"
+    (programs / "llvm-config-16").write_text(script)
+    assert build_tvm.plan_build(build_tvm.parse([str(make_checkout(tmp_path))])).static_llvm
 
 
 def test_jobs_are_bounded_by_cores_and_by_memory():

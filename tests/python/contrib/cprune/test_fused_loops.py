@@ -6,13 +6,15 @@ import math
 
 import pytest
 from networks import KINDS
-from programs import random_records, task_of
+from programs import extract, random_records, task_of
+from torch import nn
 
 import tvm
-from tvm.contrib.cprune.targets.target import pinned_target
+from tvm.contrib.cprune.targets.target import host_target, pinned_target
 from tvm.contrib.cprune.tuning.ansor.fused_loops import resize_fused_splits
 from tvm.contrib.cprune.tuning.ansor.steps import VECTORIZED, splits_of, steps_of
 from tvm.contrib.cprune.tuning.ansor.transplant import rewrite_steps, transplant
+from tvm.contrib.cprune.types import TransplantError
 
 # Ansor knows the limits of a Metal GPU without asking a device, and its programs use shared memory there.
 TARGET = pinned_target(tvm.target.Target("metal", host="llvm"))
@@ -43,6 +45,8 @@ def test_an_extent_is_the_size_of_the_tile_that_the_threads_load(kind):
         state = smaller.tvm_task.compute_dag.infer_bound_from_state(moved.state)
         stages = {stage.op.name: stage for stage in state.stages}
         for split in fused_splits(smaller, rewrite_steps(line, base, smaller, 1)[0]):
+            if all(base.axes[axis][2] == smaller.axes[axis][2] for axis in split.axes):
+                continue
             if split.stage.endswith(".shared"):
                 outer, *inner = (int(loop.range.extent) for loop in stages[split.stage].iters)
                 assert 0 <= outer * math.prod(inner) - split.extent < math.prod(inner)
@@ -65,7 +69,7 @@ def test_a_shared_tile_follows_the_inner_lengths_of_its_reader():
             if moved[split.step + 1][-1] == VECTORIZED:
                 assert split.extent % split.product == 0
                 shortened += split.product < steps[split.step][4][0]
-        assert resize_fused_splits(line, moved, smaller) == moved
+        assert resize_fused_splits(line, moved, base, smaller) == moved
     assert shortened
 
 
@@ -76,3 +80,19 @@ def test_a_transplanted_kernel_compiles():
         schedule, args = smaller.tvm_task.compute_dag.apply_steps_from_state(moved.state)
         source = tvm.build(schedule, args, target=TARGET).imported_modules[0].get_source()
         assert "kernel void" in source and "threadgroup float" in source
+
+
+def test_a_factored_reduction_is_not_moved_to_another_extent():
+    """On CPUs, Ansor splits the fused loops of a long reduction with few results, to factor it."""
+    target = pinned_target(host_target())
+    base, smaller = (
+        extract(nn.Conv2d(width, 2, 3), (1, width, 3, 3), target, algorithms={"": "direct"})[0]
+        for width in (64, 56)
+    )
+    records = [line for line in random_records(base) if "RF" in [step[0] for step in steps_of(line)]]
+    factored = [line for line in records if fused_splits(base, steps_of(line))]
+    assert factored
+    for line in factored[:4]:
+        assert transplant(line, base, base, 1)
+        with pytest.raises(TransplantError, match="factors a reduction whose extent changes"):
+            transplant(line, base, smaller, 1)

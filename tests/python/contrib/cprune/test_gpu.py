@@ -76,12 +76,13 @@ def test_programs_and_their_transplants_compute_the_right_numbers(kind, gpu):
                 actual = run(task, program, target, inputs)
             except RuntimeError:
                 # Ansor samples some programs that exceed the limits of a GPU, and measures them as failed.
+                assert width == 64, line
                 correct = False
             else:
                 expected = reference(task, inputs)
                 correct = np.allclose(actual, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
                 # With Mesa 22.3's lavapipe, some of Ansor's own programs write only a part of their output.
-                assert correct or width == 64, (line, width)
+                assert correct or (gpu == "vulkan" and width == 64), (line, width)
             if width == 64 and not correct:
                 break
             valid, moved = valid + (width == 64), moved + (correct and width != 64)

@@ -63,7 +63,7 @@ class Bracket:
 
 
 def meets(seconds: float, budget: float) -> bool:
-    """Return whether a latency uses up the budget, but not more."""
+    """Return whether a latency uses up the budget without exceeding it."""
     return budget * (1 - TOLERANCE) <= seconds <= budget
 
 

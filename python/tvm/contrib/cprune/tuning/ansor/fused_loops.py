@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Splits of fused loops in programs for GPUs, whose extents are known only after the other splits.
+"""Splits of fused loops, whose extents are known only after the other splits.
 
-Ansor splits a fused loop in two places (``src/auto_scheduler/search_policy/sketch_policy_rules.cc``): it
-divides a stage that is not tiled among threads, and it lets the threads of a block load a tile into shared
-memory together (cooperative fetching). The size of that tile follows from the inner lengths of the stage
-that reads it. The number of threads follows them, too, because its step (``FFSP``) refers to their splits.
+Ansor splits fused loops in programs for GPUs (``src/auto_scheduler/search_policy/sketch_policy_rules.cc``):
+it divides a stage that is not tiled, or a whole reduction, among threads, and it lets the threads of a block
+load tiles into shared memory together (cooperative fetching). The size of such a tile follows from the inner
+lengths of the stage that reads it. The number of threads follows them, too, because its step (``FFSP``)
+refers to their splits. On CPUs, too, it splits the fused loops of a reduction, to factor it (``RF``).
 """
 
 import json
@@ -17,7 +18,7 @@ from tvm.contrib.cprune.tuning.ansor.steps import VECTORIZED, Step, splits_of
 from tvm.contrib.cprune.types import Split, Task, TransplantError
 
 
-def resize_fused_splits(record: str, steps: list[Step], task: Task) -> list[Step]:
+def resize_fused_splits(record: str, steps: list[Step], old: Task, new: Task) -> list[Step]:
     """Return transform steps whose splits of fused loops have the extents of a task.
 
     Parameters
@@ -25,24 +26,29 @@ def resize_fused_splits(record: str, steps: list[Step], task: Task) -> list[Step
     record
         The line of an auto_scheduler log that the steps come from.
     steps
-        Its steps, with the other splits already rewritten for ``task``.
+        Its steps, with the other splits already rewritten for ``new``.
+    old, new
+        The task of the record, and the task to move it to.
 
     Returns
     -------
-    The steps. Numbers of threads stay the same, because TVM guards loops that they do not divide. Vectors
-    are shortened to a length that divides the loop.
+    The steps. Numbers of threads stay the same: TVM guards loops that they do not divide. Vectors are
+    shortened to a length that divides the loop.
 
     Raises
     ------
     TransplantError
-        If TVM cannot infer the bounds of the program's loops.
+        If a factored reduction has another extent, or TVM cannot infer the bounds of the program's loops.
     """
     resized = [list(step) for step in steps]
-    for split in splits_of(task.tvm_task.compute_dag, steps):
-        if len(split.axes) > 1:
-            extent = _extent(record, resized[: split.step], resized[split.step], task)
-            lengths = [math.gcd(extent, split.product)] if _is_vector(resized, split) else list(split.lengths)
-            resized[split.step][3:5] = [extent, lengths]
+    for split in splits_of(new.tvm_task.compute_dag, steps):
+        if len(split.axes) == 1 or all(old.axes[axis][2] == new.axes[axis][2] for axis in split.axes):
+            continue
+        if [step[0] for step in steps[split.step + 1 : split.step + 2]] == ["RF"]:
+            raise TransplantError(f"{split.stage} factors a reduction whose extent changes")
+        extent = _extent(record, resized[: split.step], resized[split.step], new)
+        lengths = [math.gcd(extent, split.product)] if _is_vector(resized, split) else list(split.lengths)
+        resized[split.step][3:5] = [extent, lengths]
     return resized
 
 

@@ -104,12 +104,17 @@ def rewrite_steps(record: str, old: Task, new: Task, limit: int) -> list[list[St
         epilogue = compare_epilogues(operations(old), operations(new))
         steps, old = move_steps(steps, epilogue), with_epilogue_of(old, new, epilogue)
     extents, choices = _resized_splits(steps, old, new, limit)
-    rewritten = []
+    rewritten, flaws = [], []
     for variant in length_variants(choices, limit):
         new_steps = [list(step) for step in steps]
         for index, lengths in variant.items():
             new_steps[index][3], new_steps[index][4] = extents[index], list(lengths)
-        rewritten.append(resize_fused_splits(record, new_steps, new))
+        try:
+            rewritten.append(resize_fused_splits(record, new_steps, old, new))
+        except TransplantError as error:
+            flaws.append(error)
+    if not rewritten:
+        raise flaws[-1]
     return rewritten
 
 
