@@ -4,29 +4,31 @@
     python benchmarks/llvm_versions.py
     python benchmarks/llvm_versions.py --other .venv-source/bin/python --mcpu znver4
 
-Each network has random weights and is tuned here. The other Python, in which TVM has another LLVM, compiles
-the fastest programs for the same target and, with --mcpu, for that processor. All libraries then run in this
-process in turn. The last column is the time over that of the library that was compiled here.
+Each network has random weights and is tuned here; later calls use the same programs. This Python and the
+other one, in which TVM has another LLVM, compile them for this machine's target; with --mcpu, the other one
+also compiles them for that processor. All libraries then run in turn. The last column is the time over that
+of the first library.
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
-from common import CACHE, ROOT, TRIALS, print_machine
+import tvm
+from common import CACHE, ROOT, TRIALS, print_machine, spread
 from models import make_model
-from tvm.contrib.cprune.compiler import Compiler
+from tvm.contrib.cprune.compiler import Compiler, Unbuilt
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.loop.console import ConsoleReport
 from tvm.contrib.cprune.measuring.timing import sample_input
 from tvm.contrib.cprune.numerics import compare_outputs
 from tvm.contrib.cprune.table import TaskTable
-from tvm.contrib.cprune.targets.target import host_target
+from tvm.contrib.cprune.targets.target import host_target, host_threads
 
 NETWORKS = ("resnet18", "mobilenet_v2")
 SHAPE = (1, 3, 224, 224)
@@ -44,7 +46,7 @@ def make_network(name: str) -> nn.Module:
 
 def make_compiler(folder: Path, target: str | None = None) -> Compiler:
     """Return a compiler that keeps its records in ``folder``."""
-    # Only the starters: an empty library, which belongs to this folder.
+    # The starters are the only donors: the library is an empty folder of this benchmark.
     tune = TuneConfig(trials=TRIALS, library=str(folder / "library"))
     config = PruneConfig(tune=tune, measure_repeats=100)
     return Compiler(config, SHAPE, folder, target, report=ConsoleReport())
@@ -52,50 +54,47 @@ def make_compiler(folder: Path, target: str | None = None) -> Compiler:
 
 def compile_table(name: str, table: Path, target: str, folder: Path) -> None:
     """Compile a network with the programs of a table, and print LLVM's version and the library's path."""
-    import tvm
-
     with make_compiler(folder, target) as compiler:
-        model = compiler.import_model(make_network(name))
-        _, library = compiler.compile(model, TaskTable.load(table, same_version=False), "other")
+        model = make_network(name)
+        relay_model, donor = compiler.import_model(model), TaskTable.load(table, same_version=False)
+        # Without searches that would replace programs.
+        programs = compiler.tuner.transplant(relay_model, donor, improve=False)
+        library = compiler.build(Unbuilt(model, relay_model, programs)).library
     print(tvm.support.libinfo()["LLVM_VERSION"], library)
 
 
-def compile_elsewhere(other: Path, name: str, table: Path, target: str, folder: Path) -> tuple[str, Path]:
-    """Run ``compile_table`` in another installation, and return its version of LLVM and the library."""
-    # Its libtvm has the functions of the plug-in.
-    command = [str(other), str(Path(__file__).resolve()), COMPILE, name, str(table), target, str(folder)]
+def compile_with(python: Path, name: str, table: Path, target: str, folder: Path) -> tuple[str, Path]:
+    """Run ``compile_table`` in an installation, and return its version of LLVM and the library."""
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [str(python), str(Path(__file__).resolve()), COMPILE, name, str(table), target, str(folder)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{other} could not compile {name} for {target}")
+        raise SystemExit(f"{python} could not compile {name} for {target}")
     version, library = done.stdout.splitlines()[-1].split()
     return version, Path(library)
 
 
-def compare(name: str, other: Path, targets: list[str]) -> None:
-    """Tune a network, and print a row for each of its libraries."""
-    import tvm
-
+def compare(name: str, builds: list[tuple[Path, str]]) -> None:
+    """Tune a network unless an earlier call did, and print a row for each build: a Python and a target."""
     folder = CACHE / "llvm_versions" / name
+    table, model, data = folder / "table.json", make_network(name), sample_input(SHAPE)
+    with torch.no_grad():
+        expected = [model(torch.from_numpy(data)).numpy()]
     with make_compiler(folder) as compiler:
-        candidate = compiler.tune(make_network(name))
-        candidate.table.save(folder / "table.json")
-        here = str(tvm.support.libinfo()["LLVM_VERSION"])
-        libraries = {f"LLVM {here}, {targets[0]}": candidate.library}
-        for number, target in enumerate(targets):
-            version, library = compile_elsewhere(
-                other, name, folder / "table.json", target, folder / f"other-{number}"
-            )
-            libraries[f"LLVM {version}, {target}"] = library
-        data = sample_input(SHAPE)
-        with torch.no_grad():
-            expected = [candidate.model(torch.from_numpy(data)).numpy()]
-        for label, library in libraries.items():
+        if not table.exists():
+            compiler.tune(model).table.save(table)
+        libraries = {}
+        for number, (python, target) in enumerate(builds):
+            version, library = compile_with(python, name, table, target, folder / f"build-{number}")
+            label = f"LLVM {version}, {target}"
             compare_outputs(compiler.measurer.run_model(library, data), expected, TOLERANCE, label)
+            libraries[label] = library
+        if len(libraries) < len(builds):
+            raise SystemExit(f"expected {len(builds)} different compilers, got {', '.join(libraries)}")
         latencies = compiler.time_libraries(libraries, ROUNDS)
     first = next(iter(latencies.values())).median
     for label, latency in latencies.items():
-        spread = float(np.subtract(*np.percentile(latency.samples, [75, 25]))) / 2
-        cells = [name, label, f"{latency.median * 1e3:.3f} ± {spread * 1e3:.3f}"]
+        cells = [name, label, f"{latency.median * 1e3:.3f} ± {spread(list(latency.samples)) * 1e3:.3f}"]
         print(f"| {' | '.join(cells)} | {latency.median / first:.3f} |", flush=True)
 
 
@@ -116,13 +115,13 @@ def main() -> None:
     args = parser.parse_args()
     if not args.other.exists():
         parser.error(f"there is no {args.other}: build TVM with tools/build_tvm.py, or pass --other")
-    targets = [host_target()]
+    builds = [(Path(sys.executable), host_target()), (args.other, host_target())]
     if args.mcpu:
-        targets.append(f"llvm -mcpu={args.mcpu} -num-cores {host_target().split()[-1]}")
+        builds.append((args.other, f"llvm -mcpu={args.mcpu} -num-cores {host_threads()}"))
     print_machine()
     print("| network | compiler and target | ms | over the first |\n|---|---|---|---|")
     for name in args.networks:
-        compare(name, args.other, targets)
+        compare(name, builds)
 
 
 if __name__ == "__main__":
