@@ -15,6 +15,22 @@ TUTORIAL = ROOT / "tutorials" / "frontend"
 
 Done = subprocess.CompletedProcess[str]
 
+# The smallest run of the tutorial that accepts candidates.
+SMALLEST_RUN: dict[str, str | int | float] = {
+    "--model": "lenet",
+    "--train-epochs": 1,
+    "--short-term-epochs": 1,
+    "--fine-tune-epochs": 1,
+    "--accuracy-requirement": 0.05,
+    "--max-iterations": 2,
+    "--final-trials": 0,
+}
+
+
+def as_arguments(options: Mapping[str, str | int | float]) -> list[str]:
+    """Return options as a command line."""
+    return [text for name, value in options.items() for text in (name, str(value))]
+
 
 def run_cprune(*arguments: str, cwd: Path | None = None) -> Done:
     """Run ``python -m tvm.contrib.cprune`` in this process."""

@@ -10,7 +10,7 @@ import emulated_server
 import numpy as np
 import pytest
 import torch
-from commands import run_cprune, run_tutorial
+from commands import SMALLEST_RUN, as_arguments, run_cprune, run_tutorial
 from emulated_server import EmulatedServer
 from rpc_site import KEY, Site, running_site, wait_until
 
@@ -22,14 +22,8 @@ from tvm.contrib.cprune.measuring.tracker import Tracker
 # Machines emulate at different speeds; a program that takes this long hangs. The run has no time limit.
 RUN_TIMEOUT = 300
 OPTIONS = {
-    "--model": "lenet",
-    "--train-epochs": 1,
-    "--short-term-epochs": 1,
-    "--fine-tune-epochs": 1,
-    "--accuracy-requirement": 0.05,
+    **SMALLEST_RUN,
     "--trials": 2,
-    "--max-iterations": 2,
-    "--final-trials": 0,
     "--tune-seconds": 0,
     "--max-seconds": 0,
     "--threads": 1,
@@ -74,7 +68,7 @@ def restart(server: EmulatedServer, site: Site) -> None:
 
 def prune(site: Site, server: EmulatedServer, run_dir: Path) -> str:
     """Run the tutorial, restart the server during the first tuning, and return the tutorial's output."""
-    options = [text for name, value in OPTIONS.items() for text in (name, str(value))]
+    options = as_arguments(OPTIONS)
     options += ["--tracker", site.address, "--device-key", KEY, "--experiment-data-dir", str(run_dir)]
 
     def restart_while_tuning() -> None:

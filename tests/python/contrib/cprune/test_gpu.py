@@ -6,11 +6,10 @@ PoCL runs OpenCL programs on the CPU, and Mesa's lavapipe does so for Vulkan.
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import run_cprune, run_tutorial
+from commands import SMALLEST_RUN, as_arguments, run_cprune, run_tutorial
 from networks import KINDS
 from programs import random_records, reference, task_of
 from rpc_site import KEY, Site, running_site
@@ -27,14 +26,8 @@ GPUS = [
     if device != "cpu" and tvm.runtime.enabled(device) and tvm.device(device, 0).exist
 ]
 OPTIONS = {
-    "--model": "lenet",
-    "--train-epochs": 1,
-    "--short-term-epochs": 1,
-    "--fine-tune-epochs": 1,
-    "--accuracy-requirement": 0.05,
+    **SMALLEST_RUN,
     "--trials": 4,
-    "--max-iterations": 2,
-    "--final-trials": 0,
     "--repeats": 3,
     "--min-time": 0,
     "--cool-down": 0,
@@ -104,7 +97,7 @@ def test_a_network_is_pruned_and_deployed(gpu, latency_by_macs, site, tmp_path):
     done = run_cprune("doctor", "--target", gpu, *device)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ok   round trip" in done.stdout
-    options = [text for name, value in OPTIONS.items() for text in (name, str(value))]
+    options = as_arguments(OPTIONS)
     options += ["--target", gpu, *device, "--experiment-data-dir", str(run_dir)]
     done = run_tutorial(*options)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -116,4 +109,3 @@ def test_a_network_is_pruned_and_deployed(gpu, latency_by_macs, site, tmp_path):
     done = run_cprune("deploy", str(run_dir), *device, "--repeats", "3", "--out", str(bundle))
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((bundle / "manifest.json").read_text())["preset"] == gpu
-    assert Path(bundle / "net.so").stat().st_size

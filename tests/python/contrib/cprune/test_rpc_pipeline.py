@@ -5,20 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import TUTORIAL, error_of, run_cprune, run_python
+from commands import SMALLEST_RUN, TUTORIAL, as_arguments, error_of, run_cprune, run_python
 from rpc_site import KEY, Site, running_site
 
 from tvm.contrib.cprune.targets.target import host_target
 
 OPTIONS = {
-    "--model": "lenet",
-    "--train-epochs": 1,
-    "--short-term-epochs": 1,
-    "--fine-tune-epochs": 1,
-    "--accuracy-requirement": 0.05,
+    **SMALLEST_RUN,
     "--trials": 4,
-    "--max-iterations": 2,
-    "--final-trials": 0,
     "--threads": 1,
     "--repeats": 2,
 }
@@ -47,7 +41,7 @@ def check_bundle(bundle: Path) -> None:
 
 def test_a_model_is_pruned_and_deployed_on_devices(site, tmp_path):
     run_dir, bundle = tmp_path / "run", tmp_path / "bundle"
-    options = [text for name, value in OPTIONS.items() for text in (name, str(value))]
+    options = as_arguments(OPTIONS)
     devices = ["--tracker", site.address, "--device-key", KEY]
     folder = ["--experiment-data-dir", str(run_dir), "--target", host_target()]
     done = run_python(TUTORIAL / "main.py", *options, *devices, *folder, timeout=1800)
