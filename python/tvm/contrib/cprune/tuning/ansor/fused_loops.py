@@ -4,8 +4,8 @@
 Ansor splits fused loops in programs for GPUs (``src/auto_scheduler/search_policy/sketch_policy_rules.cc``):
 it divides a stage that is not tiled, or a whole reduction, among threads, and it lets the threads of a block
 load tiles into shared memory together (cooperative fetching). The size of such a tile follows from the inner
-lengths of the stage that reads it. The number of threads follows them, too, because its step (``FFSP``)
-refers to their splits. On CPUs, too, it splits the fused loops of a reduction, to factor it (``RF``).
+lengths of the stage that reads it. So does the number of threads, because its step (``FFSP``) refers to
+their splits. On CPUs, Ansor splits the fused loops of a reduction to factor it (``RF``).
 """
 
 import json
@@ -44,7 +44,7 @@ def resize_fused_splits(record: str, steps: list[Step], old: Task, new: Task) ->
     for split in splits_of(new.tvm_task.compute_dag, steps):
         if len(split.axes) == 1 or all(old.axes[axis][2] == new.axes[axis][2] for axis in split.axes):
             continue
-        if [step[0] for step in steps[split.step + 1 : split.step + 2]] == ["RF"]:
+        if _next_step(steps, split)[:1] == ["RF"]:
             raise TransplantError(f"{split.stage} factors a reduction whose extent changes")
         extent = _extent(record, resized[: split.step], resized[split.step], new)
         lengths = [math.gcd(extent, split.product)] if _is_vector(resized, split) else list(split.lengths)
@@ -66,5 +66,9 @@ def _extent(record: str, before: list[Step], split: Step, task: Task) -> int:
 def _is_vector(steps: list[Step], split: Split) -> bool:
     """Return whether a split's only inner loop is vectorized."""
     _, stage, loop, *_ = steps[split.step]
-    follows = steps[split.step + 1 : split.step + 2]
-    return len(split.lengths) == 1 and follows == [["AN", stage, loop + 1, VECTORIZED]]
+    return len(split.lengths) == 1 and _next_step(steps, split) == ["AN", stage, loop + 1, VECTORIZED]
+
+
+def _next_step(steps: list[Step], split: Split) -> Step:
+    """Return the step after a split, [] if it is the last one."""
+    return next(iter(steps[split.step + 1 :]), [])
