@@ -51,8 +51,9 @@ def plan_build(options: argparse.Namespace) -> Build:
     check_sources(checkout, options.opencl)
     check_tools(options.cross)
     llvm = None if options.runtime_only else find_llvm(version, options.llvm)
-    kind = (options.opencl, options.vulkan, options.runtime_only, options.cross)
-    return Build(checkout, llvm, *kind, static_llvm=llvm is not None and has_static_libraries(llvm))
+    static = llvm is not None and has_static_libraries(llvm)
+    apis = (options.opencl, options.vulkan)
+    return Build(checkout, llvm, *apis, options.runtime_only, options.cross, static)
 
 
 def has_static_libraries(llvm: str) -> bool:
@@ -121,9 +122,9 @@ def configure(build: Build) -> None:
     """Configure a build, or raise ``ToolError`` with the first error of CMake."""
     done = subprocess.run(cmake_command(build), capture_output=True, text=True, check=False)
     if done.returncode:
-        packages = " libvulkan-dev spirv-tools spirv-headers" if build.vulkan else ""
-        packages = (f" {STATIC_PACKAGES}" if build.static_llvm else "") + packages
-        needs = f"; on Debian: apt-get install{packages}" if packages else ""
+        packages = [STATIC_PACKAGES] if build.static_llvm else []
+        packages += ["libvulkan-dev spirv-tools spirv-headers"] if build.vulkan else []
+        needs = f"; on Debian: apt-get install {' '.join(packages)}" if packages else ""
         raise ToolError(f"CMake could not configure {build.folder}: {cmake_error(done.stderr)}{needs}")
 
 

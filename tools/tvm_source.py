@@ -13,7 +13,7 @@ MODULE = Path(__file__).resolve().parents[1] / "cmake" / "modules" / "contrib" /
 NEWEST_LLVM = {"0.17": 18, "0.18": 19, "0.19": 20}
 OLDEST_LLVM = 10
 # What makes llvm-config list the static libraries.
-STATIC_LLVM = " --ignore-libllvm --link-static"
+STATIC_LLVM = "--ignore-libllvm --link-static"
 # The submodules that are needed, each with a file to recognize it by.
 SUBMODULES = {
     "3rdparty/dmlc-core": "include/dmlc/base.h",
@@ -33,15 +33,15 @@ class Build:
         TVM's sources.
     llvm
         Path of llvm-config; None builds without LLVM.
-    static_llvm
-        Whether to link LLVM's static libraries. Drivers such as PoCL and Mesa's load an LLVM of their own,
-        and crash if another one has exported the same symbols.
     opencl, vulkan
         Whether to build the runtime, and for Vulkan the code generator, of a GPU API.
     runtime_only
         Whether to build only the runtime and the RPC server, without the compiler.
     cross
         GNU triple of the machine to build for, such as ``aarch64-linux-gnu``; None builds for this one.
+    static_llvm
+        Whether to link LLVM's static libraries. Drivers such as PoCL and Mesa's load an LLVM of their own,
+        and may crash if another one has exported the same symbols.
     """
 
     checkout: Path
@@ -159,7 +159,7 @@ def cmake_command(build: Build) -> list[str]:
     """Return the command that configures a build."""
     trace = not build.cross and (build.checkout / "3rdparty/libbacktrace/configure").exists()
     options: dict[str, object] = {
-        "USE_LLVM": (build.llvm or "OFF") + (STATIC_LLVM if build.static_llvm else ""),
+        "USE_LLVM": f"{build.llvm} {STATIC_LLVM}" if build.static_llvm else build.llvm or "OFF",
         "USE_OPENCL": _switch(build.opencl),
         "USE_VULKAN": _switch(build.vulkan),
         "USE_CPP_RPC": _switch(build.runtime_only),
