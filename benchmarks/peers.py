@@ -95,6 +95,8 @@ def _mnn(path: str, threads: int) -> Run:
 
 
 OURS = "CPrune"
+# Seconds of runs before the timed ones. The first ones are slow: threads wake up, and may share a core.
+WARM_UP = 0.2
 RUNTIMES: dict[str, tuple[str, Callable[[str, int], Run]]] = {
     OURS: ("net.so", _cprune),
     "ONNX Runtime": ("model.onnx", _onnx_runtime),
@@ -176,7 +178,7 @@ class Peer:
         self.close()
 
     def time(self, runs: int) -> list[float]:
-        """Return the seconds of some runs, after one to warm up."""
+        """Return the seconds of some runs, after ``WARM_UP`` seconds of others."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{runs}\n")
         self._process.stdin.flush()
@@ -213,12 +215,15 @@ def _serve(name: str, folder: str, inputs: str, outputs: str, threads: str) -> N
     np.save(outputs, run(data))
     print("[]", flush=True)
     for line in sys.stdin:
+        warm = time.perf_counter() + WARM_UP
+        while time.perf_counter() < warm:
+            run(data)
         seconds = []
-        for _ in range(int(line) + 1):
+        for _ in range(int(line)):
             started = time.perf_counter()
             run(data)
             seconds.append(time.perf_counter() - started)
-        print(json.dumps(seconds[1:]), flush=True)
+        print(json.dumps(seconds), flush=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from common import CACHE, median, print_machine, spread
 from peers import OURS, Peer, take_turns
 from tutorial_runs import add_options, run_tutorial, trained_weights
 from tvm.contrib.cprune.measuring.timing import sample_input
-from tvm.contrib.cprune.targets.target import host_threads
 
 RULES = {
     "soft": [],
@@ -40,10 +39,10 @@ COLUMNS = (
 ROUNDS, RUNS = 20, 20
 
 
-def time_in_turn(folder: Path, runs: list[str]) -> dict[str, list[float]]:
+def time_in_turn(folder: Path, runs: list[str], threads: int) -> dict[str, list[float]]:
     """Return the seconds of runs of the pruned networks, which take turns."""
     shape = tuple(json.loads((folder / runs[0] / "config.json").read_text())["input_shape"])
-    peers = [Peer(OURS, folder / run, sample_input(shape), host_threads()) for run in runs]
+    peers = [Peer(OURS, folder / run, sample_input(shape), threads) for run in runs]
     try:
         return dict(zip(runs, take_turns(peers, ROUNDS, RUNS), strict=True))
     finally:
@@ -80,7 +79,7 @@ def main() -> None:
         name: run_tutorial(args.network, args, [*limits, *rules], weights, folder / name)
         for name, rules in RULES.items()
     }
-    samples = time_in_turn(folder, list(RULES))
+    samples = time_in_turn(folder, list(RULES), args.threads)
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     for name, result in results.items():
         print_row(name, result, samples[name])

@@ -21,6 +21,7 @@ from train import Recipe, train
 from training import START_LEARNING_RATE
 from tvm.contrib.cprune.files import replaced, write_text
 from tvm.contrib.cprune.loop.console import ConsoleReport
+from tvm.contrib.cprune.targets.target import host_threads
 
 # A run that tunes the network and then makes one candidate.
 _TUNE = (
@@ -35,6 +36,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=10, help="of the first training (default: %(default)s)")
     parser.add_argument("--precision", default="32-true", help="of all trainings (default: %(default)s)")
     parser.add_argument("--trials", type=int, default=16, help="trials per task (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=host_threads(), help="of all measurements (default: all cores)"
+    )
     parser.add_argument("options", nargs="*", help="further options of main.py, after --")
 
 
@@ -105,6 +109,7 @@ def _run(network: str, args: argparse.Namespace, options: Sequence[str], weights
         str(ROOT / "tutorials" / "frontend" / "main.py"),
         *("--model", network, "--dataset", args.dataset, "--pretrained", str(weights)),
         *("--precision", args.precision, "--trials", str(args.trials), "--tune-seconds", "0"),
+        *("--threads", str(args.threads)),
         *("--experiment-data-dir", str(run), "--library", str(run.parent / "programs"), "--resume"),
         *options,
     ]
