@@ -9,10 +9,10 @@ import torch
 from scipy.optimize import OptimizeResult
 
 from tvm.contrib.cprune.methods import solver
-from tvm.contrib.cprune.methods.knapsack import kept_importance, thinned
+from tvm.contrib.cprune.methods.knapsack import values_at
 from tvm.contrib.cprune.methods.solver import Cost, WidthChoice, fastest, most_important
 from tvm.contrib.cprune.methods.staircases import LatencyModel, Staircase
-from tvm.contrib.cprune.types import ChannelGroup, CPruneError
+from tvm.contrib.cprune.types import ChannelGroup, CPruneError, GroupMember
 
 
 def random_problem(seed: int) -> WidthChoice:
@@ -201,17 +201,11 @@ def test_groups_together_never_save_a_whole_layer():
 SAVINGS = {"p": 1e-6, "q": 2e-6, "r": 3e-6}
 
 
-def test_the_kept_importance_is_that_of_the_best_channels():
-    group = ChannelGroup("a", 6, 2, ())
-    scores = torch.tensor([1.0, 5, 3, 2, 0, 7])  # sums of positions: 3, 5, 10; mean 6
-    assert kept_importance(group, (6, 4, 2), scores, "taylor").tolist() == [18, 15, 10]
-    expected = [6, 5, 10 / 3]
-    assert kept_importance(group, (6, 4, 2), scores, "l1").tolist() == pytest.approx(expected)
-
-
-def test_many_widths_are_thinned_evenly():
-    widths = list(range(512, 0, -8))
-    few = thinned(widths)
-    assert len(few) == 8 and few[0] == 512 and few[-1] == 8
-    assert max(np.diff(few[::-1])) - min(np.diff(few[::-1])) <= 8
-    assert thinned([64, 32]) == [64, 32]
+def test_the_value_of_a_width_is_that_of_the_best_channels():
+    members = (GroupMember("a", "out", 6, 1), GroupMember("b", "out", 6, 1), GroupMember("c", "in", 6, 1))
+    group = ChannelGroup("a", 6, 2, members)
+    scores = torch.tensor([1.0, 5, 3, 2, 0, 7])  # sums of positions: 3, 5, 10
+    assert values_at(group, (6, 4, 2), scores, "taylor").tolist() == [18, 15, 10]
+    # Twice, for two layers: 18 / 10 less 18 / 18, 18 / 15 and 18 / 10.
+    assert values_at(group, (6, 4, 2), scores, "l1").tolist() == pytest.approx([1.6, 1.2, 0])
+    assert not values_at(group, (6, 4, 2), torch.zeros(6), "l1").any()

@@ -16,7 +16,7 @@ from tvm.contrib.cprune.methods.global_ranking import GlobalRanking, normalized,
 from tvm.contrib.cprune.methods.one_shot import Problem
 from tvm.contrib.cprune.methods.registry import method_of
 from tvm.contrib.cprune.methods.uniform import Uniform
-from tvm.contrib.cprune.methods.widths import fitting_widths
+from tvm.contrib.cprune.methods.widths import fitting_widths, widths_to_measure
 from tvm.contrib.cprune.models.importance import score
 from tvm.contrib.cprune.models.macs import MacCounter
 from tvm.contrib.cprune.models.prunable import PrunableModel
@@ -125,6 +125,19 @@ def test_a_group_whose_programs_fit_no_allowed_width_is_pruned_to_multiples_of_e
     assert fitting_widths(by_three, table, 54, PruneConfig(min_width=20)) == (54, 27)
     assert fitting_widths(by_three, table, 54, PruneConfig(min_width=30)) == (54, 45, 36)
     assert fitting_widths(by_three, table, 54, PruneConfig(min_width=54)) == (54,)
+
+
+def group_of(width: int) -> ChannelGroup:
+    return ChannelGroup("a", width, 1, (GroupMember("a", "out", width, 1),))
+
+
+def test_widths_to_measure_are_spread_by_ratio_and_fit_where_they_can():
+    table, config = table_of({"a": (64, 1)}), PruneConfig(max_sparsity=0.9)
+    # The programs fit multiples of 64. Equal ratios: 512, 373, 272, 198, 145, 106, 77, 56.
+    assert widths_to_measure(group_of(512), table, config) == (512, 384, 256, 192, 128, 104, 80, 56)
+    assert widths_to_measure(group_of(64), table, config) == (64, 56, 48, 40, 32, 24, 16, 8)
+    assert widths_to_measure(group_of(60), table, PruneConfig(min_width=50)) == (60, 56)
+    assert widths_to_measure(group_of(64), table, PruneConfig(min_width=64)) == (64,)
 
 
 def test_the_global_ranking_is_the_one_computed_by_hand():

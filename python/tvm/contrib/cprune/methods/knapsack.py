@@ -10,7 +10,6 @@ import torch
 from tvm.contrib.cprune.loop.run import AcceptedModel, Run
 from tvm.contrib.cprune.loop.state import Event
 from tvm.contrib.cprune.methods.budget_search import TOLERANCE, Measurement, meets, next_choice
-from tvm.contrib.cprune.methods.global_ranking import normalized
 from tvm.contrib.cprune.methods.planned import (
     Accept,
     Action,
@@ -23,12 +22,12 @@ from tvm.contrib.cprune.methods.planned import (
 )
 from tvm.contrib.cprune.methods.prediction import predicted_table
 from tvm.contrib.cprune.methods.staircases import LatencyModel, Staircase
-from tvm.contrib.cprune.methods.widths import fitting_widths
+from tvm.contrib.cprune.methods.widths import widths_to_measure
 from tvm.contrib.cprune.numerics import Array
 from tvm.contrib.cprune.types import CandidateError, ChannelGroup, CPruneError, Latency
 
-# Candidates to measure, and widths of a group to choose from.
-ROUNDS, MAX_WIDTHS = 8, 8
+# Candidates to measure.
+ROUNDS = 8
 
 
 class Knapsack(PlannedMethod):
@@ -49,7 +48,7 @@ class Knapsack(PlannedMethod):
         groups = [group for group in groups_of(run, baseline) if group.root in scores]
         staircases = tuple(_staircase(run, baseline, group) for group in groups)
         values = {
-            group.root: kept_importance(group, staircase.widths, scores[group.root], run.config.importance)
+            group.root: values_at(group, staircase.widths, scores[group.root], run.config.importance)
             for group, staircase in zip(groups, staircases, strict=True)
         }
         tried = [_choice_of(event, staircases) for event in done]
@@ -61,19 +60,27 @@ class Knapsack(PlannedMethod):
         return _best(run, done, kept, budget)
 
 
-def kept_importance(
-    group: ChannelGroup, widths: Sequence[int], scores: torch.Tensor, importance: str
-) -> Array:
-    """Return the importance of the channels that are kept at each width.
+def values_at(group: ChannelGroup, widths: Sequence[int], scores: torch.Tensor, importance: str) -> Array:
+    """Return what a group is worth at each width.
 
-    The Taylor importance estimates a change of the loss, as in HALP, and is comparable between groups. Other
-    scores are divided by the mean of the group.
+    The Taylor importance estimates a change of the loss, as in HALP, and is comparable between groups: that
+    of all kept channels is added up. Other importances are not comparable. There, each layer of the group is
+    assumed to lose the inverse of the share of importance that it keeps. The narrower a layer is, the more
+    its next channel is worth; sums would keep few channels of some layers and all channels of others.
+
+    Returns
+    -------
+    ``(len(widths),)``. For other importances than Taylor's, the value at the smallest width is 0. All values
+    are 0 if no channel has any importance.
     """
     by_position = scores.reshape(group.round_to, -1).double().sum(0)
-    if importance != "taylor":
-        by_position = normalized(scores, group) * group.round_to
     kept = by_position.sort(descending=True).values.cumsum(0)
-    return np.array([float(kept[width // group.round_to - 1]) for width in widths])
+    values = np.array([float(kept[width // group.round_to - 1]) for width in widths])
+    if importance == "taylor" or not values.any():
+        return values
+    layers = sum(member.side == "out" for member in group.members)
+    inverse = float(kept[-1]) / values
+    return layers * (inverse.max() - inverse)
 
 
 def _budget(run: Run) -> float:
@@ -111,7 +118,7 @@ def _staircase(run: Run, baseline: AcceptedModel, group: ChannelGroup) -> Stairc
             return Staircase.from_event(event)
     started, table = time.monotonic(), baseline.candidate.table
     widths, by_layer = [group.width], [table.by_layer()]
-    for width in thinned(fitting_widths(group, table, group.width, run.config))[1:]:
+    for width in widths_to_measure(group, table, run.config)[1:]:
         try:
             by_layer.append(predicted_table(run, baseline, {group.root: width}).by_layer())
         except CandidateError:  # the candidate would fail, too
@@ -126,13 +133,6 @@ def _staircase(run: Run, baseline: AcceptedModel, group: ChannelGroup) -> Stairc
     }
     seconds = round(time.monotonic() - started, 2)
     return Staircase.from_event(run.record({**event, "seconds": seconds}))
-
-
-def thinned(widths: Sequence[int]) -> list[int]:
-    """Return at most ``MAX_WIDTHS`` of some widths, evenly spaced, with the first and the last."""
-    if len(widths) <= MAX_WIDTHS:
-        return list(widths)
-    return [widths[round(i * (len(widths) - 1) / (MAX_WIDTHS - 1))] for i in range(MAX_WIDTHS)]
 
 
 def _choice_of(event: Event, staircases: Sequence[Staircase]) -> dict[str, int]:

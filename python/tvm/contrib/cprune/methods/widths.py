@@ -12,6 +12,8 @@ from tvm.contrib.cprune.types import ChannelGroup, CPruneError
 
 # Widths are multiples of this many channels where the programs do not say what fits, as is usual for pruners.
 MULTIPLE = 8
+# Widths of a group to measure.
+MAX_WIDTHS = 8
 
 
 def fitting_widths(
@@ -35,11 +37,42 @@ def fitting_widths(
     rungs = [group.width]
     while (step := joint_step(group, table, rungs[-1])) and step.next_width >= lowest:
         rungs.append(step.next_width)
-    if len(rungs) == 1:
-        unit = math.ceil(MULTIPLE / group.round_to) * group.round_to
-        largest = (group.width - 1) // unit * unit
-        rungs += range(largest, lowest - 1, -unit)
-    return tuple(rungs)
+    return tuple(rungs) if len(rungs) > 1 else (group.width, *_multiples(group, lowest))
+
+
+def widths_to_measure(group: ChannelGroup, table: TaskTable, config: PruneConfig) -> tuple[int, ...]:
+    """Return widths of a group of the unpruned model whose latencies show what each width costs.
+
+    They are about equal ratios apart. Each is the nearest fitting width (see ``fitting_widths``) if one is
+    closer than half the way to the next, or else the nearest multiple of ``MULTIPLE``: programs with large
+    tiles fit few of the small widths, but transplants with smaller tiles may be fast there, too.
+
+    Returns
+    -------
+    At most ``MAX_WIDTHS`` widths in descending order, from the group's own to the smallest allowed one.
+    """
+    lowest = min(group.width, minimum_width(group, group.width, config))
+    fitting = fitting_widths(group, table, group.width, config)
+    every = sorted({*fitting, *_multiples(group, lowest)}, reverse=True)
+    if len(every) <= MAX_WIDTHS:
+        return tuple(every)
+    ratio = (every[-1] / every[0]) ** (1 / (MAX_WIDTHS - 1))
+    chosen = {every[0], every[-1]}
+    for number in range(1, MAX_WIDTHS - 1):
+        wanted = group.width * ratio**number
+
+        def distance(width: int, wanted: float = wanted) -> float:
+            return abs(math.log(width / wanted))
+
+        nearest = min(fitting, key=distance)
+        chosen.add(nearest if distance(nearest) < -math.log(ratio) / 2 else min(every, key=distance))
+    return tuple(sorted(chosen, reverse=True))
+
+
+def _multiples(group: ChannelGroup, lowest: int) -> range:
+    """Return the multiples of ``MULTIPLE`` from a group's width, excluded, to the lowest one."""
+    unit = math.ceil(MULTIPLE / group.round_to) * group.round_to
+    return range((group.width - 1) // unit * unit, lowest - 1, -unit)
 
 
 def smallest_widths(groups: Iterable[ChannelGroup], config: PruneConfig) -> dict[str, int]:
