@@ -14,7 +14,7 @@ from tvm.contrib.cprune.loop.run import Run
 from tvm.contrib.cprune.methods import knapsack, netadapt, planned
 from tvm.contrib.cprune.methods.knapsack import Knapsack
 from tvm.contrib.cprune.methods.planned import Accept, Action, PlannedMethod, Stop, Try
-from tvm.contrib.cprune.types import ChannelGroup, CPruneError
+from tvm.contrib.cprune.types import ChannelGroup, CPruneError, GroupMember
 
 BASELINE = {"event": "baseline", "accuracy_val": 0.9, "latency_s": [1.0], "seconds": 100.0}
 IMPOSSIBLE = {"verdict": "impossible", "accepted": False, "reason": "no valid program"}
@@ -125,7 +125,8 @@ def test_knapsack_tries_other_widths_until_all_its_candidates_failed(make_run, m
         layers = {root: [width / 128 for width in widths]}
         run.journal.append({"event": "staircase", "root": root, "widths": widths, "layers_s": layers})
     scores = {"a": torch.arange(64.0), "b": torch.ones(64)}
-    monkeypatch.setattr(knapsack, "groups_of", lambda *_: [ChannelGroup(root, 64, 1, ()) for root in "ab"])
+    groups = [ChannelGroup(root, 64, 1, (GroupMember(root, "out", 64, 1),)) for root in "ab"]
+    monkeypatch.setattr(knapsack, "groups_of", lambda *_: groups)
     monkeypatch.setattr(knapsack, "scores_of", lambda *_: scores)
     table = SimpleNamespace(by_layer=lambda: {"a": 0.5, "b": 0.5})
     baseline: Any = SimpleNamespace(candidate=SimpleNamespace(table=table))
