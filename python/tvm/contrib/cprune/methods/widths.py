@@ -60,13 +60,15 @@ def widths_to_measure(group: ChannelGroup, table: TaskTable, config: PruneConfig
     chosen = {every[0], every[-1]}
     for number in range(1, MAX_WIDTHS - 1):
         wanted = group.width * ratio**number
-
-        def distance(width: int, wanted: float = wanted) -> float:
-            return abs(math.log(width / wanted))
-
-        nearest = min(fitting, key=distance)
-        chosen.add(nearest if distance(nearest) < -math.log(ratio) / 2 else min(every, key=distance))
+        width, distance = _nearest(fitting, wanted)
+        chosen.add(width if distance < -math.log(ratio) / 2 else _nearest(every, wanted)[0])
     return tuple(sorted(chosen, reverse=True))
+
+
+def _nearest(widths: Iterable[int], wanted: float) -> tuple[int, float]:
+    """Return the width whose ratio to a wanted one is closest to 1, and the distance of their logarithms."""
+    distance, width = min((abs(math.log(width / wanted)), width) for width in widths)
+    return width, distance
 
 
 def _multiples(group: ChannelGroup, lowest: int) -> range:
