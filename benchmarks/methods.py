@@ -8,8 +8,9 @@
 
 Each method prunes the same trained network at three strengths: requirements of accuracy for cprune and
 netadapt, speedups for knapsack, and shares of the multiply-accumulates for the others. Methods that do not
-train candidates get more epochs at the end. Every pruned network is timed in TVM and in ONNX Runtime, in turn
-with the unpruned network in ONNX Runtime; all latencies are relative to that one.
+train candidates get more epochs at the end. Every pruned network is timed in TVM, first with the programs of
+its run and then with those of a new search, and in ONNX Runtime. They take turns with the unpruned network in
+ONNX Runtime; all latencies are relative to that one. The runs of knapsack share their staircases.
 
 A goal can be out of reach, such as one for rounded widths if few of them fit: the run then has no row.
 
@@ -22,15 +23,17 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from common import CACHE, latency_at, median, print_machine
 from evaluation import accuracy
 from models import make_model
 from peers import OURS, Peer, export_onnx, take_turns
-from tutorial_runs import add_options, load_splits, run_tutorial, trained_weights
+from tutorial_runs import add_options, load_splits, run_tutorial, search_again, trained_weights
+from tvm.contrib.cprune.files import write_text
 from tvm.contrib.cprune.measuring.timing import sample_input
 from tvm.contrib.cprune.report.charts import Series, accuracy_latency
 from tvm.contrib.cprune.report.page import document, section
@@ -66,14 +69,17 @@ class Strength(NamedTuple):
 class Row(NamedTuple):
     """A pruned network.
 
-    ``tvm`` and ``onnx_runtime`` are latencies over that of the unpruned network in ONNX Runtime, which takes
-    ``reference_ms``; ``speedup`` is the latency of the unpruned network in TVM over ``tvm``.
+    ``transplanted``, ``searched`` (TVM with the programs of the run, and with newly searched ones) and
+    ``onnx_runtime`` are latencies over that of the unpruned network in ONNX Runtime, which takes
+    ``reference_ms``; ``speedup`` is the latency of the unpruned network in TVM over ``transplanted``. Trials
+    and seconds are those of the pruning, without the new search.
     """
 
     method: str
     strength: str
     accuracy: float
-    tvm: float
+    transplanted: float
+    searched: float
     onnx_runtime: float
     reference_ms: float
     speedup: float
@@ -104,47 +110,51 @@ def options_of(method: str, strength: Strength) -> list[str]:
     return [*fixed, "--fine-tune-epochs", str(epochs), *limits, *OPTIONS.get(method, ()), *strength.options]
 
 
-def time_runtimes(
-    original: Path, pruned: Path, shape: tuple[int, ...], threads: int
-) -> tuple[float, float, float]:
-    """Return the seconds of a pruned network in TVM and in ONNX Runtime, and of the unpruned one there."""
-    data = sample_input(shape)
+def time_runtimes(run: Path, args: argparse.Namespace) -> list[float]:
+    """Return the seconds of a pruned network in TVM, again in TVM after a new search, and in ONNX Runtime.
+
+    The last one is that of the unpruned network in ONNX Runtime.
+    """
+    shape = tuple(json.loads((run / "config.json").read_text())["input_shape"])
+    original = export_onnx(torch.jit.load(run / "unpruned.pt"), shape, run / "unpruned").parent
+    network = export_onnx(torch.jit.load(run / "model.pt"), shape, run / "pruned")
+    pruned = network.parent
+    shutil.copy(run / "net.so", pruned)
+    searched = search_again(network, run / "searched", args.final_trials, args.threads).parent
+    data, threads = sample_input(shape), args.threads
     with (
-        Peer(OURS, pruned, data, threads) as ours,
+        Peer(OURS, pruned, data, threads) as transplants,
+        Peer(OURS, searched, data, threads) as new_programs,
         Peer(OTHER, pruned, data, threads) as other,
         Peer(OTHER, original, data, threads) as reference,
     ):
-        samples = take_turns((ours, other, reference), ROUNDS, RUNS)
-    tvm, onnx_runtime, unpruned = (median(own) for own in samples)
-    return tvm, onnx_runtime, unpruned
+        peers = (transplants, new_programs, other, reference)
+        for peer in peers[:2]:
+            np.testing.assert_allclose(peer.output, other.output, rtol=1e-3, atol=1e-3)
+        return [median(samples) for samples in take_turns(peers, ROUNDS, RUNS)]
 
 
-def prune(
-    network: str, method: str, strength: Strength, args: argparse.Namespace, weights: Path, folder: Path
+def row_of(
+    method: str, strength: Strength, result: dict[str, Any], run: Path, args: argparse.Namespace
 ) -> Row:
-    """Prune a network, unless an earlier call did, and time it in both runtimes."""
-    run, options = folder / f"{method} {strength.name}", options_of(method, strength)
-    result = run_tutorial(network, args, options, weights, run)
-    file = run / "row.json"
+    """Time the pruned network of a run in all ways, unless an earlier call did."""
+    file = run / f"row-{args.final_trials}.json"
     if not file.exists():
-        shape = tuple(json.loads((run / "config.json").read_text())["input_shape"])
-        original = export_onnx(torch.jit.load(run / "unpruned.pt"), shape, run / "unpruned").parent
-        pruned = export_onnx(torch.jit.load(run / "model.pt"), shape, run / "pruned").parent
-        shutil.copy(run / "net.so", pruned)
-        tvm, onnx_runtime, unpruned = time_runtimes(original, pruned, shape, args.threads)
+        transplanted, searched, other, unpruned = time_runtimes(run, args)
         row = Row(
             method,
             strength.name,
             result["pruned"]["accuracy_test"],
-            tvm / unpruned,
-            onnx_runtime / unpruned,
+            transplanted / unpruned,
+            searched / unpruned,
+            other / unpruned,
             unpruned * 1e3,
             result["speedup"],
             result["pruned"]["macs"] / result["baseline"]["macs"],
             sum(result["trials"]["pruning_and_final_tuning"].values()),
             sum(result["seconds"].values()) - result["seconds"]["first_tuning"],
         )
-        file.write_text(json.dumps(row._asdict()))
+        write_text(file, json.dumps(row._asdict()))
     return Row(**json.loads(file.read_text()))
 
 
@@ -160,9 +170,9 @@ def print_table(network: str, start: float, rows: list[Row]) -> None:
     print(f"\n| method | runtime | {' | '.join(f'accuracy {level:.3f}' for level in levels)} |")
     print(f"|{'---|' * (2 + len(levels))}")
     for method in dict.fromkeys(row.method for row in rows):
-        for runtime in ("tvm", "onnx_runtime"):
+        for runtime in ("transplanted", "searched", "onnx_runtime"):
             own = [row for row in rows if row.method == method]
-            unpruned = own[0].tvm * own[0].speedup if runtime == "tvm" else 1.0
+            unpruned = 1.0 if runtime == "onnx_runtime" else own[0].transplanted * own[0].speedup
             points = [(start, unpruned), *((row.accuracy, getattr(row, runtime)) for row in own)]
             found = [latency_at(level, points) for level in levels]
             cells = ["-" if latency is None else f"{latency:.3f}" for latency in found]
@@ -170,26 +180,17 @@ def print_table(network: str, start: float, rows: list[Row]) -> None:
 
 
 def plot(rows: list[Row]) -> list[Series]:
-    """Return the series of a plot: one for each method."""
+    """Return the series of a plot: one for each method, with the latencies in TVM after a new search."""
     reference = median([row.reference_ms for row in rows])
-    return [
-        Series(
-            method,
-            f"run-{number}",
-            tuple(
-                Mark(
-                    row.tvm * reference,
-                    row.accuracy,
-                    "circle",
-                    f"run-{number}",
-                    f"{method}, {row.strength}\n{row.tvm * reference:.3f} ms, accuracy {row.accuracy:.4f}",
-                )
-                for row in rows
-                if row.method == method
-            ),
-        )
-        for number, method in enumerate(dict.fromkeys(row.method for row in rows))
-    ]
+    series = []
+    for number, method in enumerate(dict.fromkeys(row.method for row in rows)):
+        marks = []
+        for row in (row for row in rows if row.method == method):
+            latency = row.searched * reference
+            text = f"{method}, {row.strength}\n{latency:.3f} ms, accuracy {row.accuracy:.4f}"
+            marks.append(Mark(latency, row.accuracy, "circle", f"run-{number}", text))
+        series.append(Series(method, f"run-{number}", tuple(marks)))
+    return series
 
 
 def compare(network: str, args: argparse.Namespace, folder: Path) -> list[Row]:
@@ -201,12 +202,17 @@ def compare(network: str, args: argparse.Namespace, folder: Path) -> list[Row]:
     start, test = accuracy(model, splits.validation), accuracy(model, splits.test)
     rows, missing = list[Row](), list[str]()
     for method in args.methods:
+        similar = None
         for strength in strengths(method, start)[: args.strengths]:
+            run, options = folder / f"{method} {strength.name}", options_of(method, strength)
             try:
-                rows.append(prune(network, method, strength, args, weights, folder))
-                print(rows[-1], flush=True)
+                result = run_tutorial(network, args, options, weights, run, similar)
             except subprocess.CalledProcessError:  # main.py has printed the reason
                 missing.append(f"{method}, {strength.name}")
+                continue
+            rows.append(row_of(method, strength, result, run, args))
+            print(rows[-1], flush=True)
+            similar = run if method == "knapsack" else None
     if not rows:
         raise SystemExit(f"no method has a result for {network}: see the errors above")
     print_table(network, test, rows)
@@ -223,13 +229,19 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--strengths", type=int, default=3, help="of each method (default: %(default)s)")
     parser.add_argument(
+        "--final-trials",
+        type=int,
+        default=32,
+        help="trials per task of the search for each pruned network (default: %(default)s)",
+    )
+    parser.add_argument(
         "--quick", action="store_true", help="LeNet on digits, one strength, 4 trials per task"
     )
     add_options(parser)
     args = parser.parse_args()
     if args.quick:
-        args.networks, args.dataset, args.epochs, args.trials = ["lenet"], "digits", 5, 4
-        args.strengths = 1
+        args.networks, args.dataset, args.epochs = ["lenet"], "digits", 5
+        args.trials, args.final_trials, args.strengths = 4, 4, 1
     print_machine()
     folder = CACHE / "methods"
     results = {name: compare(name, args, folder / f"{name}-{args.dataset}") for name in args.networks}

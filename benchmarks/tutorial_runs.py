@@ -67,7 +67,12 @@ def trained_weights(network: str, args: argparse.Namespace, folder: Path) -> Pat
 
 
 def run_tutorial(
-    network: str, args: argparse.Namespace, options: Sequence[str], weights: Path, run: Path
+    network: str,
+    args: argparse.Namespace,
+    options: Sequence[str],
+    weights: Path,
+    run: Path,
+    similar: Path | None = None,
 ) -> dict[str, Any]:
     """Run the tutorial, or continue an interrupted run, and return its result.
 
@@ -80,26 +85,42 @@ def run_tutorial(
         Options of this run; those of ``args`` come last.
     run
         Folder of the run.
+    similar
+        Folder of a run with another goal. Its staircases are reused together with their seconds and trials.
     """
     tuned = run.parent / "tuned"
     _run(network, args, [*args.options, *_TUNE], weights, tuned)
     if not (run / "journal.jsonl").exists():
-        _copy_first_tuning(tuned, run)
+        copy_start(similar or tuned, run)
     _run(network, args, [*options, *args.options], weights, run)
     result: dict[str, Any] = json.loads((run / "result.json").read_text())
     return result
 
 
-def _copy_first_tuning(source: Path, run: Path) -> None:
-    """Start a run with the records and the journal of another one, up to its first candidate."""
+def search_again(network: Path, folder: Path, trials: int, threads: int) -> Path:
+    """Tune a network from an ONNX file without any earlier programs, or continue, and return its library.
+
+    The trials are per task.
+    """
+    command = [
+        *(sys.executable, "-m", "tvm.contrib.cprune", "tune", "--network", str(network)),
+        *("--trials", str(trials), "--threads", str(threads), "--library", "none", "--out", str(folder)),
+    ]
+    subprocess.run(command, check=True)
+    return folder / "net.so"
+
+
+def copy_start(source: Path, run: Path) -> None:
+    """Start a run with the records and the journal of another one, up to its baseline and its staircases."""
     shutil.copytree(source / "records", run / "records", dirs_exist_ok=True)
     shutil.copy(source / "table_unpruned.json", run)
-    events = (source / "journal.jsonl").read_text().splitlines(keepends=True)
-    baseline = next(n for n, event in enumerate(events) if json.loads(event)["event"] == "baseline")
-    for origin, trials in json.loads(events[baseline])["trials"].items():
+    lines = (source / "journal.jsonl").read_text().splitlines(keepends=True)
+    events = [json.loads(line) for line in lines]
+    last = max(n for n, event in enumerate(events) if event["event"] in ("baseline", "staircase"))
+    for origin, trials in events[last]["trials"].items():
         for log in (run / "records").glob(f"*/{origin}.json"):
             write_text(log, "".join(log.read_text().splitlines(keepends=True)[:trials]))
-    write_text(run / "journal.jsonl", "".join(events[: baseline + 1]))
+    write_text(run / "journal.jsonl", "".join(lines[: last + 1]))
 
 
 def _run(network: str, args: argparse.Namespace, options: Sequence[str], weights: Path, run: Path) -> None:

@@ -16,6 +16,7 @@ from pruning import SHAPE, config, make_model
 from torch import nn
 
 from tvm.contrib.cprune.compiler import Candidate
+from tvm.contrib.cprune.files import write_text
 from tvm.contrib.cprune.loop.proposal import propose
 from tvm.contrib.cprune.loop.run import AcceptedModel
 from tvm.contrib.cprune.loop.state import LoopState
@@ -42,6 +43,7 @@ from new_search import (
     timed_candidates,
     widths_by_candidate,
 )
+from tutorial_runs import copy_start
 from untrained import in_rounds, joined
 
 
@@ -102,6 +104,23 @@ def test_a_round_is_measured_once(tmp_path):
     assert joined(in_rounds(path, 3, measure)) == {"a": [0, 1, 2]}
     assert in_rounds(path, 3, measure) == [{"a": [0]}, {"a": [1]}, {"a": [2]}]
     assert next(numbers) == 3
+
+
+def test_a_run_starts_with_what_another_one_measured_before_its_candidates(tmp_path):
+    trials = [{"search": 2, "transplant": n} for n in (0, 1, 2, 3)]
+    kinds = ("baseline", "staircase", "staircase", "candidate")
+    events = [{"event": kind, "trials": count} for kind, count in zip(kinds, trials, strict=True)]
+    source, run = tmp_path / "source", tmp_path / "run"
+    logs = {"search": "s1\ns2\n", "transplant": "t1\nt2\nt3\n"}
+    for name, text in logs.items():
+        write_text(source / "records" / "ansor" / f"{name}.json", text)
+    write_text(source / "table_unpruned.json", "{}")
+    write_text(source / "journal.jsonl", "".join(f"{json.dumps(event)}\n" for event in events))
+    copy_start(source, run)
+    assert [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()] == events[:3]
+    assert (run / "records" / "ansor" / "search.json").read_text() == logs["search"]
+    assert (run / "records" / "ansor" / "transplant.json").read_text() == "t1\nt2\n"
+    assert (run / "table_unpruned.json").exists()
 
 
 def candidate(trials, seconds, widths, accepted, timed=True):

@@ -261,6 +261,9 @@ def test_knapsack_meets_a_latency_budget_and_continues_after_a_kill(
     assert staircases[:2] == begun
     assert [event["root"] for event in staircases] == ["a", "b", "c"]
     assert staircases[0]["layers_s"].keys() == {"a", "b"}
+    first = journal_of(tuned_dir, "baseline")[0]["trials"]
+    transplants = [event["trials"]["transplant"] for event in ({"trials": first}, *staircases)]
+    assert transplants == sorted(set(transplants))  # each staircase needs new ones
     share = result["pruned"]["macs"] / TOTAL
     most = 0.5 if "speedup_goal" in goal else 0.7
     assert 0.95 * most <= share <= most

@@ -130,6 +130,7 @@ def _staircase(run: Run, baseline: AcceptedModel, group: ChannelGroup) -> Stairc
         "root": group.root,
         "widths": widths,
         "layers_s": {layer: [seconds[layer] for seconds in by_layer] for layer in sorted(layers)},
+        "trials": run.compiler.programs.trials(),
     }
     seconds = round(time.monotonic() - started, 2)
     return Staircase.from_event(run.record({**event, "seconds": seconds}))
