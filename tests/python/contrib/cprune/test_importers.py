@@ -210,6 +210,7 @@ def test_a_layer_used_twice_labels_both_calls():
         assert [layer_of(call) for call in calls if call.op.name == "nn.conv2d"] == [layer, layer]
 
 
+@pytest.mark.filterwarnings("error:The .grad attribute")
 def test_saving_writes_tied_tensors_under_each_name(tmp_path):
     path, shape = tmp_path / "model.pt", (1, 8, 8, 8)
     torch.jit.trace(Tied().eval(), torch.zeros(shape)).save(str(path))
