@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 from commands import SMALLEST_RUN, as_arguments, run_cprune, run_tutorial
-from networks import KINDS
-from programs import random_records, reference, task_of
+from networks import KINDS, TEMPLATE_KINDS
+from programs import random_configurations, random_records, reference, task_of, template_task_of
 from rpc_site import KEY, Site, running_site
 
 import tvm
@@ -19,12 +20,15 @@ from tvm.contrib.cprune.measuring.records import to_input
 from tvm.contrib.cprune.targets.presets import DEVICES, PRESETS
 from tvm.contrib.cprune.targets.target import pinned_target
 from tvm.contrib.cprune.tuning.ansor.transplant import transplant
+from tvm.contrib.cprune.tuning.autotvm import configuration
+from tvm.contrib.cprune.types import Task, TransplantError
 
 GPUS = [
     name
     for name, device in DEVICES.items()
     if device != "cpu" and tvm.runtime.enabled(device) and tvm.device(device, 0).exist
 ]
+MALI = "opencl -device=mali"
 OPTIONS = {
     **SMALLEST_RUN,
     "--trials": 4,
@@ -82,6 +86,57 @@ def test_programs_and_their_transplants_compute_the_right_numbers(kind, gpu):
     assert valid >= 2 and moved >= 2, (valid, moved)
 
 
+def run_template(task: Task, config, target):
+    """Run a configuration of AutoTVM's template on the GPU, and return its inputs by rank and its output."""
+    with task.tvm_task.target:
+        schedule, args = task.tvm_task.instantiate(config)
+    function = tvm.build(schedule, args, target=target)
+    device, generator = tvm.device(target.kind.name, 0), np.random.default_rng(0)
+    # The first argument of a template is its output.
+    output, *shapes = [[int(n) for n in arg.shape] for arg in args]
+    values = [generator.standard_normal(shape).astype("float32") for shape in shapes]
+    result = tvm.nd.array(np.full(output, np.nan, "float32"), device)
+    function(result, *(tvm.nd.array(value, device) for value in values))
+    by_shape = {tuple(shape): value for shape, value in zip(shapes, values, strict=True)}
+    return [by_shape[tuple(map(int, arg[1]))] for arg in task.tvm_task.args[:2]], result.numpy()
+
+
+@pytest.mark.skipif("opencl" not in GPUS, reason="needs OpenCL")
+@pytest.mark.parametrize("kind", TEMPLATE_KINDS)
+def test_configurations_of_mali_templates_and_their_transplants_compute_the_right_numbers(kind):
+    target = tvm.target.Target(MALI, host="llvm")
+    base, new = (template_task_of(kind, width, target) for width in (64, 48))
+    assert ".mali" in base.subgraphs[0].algorithm
+    moved = 0
+    for line in random_configurations(base, 8):
+        try:
+            (program, *_) = configuration.transplant(line, base, new, 1)
+        except TransplantError:
+            continue
+        original = base.tvm_task.config_space.get(json.loads(line)["config"]["index"])
+        for task, config in ((base, original), (new, program.config)):
+            try:
+                (data, weight), actual = run_template(task, config, target)
+            except tvm.TVMError as error:
+                # OpenCL has no vectors of more than 16 numbers, but the template's space has.
+                assert task is base and "to OpenCL type" in str(error), line
+                break
+            expected = layer(task, torch.tensor(data), torch.tensor(weight)).numpy()
+            np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-3)
+        else:
+            moved += 1
+    assert moved >= 2, moved
+
+
+def layer(task: Task, data: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return the output of a task's layer."""
+    if data.dim() == 2:
+        return torch.nn.functional.linear(data, weight)
+    groups = data.shape[1] if "depthwise" in task.subgraphs[0].algorithm else 1
+    _, _, strides, padding, *_ = task.tvm_task.args
+    return torch.nn.functional.conv2d(data, weight, None, list(strides), list(padding)[:2], groups=groups)
+
+
 @pytest.fixture
 def site() -> Iterator[Site]:
     with running_site() as running:
@@ -90,19 +145,22 @@ def site() -> Iterator[Site]:
         yield running
 
 
-@pytest.mark.parametrize("gpu", GPUS)
-def test_a_network_is_pruned_and_deployed(gpu, latency_by_macs, site, tmp_path):
+RUNS = [(gpu, "ansor") for gpu in GPUS] + [(MALI, "autotvm")] * ("opencl" in GPUS)
+
+
+@pytest.mark.parametrize(("gpu", "tuner"), RUNS)
+def test_a_network_is_pruned_and_deployed(gpu, tuner, latency_by_macs, site, tmp_path):
     run_dir, bundle = tmp_path / "run", tmp_path / "bundle"
     device = ("--tracker", site.address, "--device-key", KEY)
     done = run_cprune("doctor", "--target", gpu, *device)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ok   round trip" in done.stdout
     options = as_arguments(OPTIONS)
-    options += ["--target", gpu, *device, "--experiment-data-dir", str(run_dir)]
+    options += ["--target", gpu, "--tuner", tuner, *device, "--experiment-data-dir", str(run_dir)]
     done = run_tutorial(*options)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((run_dir / "result.json").read_text())
-    assert result["target"].startswith(gpu) and result["accepted"] >= 1, done.stdout
+    assert result["target"].startswith(gpu.split()[0]) and result["accepted"] >= 1, done.stdout
     assert result["output_error"]["net.so"]["max_rel"] < 1e-3
     assert result["trials"]["pruning_and_final_tuning"]["transplant"] > 0
     # It compares the outputs on the device with the model's.
