@@ -15,6 +15,7 @@ from commands import Done, error_of, run_cprune
 from networks import randomize_norms
 from torch import nn
 
+import tvm
 from tvm.contrib.cprune.importers.from_onnx import from_onnx
 from tvm.contrib.cprune.models.groups import find_groups
 from tvm.contrib.cprune.models.importance import score
@@ -156,7 +157,7 @@ def rename(table: dict) -> None:
     ("damage", "message"),
     [
         (rename, "the table belongs to another model: its layers are other.body, other.fc, other.stem.0"),
-        (change(tvm="0.16.0"), "was made with TVM 0.16.0, this is 0.17"),
+        (change(tvm="0.16.0"), f"was made with TVM 0.16.0, this is {tvm.__version__}: tune again"),
         (change(target="abacus -model=1"), "target 'abacus -model=1' is not a TVM target"),
         (
             change(target="llvm -mtriple=aarch64-linux-gnu"),
