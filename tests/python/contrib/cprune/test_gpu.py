@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from commands import SMALLEST_RUN, as_arguments, run_cprune, run_tutorial
-from networks import KINDS, TEMPLATE_KINDS
-from programs import random_configurations, random_records, reference, task_of, template_task_of
+from networks import KINDS
+from programs import extract, random_configurations, random_records, reference, task_of
 from rpc_site import KEY, Site, running_site
 
 import tvm
@@ -101,31 +101,50 @@ def run_template(task: Task, config, target):
     return [by_shape[tuple(map(int, arg[1]))] for arg in task.tvm_task.args[:2]], result.numpy()
 
 
+def mali_tasks(kind: str, width: int, target) -> dict[str, Task]:
+    """Return the tasks of a kind's layer at a width by AutoTVM's template."""
+    make, _, name, *_ = KINDS[kind]
+    model = make(width)
+    tasks = extract(model, (1, model.conv.in_channels, 8, 8), target, "autotvm")
+    return {str(task.subgraphs[0].algorithm): task for task in tasks if name in task.layers}
+
+
 @pytest.mark.skipif("opencl" not in GPUS, reason="needs OpenCL")
-@pytest.mark.parametrize("kind", TEMPLATE_KINDS)
-def test_configurations_of_mali_templates_and_their_transplants_compute_the_right_numbers(kind):
+@pytest.mark.parametrize(
+    ("kind", "templates"),
+    [
+        ("direct 3x3", {"conv2d_nchw_spatial_pack.mali", "conv2d_nchw_winograd.mali"}),
+        ("1x1", {"conv2d_nchw_spatial_pack.mali"}),
+        ("strided", {"conv2d_nchw_spatial_pack.mali"}),
+        ("depthwise", {"depthwise_conv2d_nchw.mali"}),
+        ("reduction", {"conv2d_nchw_spatial_pack.mali", "conv2d_nchw_winograd.mali"}),
+        ("dense", {"dense.mali"}),
+    ],
+)
+def test_configurations_of_mali_templates_and_their_transplants_compute_the_right_numbers(kind, templates):
     target = tvm.target.Target(MALI, host="llvm")
-    base, new = (template_task_of(kind, width, target) for width in (64, 48))
-    assert ".mali" in base.subgraphs[0].algorithm
-    moved = 0
-    for line in random_configurations(base, 8):
-        try:
-            (program, *_) = configuration.transplant(line, base, new, 1)
-        except TransplantError:
-            continue
-        original = base.tvm_task.config_space.get(json.loads(line)["config"]["index"])
-        for task, config in ((base, original), (new, program.config)):
+    bases, others = (mali_tasks(kind, width, target) for width in (64, 48))
+    assert bases.keys() == others.keys() == templates
+    for name, base in bases.items():
+        new, moved = others[name], 0
+        for line in random_configurations(base, 8):
             try:
-                (data, weight), actual = run_template(task, config, target)
-            except tvm.TVMError as error:
-                # OpenCL has no vectors of more than 16 numbers, but the template's space has.
-                assert task is base and "to OpenCL type" in str(error), line
-                break
-            expected = layer(task, torch.tensor(data), torch.tensor(weight)).numpy()
-            np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-3)
-        else:
-            moved += 1
-    assert moved >= 2, moved
+                (program, *_) = configuration.transplant(line, base, new, 1)
+            except TransplantError:
+                continue
+            original = base.tvm_task.config_space.get(json.loads(line)["config"]["index"])
+            for task, config in ((base, original), (new, program.config)):
+                try:
+                    (data, weight), actual = run_template(task, config, target)
+                except tvm.TVMError as error:
+                    # OpenCL has no vectors of more than 16 numbers, but the template's space has.
+                    assert task is base and "to OpenCL type" in str(error), line
+                    break
+                expected = layer(task, torch.tensor(data), torch.tensor(weight)).numpy()
+                np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-3)
+            else:
+                moved += 1
+        assert moved >= 2, (name, moved)
 
 
 def layer(task: Task, data: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -145,7 +164,9 @@ def site() -> Iterator[Site]:
         yield running
 
 
-RUNS = [(gpu, "ansor") for gpu in GPUS] + [(MALI, "autotvm")] * ("opencl" in GPUS)
+RUNS = [(gpu, "ansor") for gpu in GPUS]
+if "opencl" in GPUS:
+    RUNS += [(MALI, "ansor"), (MALI, "autotvm"), ("opencl -device=adreno", "ansor")]
 
 
 @pytest.mark.parametrize(("gpu", "tuner"), RUNS)
@@ -160,7 +181,11 @@ def test_a_network_is_pruned_and_deployed(gpu, tuner, latency_by_macs, site, tmp
     done = run_tutorial(*options)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((run_dir / "result.json").read_text())
-    assert result["target"].startswith(gpu.split()[0]) and result["accepted"] >= 1, done.stdout
+    assert all(part in result["target"].split() for part in gpu.split()), result["target"]
+    assert result["accepted"] >= 1, done.stdout
+    rows = json.loads((run_dir / "table.json").read_text())["rows"]
+    algorithms = {str(row["subgraphs"][0]["algorithm"]) for row in rows}
+    assert (tuner == "autotvm") == any(name.endswith(".mali") for name in algorithms), algorithms
     assert result["output_error"]["net.so"]["max_rel"] < 1e-3
     assert result["trials"]["pruning_and_final_tuning"]["transplant"] > 0
     # It compares the outputs on the device with the model's.
