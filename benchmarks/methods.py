@@ -172,8 +172,11 @@ def print_table(network: str, start: float, rows: list[Row]) -> None:
     for method in dict.fromkeys(row.method for row in rows):
         for runtime in ("transplanted", "searched", "onnx_runtime"):
             own = [row for row in rows if row.method == method]
-            unpruned = 1.0 if runtime == "onnx_runtime" else own[0].transplanted * own[0].speedup
-            points = [(start, unpruned), *((row.accuracy, getattr(row, runtime)) for row in own)]
+            points = [(row.accuracy, getattr(row, runtime)) for row in own]
+            # There is no new search for the unpruned network.
+            if runtime != "searched":
+                unpruned = 1.0 if runtime == "onnx_runtime" else own[0].transplanted * own[0].speedup
+                points.append((start, unpruned))
             found = [latency_at(level, points) for level in levels]
             cells = ["-" if latency is None else f"{latency:.3f}" for latency in found]
             print(f"| {method} | {runtime.replace('_', ' ')} | {' | '.join(cells)} |", flush=True)
@@ -232,7 +235,7 @@ def main() -> None:
         "--final-trials",
         type=int,
         default=32,
-        help="trials per task of the search for each pruned network (default: %(default)s)",
+        help="trials per task, on average, of the new search for each pruned network (default: %(default)s)",
     )
     parser.add_argument(
         "--quick", action="store_true", help="LeNet on digits, one strength, 4 trials per task"

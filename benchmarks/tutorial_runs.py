@@ -100,7 +100,7 @@ def run_tutorial(
 def search_again(network: Path, folder: Path, trials: int, threads: int) -> Path:
     """Tune a network from an ONNX file without any earlier programs, or continue, and return its library.
 
-    The trials are per task.
+    ``trials`` is the average number per task.
     """
     command = [
         *(sys.executable, "-m", "tvm.contrib.cprune", "tune", "--network", str(network)),
