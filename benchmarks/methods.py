@@ -111,16 +111,17 @@ def options_of(method: str, strength: Strength) -> list[str]:
 
 
 def time_runtimes(run: Path, args: argparse.Namespace) -> list[float]:
-    """Return the seconds of a pruned network in TVM, again in TVM after a new search, and in ONNX Runtime.
+    """Return four latencies in seconds.
 
-    The last one is that of the unpruned network in ONNX Runtime.
+    They are those of a run's pruned network in TVM with the programs of the run, in TVM with newly searched
+    ones, and in ONNX Runtime, and that of the unpruned network in ONNX Runtime.
     """
     shape = tuple(json.loads((run / "config.json").read_text())["input_shape"])
     original = export_onnx(torch.jit.load(run / "unpruned.pt"), shape, run / "unpruned").parent
     network = export_onnx(torch.jit.load(run / "model.pt"), shape, run / "pruned")
-    pruned = network.parent
+    pruned, searched = network.parent, run / "searched"
     shutil.copy(run / "net.so", pruned)
-    searched = search_again(network, run / "searched", args.final_trials, args.threads).parent
+    search_again(network, searched, args.final_trials, args.threads)
     data, threads = sample_input(shape), args.threads
     with (
         Peer(OURS, pruned, data, threads) as transplants,
@@ -137,7 +138,7 @@ def time_runtimes(run: Path, args: argparse.Namespace) -> list[float]:
 def row_of(
     method: str, strength: Strength, result: dict[str, Any], run: Path, args: argparse.Namespace
 ) -> Row:
-    """Time the pruned network of a run in all ways, unless an earlier call did."""
+    """Time the pruned network of a run, unless an earlier call did, and return its row."""
     file = run / f"row-{args.final_trials}.json"
     if not file.exists():
         transplanted, searched, other, unpruned = time_runtimes(run, args)
@@ -215,7 +216,7 @@ def compare(network: str, args: argparse.Namespace, folder: Path) -> list[Row]:
                 continue
             rows.append(row_of(method, strength, result, run, args))
             print(rows[-1], flush=True)
-            similar = run if method == "knapsack" else None
+            similar = run
     if not rows:
         raise SystemExit(f"no method has a result for {network}: see the errors above")
     print_table(network, test, rows)

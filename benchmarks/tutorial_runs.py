@@ -86,7 +86,8 @@ def run_tutorial(
     run
         Folder of the run.
     similar
-        Folder of a run with another goal. Its staircases are reused together with their seconds and trials.
+        Folder of a run with the same method and another goal. Its staircases, if it has any, are reused, and
+        count as seconds and trials of this run, too.
     """
     tuned = run.parent / "tuned"
     _run(network, args, [*args.options, *_TUNE], weights, tuned)
@@ -97,21 +98,23 @@ def run_tutorial(
     return result
 
 
-def search_again(network: Path, folder: Path, trials: int, threads: int) -> Path:
-    """Tune a network from an ONNX file without any earlier programs, or continue, and return its library.
+def search_again(network: Path, folder: Path, trials: int, threads: int) -> None:
+    """Tune the network in an ONNX file from scratch, or continue an interrupted search.
 
-    ``trials`` is the average number per task.
+    The network is compiled to ``net.so`` in ``folder``. ``trials`` is the average number per task.
     """
     command = [
         *(sys.executable, "-m", "tvm.contrib.cprune", "tune", "--network", str(network)),
         *("--trials", str(trials), "--threads", str(threads), "--library", "none", "--out", str(folder)),
     ]
     subprocess.run(command, check=True)
-    return folder / "net.so"
 
 
 def copy_start(source: Path, run: Path) -> None:
-    """Start a run with the records and the journal of another one, up to its baseline and its staircases."""
+    """Start a run with the journal of another one up to its last staircase, and the records until then.
+
+    Without staircases, the last event is the baseline.
+    """
     shutil.copytree(source / "records", run / "records", dirs_exist_ok=True)
     shutil.copy(source / "table_unpruned.json", run)
     lines = (source / "journal.jsonl").read_text().splitlines(keepends=True)

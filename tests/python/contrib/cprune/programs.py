@@ -23,7 +23,7 @@ FAST = TuneConfig(trials=2, batch=2, population=16, repeats=3)
 POPULATION = 64
 Target: TypeAlias = tvm.target.Target | str
 
-_tasks: dict[tuple[str, int, str, TunerName], Task] = {}
+_tasks: dict[tuple[str, int, str, TunerName], list[Task]] = {}
 _states: dict[tuple[str, str], list[Any]] = {}
 
 
@@ -33,7 +33,12 @@ def _name(target: Target) -> str:
 
 
 def task_of(kind: str, width: int, target: Target, tuner: TunerName = "ansor") -> Task:
-    """Return the task of a kind's layer at a width; extracted once per process."""
+    """Return the task of a kind's layer at a width, the first one if AutoTVM has several templates."""
+    return tasks_of(kind, width, target, tuner)[0]
+
+
+def tasks_of(kind: str, width: int, target: Target, tuner: TunerName) -> list[Task]:
+    """Return all tasks of a kind's layer at a width; extracted once per process."""
     key = (kind, width, _name(target), tuner)
     if key not in _tasks:
         make, algorithm, layer, *_ = KINDS[kind]
@@ -41,7 +46,7 @@ def task_of(kind: str, width: int, target: Target, tuner: TunerName = "ansor") -
         shape = (1, model.conv.in_channels, 8, 8)
         algorithms: dict[str, Algorithm] = {"conv": algorithm} if tuner == "ansor" else {}
         tasks = extract(model, shape, target, tuner, algorithms)
-        _tasks[key] = next(task for task in tasks if layer in task.layers)
+        _tasks[key] = [task for task in tasks if layer in task.layers]
     return _tasks[key]
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from commands import SMALLEST_RUN, as_arguments, run_cprune, run_tutorial
 from networks import KINDS
-from programs import extract, random_configurations, random_records, reference, task_of
+from programs import random_configurations, random_records, reference, task_of, tasks_of
 from rpc_site import KEY, Site, running_site
 
 import tvm
@@ -87,7 +87,12 @@ def test_programs_and_their_transplants_compute_the_right_numbers(kind, gpu):
 
 
 def run_template(task: Task, config, target):
-    """Run a configuration of AutoTVM's template on the GPU, and return its inputs by rank and its output."""
+    """Run a configuration of AutoTVM's template on the GPU.
+
+    Returns
+    -------
+    The input and the weights of the layer, and its output.
+    """
     with task.tvm_task.target:
         schedule, args = task.tvm_task.instantiate(config)
     function = tvm.build(schedule, args, target=target)
@@ -102,11 +107,8 @@ def run_template(task: Task, config, target):
 
 
 def mali_tasks(kind: str, width: int, target) -> dict[str, Task]:
-    """Return the tasks of a kind's layer at a width by AutoTVM's template."""
-    make, _, name, *_ = KINDS[kind]
-    model = make(width)
-    tasks = extract(model, (1, model.conv.in_channels, 8, 8), target, "autotvm")
-    return {str(task.subgraphs[0].algorithm): task for task in tasks if name in task.layers}
+    """Return the tasks of a kind's layer at a width by the name of AutoTVM's template."""
+    return {str(task.subgraphs[0].algorithm): task for task in tasks_of(kind, width, target, "autotvm")}
 
 
 @pytest.mark.skipif("opencl" not in GPUS, reason="needs OpenCL")

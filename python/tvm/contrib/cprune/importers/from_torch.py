@@ -53,7 +53,8 @@ def import_torch(model: torch.nn.Module, input_shape: tuple[int, ...]) -> tuple[
     CPruneError
         As ``from_torch``.
     """
-    with torch.no_grad():  # otherwise the parameters of a copied TorchScript model are no leaves
+    # Otherwise the parameters of a copied TorchScript model are not leaves, and PyTorch warns about them.
+    with torch.no_grad():
         plain = copy.deepcopy(model).cpu().eval()
     try:
         with warnings.catch_warnings(), torch.no_grad():
