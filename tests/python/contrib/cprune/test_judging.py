@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far a candidate is trained and evaluated before it is accepted or rejected."""
 
+import json
 import shutil
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -162,6 +164,19 @@ def decisions(candidates: list[dict]) -> list[dict]:
     return [{k: v for k, v in event.items() if k not in ("seconds", "work")} for event in candidates]
 
 
+def copy_baseline(run: Path, folder: Path) -> Path:
+    """Copy the folder of a run without what follows the baseline.
+
+    A new baseline could have other programs: which one is the fastest depends on the machine.
+    """
+    shutil.copytree(run / "records", folder / "records")
+    shutil.copy(run / "table_unpruned.json", folder)
+    lines = (run / "journal.jsonl").read_text().splitlines(keepends=True)
+    (number,) = (n for n, line in enumerate(lines) if json.loads(line)["event"] == "baseline")
+    (folder / "journal.jsonl").write_text("".join(lines[: number + 1]))
+    return folder
+
+
 @pytest.mark.parametrize("name", ["hopeless", "the part decides", "the part is not sure", "clearly accurate"])
 def test_an_interrupted_run_continues_as_if_it_were_not(name, prune, tuned_dir, tmp_path):
     accuracies = CASES[name][0]
@@ -171,10 +186,9 @@ def test_an_interrupted_run_continues_as_if_it_were_not(name, prune, tuned_dir, 
     first = len(straight.calls) // 2
     # In the last call for the first candidate, and in the first call for the second one.
     for number in (first - 1, first):
-        folder = tmp_path / f"interrupted-{number}"
-        shutil.copytree(tuned_dir / "records", folder / "records")
+        folder = copy_baseline(tuned_dir, tmp_path / f"interrupted-{number}")
         with pytest.raises(KeyboardInterrupt):
-            prune(FakeTraining(*accuracies, number).functions(), folder, max_iterations=2)
+            prune(FakeTraining(*accuracies, number).functions(), folder, True, max_iterations=2)
         lost = Journal(folder / "journal.jsonl").last("interrupted")
         assert lost is not None and sum(lost["work"].values()) > 0
         resumed = FakeTraining(*accuracies)
