@@ -6,11 +6,12 @@
     python benchmarks/methods.py --threads 1    # for virtual machines, see docs/results.md
     python benchmarks/methods.py --quick    # LeNet on digits, one strength of each method
 
-Each method prunes the same trained network at three strengths: requirements of accuracy for cprune and
-netadapt, speedups for knapsack, and shares of the multiply-accumulates for the others. Methods that do not
-train candidates get more epochs at the end. Every pruned network is timed in TVM, first with the programs of
-its run and then with those of a new search, and in ONNX Runtime. They take turns with the unpruned network in
-ONNX Runtime; all latencies are relative to that one. The runs of knapsack share their staircases.
+Each method prunes the same trained network at three strengths: requirements of accuracy for methods that
+train their candidates, speedups for knapsack, and shares of the multiply-accumulates for the others. Methods
+that do not train candidates get more epochs at the end. Every pruned network is timed in TVM, first with the
+programs of its run and then with those of a new search, and in ONNX Runtime. They take turns with the
+unpruned network in ONNX Runtime; all latencies are relative to that one. The runs of knapsack and progressive
+share their staircases.
 
 A goal can be out of reach, such as one for rounded widths if few of them fit: the run then has no row.
 
@@ -40,8 +41,9 @@ from tvm.contrib.cprune.report.page import document, section
 from tvm.contrib.cprune.report.plot import Mark
 
 NETWORKS = ("resnet18", "vgg16", "mobilenetv2")
-METHODS = ("uniform", "uniform-rounded", "global", "knapsack", "cprune", "netadapt")
-TRAINS_CANDIDATES = ("cprune", "netadapt")
+METHODS = ("uniform", "uniform-rounded", "global", "knapsack", "progressive", "cprune", "netadapt")
+TRAINS_CANDIDATES = ("progressive", "cprune", "netadapt")
+MEASURES_STAIRCASES = ("knapsack", "progressive")
 # Accuracy that a network may lose, speedups, and shares of the multiply-accumulates. The mildest comes last.
 LOSSES, SPEEDUPS, SHARES = (0.02, 0.04, 0.01), (10.0, 14.0, 8.0), (0.05, 0.02, 0.15)
 # Few small widths fit programs with large tiles.
@@ -204,19 +206,19 @@ def compare(network: str, args: argparse.Namespace, folder: Path) -> list[Row]:
     model = make_model(network, splits.shape[0], len(splits.classes), splits.shape[-1])
     model.load_state_dict(torch.load(weights, weights_only=True))
     start, test = accuracy(model, splits.validation), accuracy(model, splits.test)
-    rows, missing = list[Row](), list[str]()
+    rows, missing, starts = list[Row](), list[str](), dict[str, Path]()
     for method in args.methods:
-        similar = None
+        kind = "staircases" if method in MEASURES_STAIRCASES else method
         for strength in strengths(method, start)[: args.strengths]:
             run, options = folder / f"{method} {strength.name}", options_of(method, strength)
             try:
-                result = run_tutorial(network, args, options, weights, run, similar)
+                result = run_tutorial(network, args, options, weights, run, starts.get(kind))
             except subprocess.CalledProcessError:  # main.py has printed the reason
                 missing.append(f"{method}, {strength.name}")
                 continue
             rows.append(row_of(method, strength, result, run, args))
             print(rows[-1], flush=True)
-            similar = run
+            starts[kind] = run
     if not rows:
         raise SystemExit(f"no method has a result for {network}: see the errors above")
     print_table(network, test, rows)

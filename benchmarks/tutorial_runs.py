@@ -86,8 +86,8 @@ def run_tutorial(
     run
         Folder of the run.
     similar
-        Folder of a run with the same method and another goal. Its staircases, if it has any, are reused, and
-        count as seconds and trials of this run, too.
+        Folder of a run with another goal, whose method makes the same measurements. Its staircases, if it has
+        any, are reused, and count as seconds and trials of this run, too.
     """
     tuned = run.parent / "tuned"
     _run(network, args, [*args.options, *_TUNE], weights, tuned)

@@ -172,9 +172,9 @@ class PruneConfig:
     final_trials
         Number of programs to measure in a final search, once for the pruned and once for the unpruned model.
     method
-        What decides the widths. cprune: the tuned programs, step by step; uniform: one factor for all layers;
-        global: one ranking of all channels; netadapt: the accuracy after equal cuts of latency; knapsack: a
-        latency budget.
+        What decides the widths. cprune: the tuned programs, step by step; progressive: half of the latency at
+        a time; knapsack: a latency budget; netadapt: the accuracy after equal cuts of latency; uniform: one
+        factor for all layers; global: one ranking of all channels.
     """
 
     accuracy_requirement: float = 0.0

@@ -10,7 +10,7 @@ from tvm.contrib.cprune.checks import SettingError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-MethodName = Literal["cprune", "uniform", "global", "netadapt", "knapsack"]
+MethodName = Literal["cprune", "progressive", "knapsack", "netadapt", "uniform", "global"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 # The methods that use a setting. All methods use a setting that is not listed.
 USED_BY: dict[str, tuple[MethodName, ...]] = {
@@ -19,9 +19,10 @@ USED_BY: dict[str, tuple[MethodName, ...]] = {
         ("cprune",),
     ),
     **dict.fromkeys(
-        ("accuracy_requirement", "latency_floor", "max_iterations", "max_seconds"), ("cprune", "netadapt")
+        ("accuracy_requirement", "latency_floor", "max_iterations", "max_seconds"),
+        ("cprune", "progressive", "netadapt"),
     ),
-    "speedup_goal": ("cprune", "netadapt", "knapsack"),
+    "speedup_goal": ("cprune", "progressive", "netadapt", "knapsack"),
     "macs_goal": ("uniform", "global"),
     "round_widths": ("uniform",),
     "latency_cut": ("netadapt",),

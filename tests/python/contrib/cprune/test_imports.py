@@ -79,6 +79,7 @@ WITH_TORCH = {
     "methods.one_shot",
     "methods.planned",
     "methods.prediction",
+    "methods.progressive",
     "pruner",
     "commands.deploy",
     "commands.round",

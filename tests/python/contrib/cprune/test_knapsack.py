@@ -2,6 +2,7 @@
 """The method knapsack: the solver against brute force, and predictions on known latencies."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,6 +79,22 @@ def test_excluded_choices_are_not_made_again(share):
     order = [choice for _, _, choice in sorted(brute_force(problem), key=lambda item: item[1])]
     assert fastest(problem, order[:2]) == order[2]
     assert fastest(problem, order) is None
+
+
+def test_widths_above_the_widest_are_not_chosen():
+    problem, widest = random_problem(2), {"a": 2, "c": 1}
+    choices = [
+        item for item in brute_force(problem) if all(item[2][root] >= index for root, index in widest.items())
+    ]
+    narrowed = replace(problem, widest=widest)
+    assert fastest(narrowed) == min(choices, key=lambda item: item[1])[2]
+    budget = 0.8 * max(seconds for _, seconds, _ in choices)
+    best = max(gained for gained, seconds, _ in choices if seconds <= budget)
+    chosen, unlimited = most_important(narrowed, budget), most_important(problem, budget)
+    gained = {tuple(choice.values()): gained for gained, _, choice in choices}
+    assert chosen is not None and unlimited is not None
+    assert gained[tuple(chosen.values())] >= best * (1 - 1e-3)
+    assert tuple(unlimited.values()) not in gained
 
 
 def test_channels_without_importance_are_no_error():

@@ -208,7 +208,7 @@ def test_a_group_without_a_score_keeps_its_width():
     [
         (
             {"method": "magic"},
-            "method is 'magic', expected one of cprune, uniform, global, netadapt, knapsack",
+            "method is 'magic', expected one of cprune, progressive, knapsack, netadapt, uniform, global",
         ),
         ({"method": "uniform"}, "macs_goal is 0, expected more than 0: the method uniform needs a goal"),
         ({"macs_goal": 0.5}, "macs_goal is 0.5, expected 0: the method cprune does not use it"),
@@ -220,6 +220,10 @@ def test_a_group_without_a_score_keeps_its_width():
         (
             {"method": "global", "macs_goal": 0.5, "round_widths": True},
             "round_widths is True, expected False: the method global does not use it",
+        ),
+        (
+            {"method": "progressive", "alpha": 0.9},
+            "alpha is 0.9, expected 0.995: the method progressive does not use it",
         ),
         (
             {"method": "netadapt", "step_rule": "paper"},

@@ -44,13 +44,7 @@ class Knapsack(PlannedMethod):
             return Stop(accepted["reason"])
         if _seconds(run, None) <= budget:
             return Stop(f"the unpruned model meets the budget ({_amount(run, budget)})")
-        scores = scores_of(run, baseline)
-        groups = [group for group in groups_of(run, baseline) if group.root in scores]
-        staircases = tuple(_staircase(run, baseline, group) for group in groups)
-        values = {
-            group.root: values_at(group, staircase.widths, scores[group.root], run.config.importance)
-            for group, staircase in zip(groups, staircases, strict=True)
-        }
+        staircases, values = costs_and_values(run, baseline)
         tried = [_choice_of(event, staircases) for event in done]
         if len(done) < ROUNDS and (action := _next_try(run, baseline, staircases, values, done, tried)):
             return action
@@ -58,6 +52,21 @@ class Knapsack(PlannedMethod):
             return Stop("no widths are predicted to be faster than those of the unpruned model")
         kept = [sum(values[root][i] for root, i in choice.items()) for choice in tried]
         return _best(run, done, kept, budget)
+
+
+def costs_and_values(run: Run, baseline: AcceptedModel) -> tuple[tuple[Staircase, ...], dict[str, Array]]:
+    """Return the staircase of each group of the unpruned model, and what its widths are worth, by root.
+
+    Staircases that are not in the journal are measured.
+    """
+    scores = scores_of(run, baseline)
+    groups = [group for group in groups_of(run, baseline) if group.root in scores]
+    staircases = tuple(_staircase(run, baseline, group) for group in groups)
+    values = {
+        group.root: values_at(group, staircase.widths, scores[group.root], run.config.importance)
+        for group, staircase in zip(groups, staircases, strict=True)
+    }
+    return staircases, values
 
 
 def values_at(group: ChannelGroup, widths: Sequence[int], scores: torch.Tensor, importance: str) -> Array:

@@ -4,7 +4,7 @@
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,12 +35,18 @@ class Try:
         Train the candidate for a short time before it is evaluated.
     accept
         Accept the candidate without a comparison with others.
+    required
+        Accept the candidate if it has at least this accuracy and is faster than the last accepted model.
+    facts
+        What else the journal's entry has.
     """
 
     title: str
     widths: Mapping[str, int]
     train: bool = False
     accept: bool = False
+    required: float | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,6 +151,8 @@ def _attempt(run: Run, baseline: AcceptedModel, current: AcceptedModel, action: 
     verdict, reason, facts = "accepted" if action.accept else "measured", action.title, dict[str, Any]()
     try:
         facts = _measure(run, baseline, current, steps, number, action.train)
+        if action.required is not None:
+            verdict, reason = _decide(facts, run.journal.state().speedup, action.required)
     except CandidateError as error:
         verdict, reason = "impossible", str(error)
     return {
@@ -153,6 +161,7 @@ def _attempt(run: Run, baseline: AcceptedModel, current: AcceptedModel, action: 
         "task": action.title,
         "layers": [m.layer for step in steps for m in step.group.members if m.side == "out"],
         "widths": {step.group.root: [step.width, step.next_width] for step in steps},
+        **action.facts,
         **facts,
         "accepted": verdict == "accepted",
         "verdict": verdict,
@@ -188,6 +197,25 @@ def _measure(
         }
     finally:
         run.compiler.discard(made)
+
+
+def _decide(facts: Mapping[str, Any], speedup: float, required: float) -> tuple[str, str]:
+    """Return the verdict about a measured candidate, and its reason.
+
+    Parameters
+    ----------
+    speedup
+        That of the last accepted model.
+    required
+        The required accuracy.
+    """
+    accuracy, reached = facts["accuracy_val"], facts["speedup"]
+    if reached <= speedup:
+        return "latency", f"a speedup of {reached:.2f} is not above the last accepted {speedup:.2f}"
+    measured = f"accuracy {accuracy:.4f} at a speedup of {reached:.2f}"
+    if accuracy < required:
+        return "accuracy", f"{measured} is below the requirement of {required:.4f}"
+    return "accepted", f"{measured} is sufficient"
 
 
 def _accepted(run: Run, iteration: int, reason: str) -> Event:

@@ -7,14 +7,16 @@ from tvm.contrib.cprune.methods.global_ranking import GlobalRanking
 from tvm.contrib.cprune.methods.knapsack import Knapsack
 from tvm.contrib.cprune.methods.method import Method
 from tvm.contrib.cprune.methods.netadapt import NetAdapt
+from tvm.contrib.cprune.methods.progressive import Progressive
 from tvm.contrib.cprune.methods.uniform import Uniform
 
 _METHODS: dict[MethodName, Method] = {
     "cprune": CPrune(),
+    "progressive": Progressive(),
+    "knapsack": Knapsack(),
+    "netadapt": NetAdapt(),
     "uniform": Uniform(),
     "global": GlobalRanking(),
-    "netadapt": NetAdapt(),
-    "knapsack": Knapsack(),
 }
 
 

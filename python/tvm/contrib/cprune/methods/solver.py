@@ -2,7 +2,7 @@
 """The choice of widths under a latency budget, as an integer linear program."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -46,11 +46,14 @@ class WidthChoice:
         Latencies that depend on the choice.
     constant
         Latency in seconds that does not.
+    widest
+        Index of the widest width that may be chosen, by root; 0 for the groups that are missing.
     """
 
     values: Mapping[str, Array]
     costs: tuple[Cost, ...]
     constant: float
+    widest: Mapping[str, int] = field(default_factory=dict)
 
     def seconds(self, choice: Mapping[str, int]) -> float:
         """Return the latency of a choice, given the index of each group's width."""
@@ -112,9 +115,12 @@ def _solve(
         constraints.append(LinearConstraint(prices[None] / unit, -np.inf, limit))
     integrality = np.zeros(len(prices), int)
     integrality[: sum(len(values) for values in problem.values.values())] = 1
+    upper = np.ones(len(prices))
+    for root, index in problem.widest.items():
+        upper[first[root] : first[root] + index] = 0
     options = {"node_limit": NODE_LIMIT}
     solution = milp(
-        objective, constraints=constraints, integrality=integrality, bounds=Bounds(0, 1), options=options
+        objective, constraints=constraints, integrality=integrality, bounds=Bounds(0, upper), options=options
     )
     if solution.status == INFEASIBLE:
         return None

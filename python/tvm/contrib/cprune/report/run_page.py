@@ -10,7 +10,7 @@ from tvm.contrib.cprune.report.page import document, section
 from tvm.contrib.cprune.report.values import RunReport
 
 # Methods that train their candidates and continue with the accepted ones.
-STEPWISE = ("cprune", "netadapt")
+STEPWISE = ("cprune", "progressive", "netadapt")
 
 
 def run_page(run: RunReport) -> str:
