@@ -50,6 +50,8 @@ from untrained import (
 
 UNTUNED, OTHER, TUNED = KINDS = ("untuned", "ONNX Runtime", "tuned")
 RUNS = 10
+# For the estimate: a variant, whose layers all change, takes as long as so many candidates of a pruning run.
+CANDIDATES_PER_VARIANT = 9
 
 
 def rank_correlation(a: list[float], b: list[float]) -> float:
@@ -220,7 +222,7 @@ def main() -> None:
         args.variants, args.rounds = 4, 2
     print_machine()
     model, shape = make_network(args)
-    print_estimate(model, args, 1, args.search * args.variants, 2 * args.variants)
+    print_estimate(model, args, 1, args.search * args.variants, CANDIDATES_PER_VARIANT * args.variants)
     counter = MacCounter.of(model, shape, PrunableModel.trace(model, shape).groups())
     variants = draw_variants(counter, args.macs, args.variants)
     folder = folder_of("motivation", args, args.search)
