@@ -5,7 +5,7 @@
     python tutorials/frontend/main.py --resume   # continue an interrupted run
     python tutorials/frontend/main.py --tuner autotvm --strategy xgb
     python tutorials/frontend/main.py --model mobilenetv2 --dataset glyphs
-    python tutorials/frontend/main.py --method progressive --max-seconds 0
+    python tutorials/frontend/main.py --method progressive
     python tutorials/frontend/main.py --method knapsack --speed-up 2
     python tutorials/frontend/main.py --model mobilenetv2 --dataset cifar10 --data-dir ~/data
     python tutorials/frontend/main.py --target android-cpu --tracker 127.0.0.1:9190 --device-key phone

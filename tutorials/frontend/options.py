@@ -93,7 +93,10 @@ PRUNE = Options(
         "round_widths": "--round",
     },
     defaults={"final_trials": 8},
-    computed={name: _by_dataset(name) for name in ("accuracy_requirement", "max_seconds")},
+    computed={
+        "accuracy_requirement": _by_dataset("accuracy_requirement"),
+        "max_seconds": f"{_by_dataset('max_seconds')}; {PruneConfig.max_seconds} for the method progressive",
+    },
 )
 TUNE = Options(
     TuneConfig,
@@ -138,6 +141,8 @@ def parse_arguments(arguments: list[str] | None = None, description: str | None 
     # A method refuses a setting that it does not use.
     unused = unused_settings(PruneConfig, parsed.method)
     computed.update({name: unused[name] for name in computed.keys() & unused.keys()})
+    if parsed.method == "progressive":  # needs few candidates; the limits are for the many steps of cprune
+        computed["max_seconds"] = PruneConfig.max_seconds
     computed["min_time"] = REMOTE_MIN_TIME if parsed.device_key else TuneConfig.min_seconds
     for name, value in computed.items():
         if getattr(parsed, name, None) is None:

@@ -161,6 +161,9 @@ def test_defaults_of_the_data_set_are_for_the_methods_that_use_them():
         settings = tutorial.make_settings(tutorial.parse_arguments(["--method", method, *goal]))
         assert (settings.prune.method, settings.prune.accuracy_requirement) == (method, accuracy)
         assert (settings.prune.max_seconds, settings.train.fine_tune_epochs) == (seconds, 12)
+    for given, expected in (([], 0), (["--max-seconds", "30"], 30)):
+        settings = tutorial.make_settings(tutorial.parse_arguments(["--method", "progressive", *given]))
+        assert (settings.prune.max_seconds, settings.prune.accuracy_requirement) == (expected, 0.97)
 
 
 def test_programs_run_longer_on_remote_devices():

@@ -4,7 +4,7 @@
 import itertools
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +22,7 @@ from tvm.contrib.cprune.loop.training import Training
 from tvm.contrib.cprune.methods import knapsack, planned, progressive
 from tvm.contrib.cprune.methods.planned import Stop, Try
 from tvm.contrib.cprune.methods.progressive import RESOLUTION, Progressive
-from tvm.contrib.cprune.types import ChannelGroup
+from tvm.contrib.cprune.types import ChannelGroup, GroupMember
 
 Accuracy = Callable[[Mapping[str, int]], float]
 
@@ -38,8 +38,16 @@ def share_of_channels(widths: Mapping[str, int]) -> float:
     return sum(widths.values()) / sum(FULL.values())
 
 
+class SlowDevice(ExactDevice):
+    """Pruned layers are slower than the staircases of the unpruned model predict, except for one group."""
+
+    def layers(self, widths: Mapping[str, int]) -> dict[str, float]:
+        pruned = sum(widths[root] < full for root, full in FULL.items())
+        return {layer: seconds * 1.5 ** (pruned > 1) for layer, seconds in super().layers(widths).items()}
+
+
 def groups_at(widths: Mapping[str, int]) -> list[ChannelGroup]:
-    return [ChannelGroup(root, width, 1, ()) for root, width in widths.items()]
+    return [ChannelGroup(r, width, 1, (GroupMember(r, "out", width, 1),)) for r, width in widths.items()]
 
 
 @pytest.fixture
@@ -47,7 +55,7 @@ def search(tmp_path, monkeypatch) -> Callable[..., tuple[list[dict[str, Any]], s
     """Return a function that runs the method on a device, and returns its candidates and why it stopped."""
 
     def run_method(
-        device: Device, accuracy: Accuracy, unbuilt: int = 0, **settings: Any
+        device: Device, accuracy: Accuracy, unbuilt: Collection[int] = (), **settings: Any
     ) -> tuple[list[dict[str, Any]], str]:
         journal = Journal(tmp_path / "journal.jsonl")
         unpruned = device.journal_staircases(journal)
@@ -66,9 +74,9 @@ def search(tmp_path, monkeypatch) -> Callable[..., tuple[list[dict[str, Any]], s
             }
             event["widths"] = {root: [old[root], new[root]] for root in new if new[root] != old[root]}
             event |= {"verdict": "impossible", "reason": "no valid program"}
-            if len(candidates) >= unbuilt:
+            if len(candidates) + 1 not in unbuilt:
                 event |= {"layers_s": device.layers(new), "speedup": unpruned / device.model(new)}
-                event |= {"accuracy_val": accuracy(new), "checkpoint": ""}
+                event |= {"accuracy_val": accuracy(new), "checkpoint": "", "seconds": 10}
                 verdict, reason = planned._decide(event, journal.state().speedup, action.required)
                 event |= {"verdict": verdict, "reason": reason, "accepted": verdict == "accepted"}
             current = SimpleNamespace(widths=new) if event["accepted"] else current
@@ -83,8 +91,7 @@ def search(tmp_path, monkeypatch) -> Callable[..., tuple[list[dict[str, Any]], s
         return action
 
     scores = {root: torch.linspace(2, 0.2, full) for root, full in FULL.items()}
-    groups = [ChannelGroup(root, full, 1, ()) for root, full in FULL.items()]
-    monkeypatch.setattr(knapsack, "groups_of", lambda *_: groups)
+    monkeypatch.setattr(knapsack, "groups_of", lambda *_: groups_at(FULL))
     monkeypatch.setattr(knapsack, "scores_of", lambda *_: scores)
     monkeypatch.setattr(progressive, "groups_of", lambda _, current: groups_at(current.widths))
     return run_method
@@ -105,16 +112,15 @@ def test_the_latency_is_halved_until_the_accuracy_fails_and_then_bisected(search
     assert speedups == sorted(set(speedups))
     for event in tried:
         assert event["widths"] and all(new < old for old, new in event["widths"].values())
+    # The limits are used up: no other channels could be kept.
+    shares = [sum(event["layers_s"].values()) / ExactDevice(0).model(FULL) for event in tried]
+    assert all(0.8 < share / event["limit"] <= 1 for share, event in zip(shares, tried, strict=True))
     # In the end, the accepted model and the nearest rejected one are close.
     nearest = max(rejected, key=lambda event: event["limit"])
     assert 1 < 1 / nearest["limit"] / accepted[-1]["speedup"] < RESOLUTION
-    assert (
-        stop
-        == nearest["reason"]
-        == (
-            f"accuracy {nearest['accuracy_val']:.4f} at a speedup of {nearest['speedup']:.2f} is below the "
-            "requirement of 0.5000"
-        )
+    assert stop == (
+        f"candidate {nearest['iteration']} was rejected: with a speedup of {nearest['speedup']:.2f}, "
+        f"accuracy {nearest['accuracy_val']:.4f} is below the requirement of 0.5000"
     )
 
 
@@ -129,11 +135,22 @@ def test_without_a_requirement_it_stops_at_the_lowest_latency(search):
     assert all(event["accepted"] for event in tried) and 10 <= tried[-1]["speedup"] < 20
 
 
+def test_the_most_important_channels_are_kept(search, monkeypatch):
+    """Channels of ``a`` matter little beyond the first 8; those of the other groups are equal."""
+    scores = {root: torch.ones(full) for root, full in FULL.items()}
+    scores["a"][8:] = 1e-3
+    monkeypatch.setattr(knapsack, "scores_of", lambda *_: scores)
+    tried, _ = search(ExactDevice(0), lambda _: 0.9, max_iterations=1)
+    kept = {root: new / old for root, (old, new) in tried[0]["widths"].items()}
+    assert kept["a"] == 1 / 8 == min(kept.values())
+    assert all(kept.get(root, 1) > 1 / 8 for root in FULL if root != "a")
+
+
 @pytest.mark.parametrize(
     ("settings", "reason", "candidates"),
     [
         ({"max_iterations": 1}, "the limit of 1 iteration was reached", 1),
-        ({"speedup_goal": 3.0}, "the speed-up goal of 3.0 was reached", 2),
+        ({"max_seconds": 15}, "the time budget of 15 s is used up", 2),
     ],
 )
 def test_it_stops_at_its_limits(search, settings, reason, candidates):
@@ -142,21 +159,57 @@ def test_it_stops_at_its_limits(search, settings, reason, candidates):
     assert [event["accepted"] for event in tried] == [True] * candidates
 
 
+def test_the_time_of_the_staircases_leaves_the_first_candidate(search, monkeypatch):
+    journal_staircases = Device.journal_staircases
+
+    def slow_staircases(device, journal):
+        unpruned = journal_staircases(device, journal)
+        journal.append({"event": "plan", "seconds": 1000})
+        return unpruned
+
+    monkeypatch.setattr(Device, "journal_staircases", slow_staircases)
+    tried, stop = search(ExactDevice(0), lambda _: 0.9, max_seconds=15)
+    assert len(tried) == 1 and stop == "the time budget of 15 s is used up"
+
+
+@pytest.mark.parametrize("goal", [1.5, 2.2, 3.0, 5.0])
+def test_a_speedup_that_is_the_goal_is_reached_and_hardly_exceeded(search, goal):
+    tried, stop = search(ExactDevice(0), lambda _: 0.9, speedup_goal=goal)
+    assert stop == f"the speed-up goal of {goal} was reached"
+    assert goal <= tried[-1]["speedup"] < 1.25 * goal
+
+
+def test_layers_that_are_slower_than_predicted_are_halved_from_their_measured_latency(search):
+    tried, _ = search(SlowDevice(0), lambda _: 0.9, max_iterations=2)
+    share = sum(tried[0]["layers_s"].values()) / SlowDevice(0).model(FULL)
+    assert tried[0]["limit"] == 0.5 < share
+    assert tried[1]["limit"] == pytest.approx(share / 2)
+
+
 def test_it_stops_where_all_widths_are_the_smallest(search):
     tried, stop = search(ExactDevice(0), lambda _: 0.9, latency_floor=0.0)
-    assert stop.startswith("no other widths are predicted to be faster")
+    assert stop == "no other widths are predicted to be faster than those of the last accepted model"
     widths = dict(FULL)
     for event in tried:
         widths |= {root: new for root, (_, new) in event["widths"].items()}
     assert widths == {root: full // 8 for root, full in FULL.items()} and tried[-1]["accepted"]
 
 
-def test_other_widths_follow_candidates_that_cannot_be_built(search):
-    tried, _ = search(ExactDevice(0), lambda _: 0.9, unbuilt=2, accuracy_requirement=0.5)
-    assert [event["accepted"] for event in tried[:3]] == [False, False, True]
-    assert 0.5 == tried[0]["limit"] < tried[1]["limit"] < tried[2]["limit"] < 1
-    choices = [event["widths"] for event in tried[:3]]
-    assert choices[0] != choices[1] != choices[2] != choices[0]
+@pytest.mark.parametrize("unbuilt", [(1, 2), (2,), (1, 3, 5)])
+def test_candidates_that_cannot_be_built_do_not_end_the_search(search, unbuilt):
+    tried, stop = search(ExactDevice(0), lambda _: 0.9, unbuilt)
+    assert [event["iteration"] for event in tried if not event["accepted"]] == list(unbuilt)
+    # The next one has other widths for the same limit.
+    for number in unbuilt:
+        failed, other = tried[number - 1 : number + 1]
+        assert failed["limit"] == other["limit"] and failed["widths"] != other["widths"]
+    assert tried[-1]["speedup"] >= 10 and stop == "latency fell to 0.1 of the unpruned model's"
+
+
+def test_it_stops_after_three_candidates_in_a_row_that_cannot_be_built(search):
+    tried, stop = search(ExactDevice(0), lambda _: 0.9, unbuilt=(2, 3, 4))
+    assert [event["accepted"] for event in tried] == [True, False, False, False]
+    assert stop == "3 candidates in a row cannot be built: no valid program"
 
 
 def test_a_candidate_that_is_not_faster_is_rejected(search):
@@ -168,7 +221,7 @@ def test_a_candidate_that_is_not_faster_is_rejected(search):
 
     tried, stop = search(FixedDevice(0), lambda _: 0.9, accuracy_requirement=0.5)
     assert tried and {event["verdict"] for event in tried} == {"latency"}
-    assert stop == "a speedup of 1.00 is not above the last accepted 1.00"
+    assert stop.endswith("was rejected: a speedup of 1.00 is not above the last accepted 1.00")
 
 
 def test_a_run_keeps_the_required_accuracy_and_continues_after_a_kill(tuned_run, tmp_path, monkeypatch):

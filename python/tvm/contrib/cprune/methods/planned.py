@@ -36,7 +36,8 @@ class Try:
     accept
         Accept the candidate without a comparison with others.
     required
-        Accept the candidate if it has at least this accuracy and is faster than the last accepted model.
+        Accept the candidate if it is faster than the last accepted model and has at least this accuracy. One
+        that is not faster is not trained.
     facts
         What else the journal's entry has.
     """
@@ -150,7 +151,7 @@ def _attempt(run: Run, baseline: AcceptedModel, current: AcceptedModel, action: 
     steps = [step for step in every if step.next_width != step.width]
     verdict, reason, facts = "accepted" if action.accept else "measured", action.title, dict[str, Any]()
     try:
-        facts = _measure(run, baseline, current, steps, number, action.train)
+        facts = _measure(run, baseline, current, steps, number, action)
         if action.required is not None:
             verdict, reason = _decide(facts, run.journal.state().speedup, action.required)
     except CandidateError as error:
@@ -176,22 +177,30 @@ def _measure(
     current: AcceptedModel,
     steps: list[ChannelStep],
     number: int,
-    train: bool,
+    action: Try,
 ) -> dict[str, Any]:
-    """Return the latency and the accuracy of a candidate, and what else a later decision needs."""
+    """Return the latency and the accuracy of a candidate, and what else a later decision needs.
+
+    A candidate that must be faster than the last accepted model, and is not, has no accuracy.
+    """
     scores = scores_of(run, current)
     drops = {step.group.root: channels_to_drop(scores[step.group.root], step) for step in steps}
     made = run.compiler.move(current.candidate, current.prunable.drop_channels(drops).model)
     try:
         latencies = run.compiler.time({"unpruned": baseline.candidate, "new": made})
-        for work in (run.training.recalibrate, run.training.short_term if train else None):
+        facts: dict[str, Any] = {
+            "latency_s": latencies["new"].samples,
+            "speedup": latencies["unpruned"].median / latencies["new"].median,
+            "layers_s": made.table.by_layer(),
+        }
+        if action.required is not None and facts["speedup"] <= run.journal.state().speedup:
+            return facts
+        for work in (run.training.recalibrate, run.training.short_term if action.train else None):
             if work is not None:
                 torch.manual_seed(run.config.seed + number)
                 work(made.model)
         return {
-            "latency_s": latencies["new"].samples,
-            "speedup": latencies["unpruned"].median / latencies["new"].median,
-            "layers_s": made.table.by_layer(),
+            **facts,
             "accuracy_val": evaluate(run.training, made.model),
             "checkpoint": save_checkpoint(run.folder, f"iteration-{number:03}", made.model),
         }
@@ -209,13 +218,12 @@ def _decide(facts: Mapping[str, Any], speedup: float, required: float) -> tuple[
     required
         The required accuracy.
     """
-    accuracy, reached = facts["accuracy_val"], facts["speedup"]
-    if reached <= speedup:
-        return "latency", f"a speedup of {reached:.2f} is not above the last accepted {speedup:.2f}"
-    measured = f"accuracy {accuracy:.4f} at a speedup of {reached:.2f}"
-    if accuracy < required:
-        return "accuracy", f"{measured} is below the requirement of {required:.4f}"
-    return "accepted", f"{measured} is sufficient"
+    if facts["speedup"] <= speedup:
+        return "latency", f"a speedup of {facts['speedup']:.2f} is not above the last accepted {speedup:.2f}"
+    accuracy, reached = f"accuracy {facts['accuracy_val']:.4f}", f"a speedup of {facts['speedup']:.2f}"
+    if facts["accuracy_val"] < required:
+        return "accuracy", f"with {reached}, {accuracy} is below the requirement of {required:.4f}"
+    return "accepted", f"with {reached}, {accuracy} is sufficient"
 
 
 def _accepted(run: Run, iteration: int, reason: str) -> Event:

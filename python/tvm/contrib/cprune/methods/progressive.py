@@ -15,46 +15,63 @@ from tvm.contrib.cprune.methods.staircases import LatencyModel, Staircase
 
 # Share of the latency that a candidate keeps, until the first one that is rejected.
 CUT = 0.5
+# With a speedup as the goal, the predicted latency is this share of what is needed.
+MARGIN = 0.97
 # An accepted and a rejected candidate whose latencies have a smaller ratio are close enough.
 RESOLUTION = 1.2
+# Candidates in a row that cannot be built before the method stops.
+MAX_UNBUILT = 3
 
 
 class Progressive(PlannedMethod):
     """Prunes all groups together to half of the latency, again and again.
 
     The widths are those of ``Knapsack``, with half of the latency of the last accepted model as the limit of
-    the linear program. No group becomes wider again. Each candidate is trained for a short time. After the
-    first one that is rejected, candidates between it and the last accepted model follow.
+    the linear program. Latencies are sums over the layers. No group becomes wider again. Each candidate that
+    is faster is trained for a short time. After the first one that is rejected, candidates between it and the
+    last accepted model follow.
     """
 
     def next(self, run: Run, baseline: AcceptedModel, current: AcceptedModel) -> Action:
         done, state = candidates(run), run.journal.state()
-        if stop := stop_reason(state.speedup, len(done), state.seconds, run.config):
+        # The staircases, which precede the first candidate, can take up the time limit.
+        if done and (stop := stop_reason(state.speedup, len(done), state.seconds, run.config)):
             return Stop(stop)
+        if reason := _cannot_be_built(done):
+            return Stop(reason)
         total = sum(baseline.candidate.table.by_layer().values())
-        kept = min((_share(event, total) for event in done if event["accepted"]), default=1.0)
-        rejected = [event for event in done if not event["accepted"]]
+        shares = [sum(event["layers_s"].values()) / total for event in done if event["accepted"]]
+        kept = min(shares, default=1.0)
+        rejected = [event for event in done if event["verdict"] in ("accuracy", "latency")]
         if not rejected:
-            return _next_try(run, baseline, current, kept * CUT, kept)
+            goal = run.config.speedup_goal
+            needed = MARGIN * kept * state.speedup / goal if goal else 0.0
+            return _next_try(run, baseline, current, max(kept * CUT, needed))
         nearest = max(rejected, key=lambda event: event["limit"])
         if kept < nearest["limit"] * RESOLUTION:
-            return Stop(nearest["reason"])
-        return _next_try(run, baseline, current, math.sqrt(kept * nearest["limit"]), kept)
+            return Stop(f"candidate {nearest['iteration']} was rejected: {nearest['reason']}")
+        return _next_try(run, baseline, current, math.sqrt(kept * nearest["limit"]))
 
 
-def _share(event: Event, total: float) -> float:
-    """Return the share of the unpruned layers' latency that an accepted candidate has."""
-    return min(float(event["limit"]), sum(event["layers_s"].values()) / total)
+def _cannot_be_built(done: Sequence[Event]) -> str:
+    """Return why too many candidates in a row cannot be built, "" if the last ones can."""
+    last = done[-MAX_UNBUILT:]
+    if len(last) < MAX_UNBUILT or any(event["verdict"] != "impossible" for event in last):
+        return ""
+    return f"{MAX_UNBUILT} candidates in a row cannot be built: {last[-1]['reason']}"
 
 
-def _next_try(run: Run, baseline: AcceptedModel, current: AcceptedModel, limit: float, kept: float) -> Action:
+def _next_try(run: Run, baseline: AcceptedModel, current: AcceptedModel, limit: float) -> Action:
     """Return the most important candidate within a limit, or the fastest one if none is.
 
     Parameters
     ----------
-    limit, kept
-        Latencies of the layers of the candidate and of the last accepted model, as shares of the unpruned
-        layers' latency.
+    limit
+        Largest sum of the latencies of the candidate's layers, as a share of that of the unpruned layers.
+
+    Returns
+    -------
+    A ``Stop`` if no candidate is predicted to be faster than the last accepted model.
     """
     staircases, values = costs_and_values(run, baseline)
     base, done = baseline.candidate.table.by_layer(), candidates(run)
@@ -67,7 +84,7 @@ def _next_try(run: Run, baseline: AcceptedModel, current: AcceptedModel, limit: 
     problem, total = replace(model.problem(values), widest=widest), sum(base.values())
     excluded = [widest, *choices]
     chosen = most_important(problem, limit * total, excluded) or fastest(problem, excluded)
-    if chosen is None or problem.seconds(chosen) >= kept * total:
+    if chosen is None or problem.seconds(chosen) >= problem.seconds(widest):
         return Stop("no other widths are predicted to be faster than those of the last accepted model")
     share = problem.seconds(chosen) / total
     widths = {s.root: s.widths[chosen[s.root]] for s in staircases}
