@@ -52,7 +52,8 @@ ROUNDED_SHARES = (0.1, 0.2, 0.4)
 SPARSITY = "0.95"
 # Epochs at the end, for methods that train candidates and for those that do not.
 EPOCHS, EPOCHS_WITHOUT_CANDIDATES = 2, 5
-# Short trainings lose accuracy that the last training regains. Small cuts would take netadapt hours.
+# Short trainings lose accuracy that the last training regains. The few candidates of progressive are trained
+# for whole epochs. Small cuts would take netadapt hours.
 OPTIONS = {
     "cprune": ("--alpha", "0.98", "--short-term-batches", "64", "--max-iterations", "30"),
     "netadapt": ("--latency-cut", "0.2", "--short-term-batches", "64", "--max-iterations", "8"),

@@ -49,8 +49,9 @@ from untrained import (
 )
 
 UNTUNED, OTHER, TUNED = KINDS = ("untuned", "ONNX Runtime", "tuned")
+WHERE = {UNTUNED: "before tuning", OTHER: f"in {OTHER}"}
 RUNS = 10
-# For the estimate: a variant, whose layers all change, takes as long as so many candidates of a pruning run.
+# For the estimate: all layers of a variant change, which takes as long as this many candidates of a run.
 CANDIDATES_PER_VARIANT = 9
 
 
@@ -168,7 +169,7 @@ def scatter(kind: str, latencies: dict[str, list[float]], variants: list[Variant
         text = f"variant {variant.name}\n{kind} {x:.3f} ms\n{TUNED} {y:.3f} ms"
         marks.append(Mark(x, y, *symbols.get(number, ("circle", "run-0")), text))
     axes = make_axis(f"{kind} (ms)", before), make_axis(f"{TUNED} (ms)", after)
-    keys = [Key(f"fastest {kind}", "run-1", "diamond"), Key(f"fastest {TUNED}", "run-2", "star")]
+    keys = [Key(f"fastest {WHERE[kind]}", "run-1", "diamond"), Key("fastest after tuning", "run-2", "star")]
     return element("figure", legend(keys), plot(f"{TUNED} against {kind} latency", *axes, marks))
 
 
@@ -195,8 +196,8 @@ def report(variants: list[Variant], rounds: list[dict[str, list[float]]], folder
         section(
             f"Tuned and {kind}",
             f"Latency of {len(variants)} pruned networks with equal multiply-accumulates. The rank "
-            f"correlation is {rows[kind]['rank_correlation']:.2f}. The network that is fastest {kind} takes "
-            f"{rows[kind]['loss']:.3f} times as long as the fastest one after tuning.",
+            f"correlation is {rows[kind]['rank_correlation']:.2f}. The network that is fastest {WHERE[kind]} "
+            f"takes {rows[kind]['loss']:.3f} times as long as the fastest one after tuning.",
             scatter(kind, latencies, variants),
         )
         for kind in (UNTUNED, OTHER)
