@@ -39,7 +39,7 @@ def share_of_channels(widths: Mapping[str, int]) -> float:
 
 
 class SlowDevice(ExactDevice):
-    """Pruned layers are slower than the staircases of the unpruned model predict, except for one group."""
+    """Where more than one group is pruned, layers are slower than the staircases predict."""
 
     def layers(self, widths: Mapping[str, int]) -> dict[str, float]:
         pruned = sum(widths[root] < full for root, full in FULL.items())
