@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Addresses of trackers, and the devices that a tracker has."""
 
+import socket
+
 import pytest
 from rpc_site import KEY, running_site
 
+from tvm.contrib.cprune.measuring import tracker as tracker_module
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.types import CPruneError
 
@@ -43,3 +46,11 @@ def test_an_unknown_key_is_rejected_with_the_registered_keys():
         message = rf"{site.address} has no device with key 'bored'; registered devices: board \(2\)"
         with pytest.raises(CPruneError, match=message):
             Tracker.parse(site.address, "bored").require_device()
+
+
+def test_a_tracker_that_does_not_answer_is_an_error(monkeypatch):
+    monkeypatch.setattr(tracker_module, "RESPONSE_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # connections are accepted, but never answered
+        port = server.getsockname()[1]
+        with pytest.raises(CPruneError, match=f"no tracker responds at 127.0.0.1:{port}: timed out"):
+            Tracker("127.0.0.1", port, "phone").devices()

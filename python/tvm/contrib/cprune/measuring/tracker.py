@@ -3,16 +3,17 @@
 
 import os
 import socket
+import struct
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from tvm.rpc.client import TrackerSession
+from tvm.rpc import base
 
 from tvm.contrib.cprune.types import CPruneError
 
-# Seconds to wait for the tracker to accept a connection.
-CONNECT_TIMEOUT = 3.0
+# Seconds to wait for each response of the tracker.
+RESPONSE_TIMEOUT = 3.0
 
 
 @dataclass(frozen=True)
@@ -122,15 +123,20 @@ class Tracker:
             )
 
     def _summary(self) -> dict[str, Any]:
+        """Follow ``tvm.rpc.client.TrackerSession.summary``, which waits for a hanging tracker forever."""
         try:
-            # TrackerSession would retry for a minute.
-            socket.create_connection((self.host, self.port), timeout=CONNECT_TIMEOUT).close()
-            session = TrackerSession((self.host, self.port))
-            summary: dict[str, Any] = session.summary()
-            session.close()
-        except (OSError, RuntimeError) as error:
+            with socket.create_connection((self.host, self.port), timeout=RESPONSE_TIMEOUT) as connection:
+                connection.sendall(struct.pack("<i", base.RPC_TRACKER_MAGIC))
+                (magic,) = struct.unpack("<i", base.recvall(connection, 4))
+                if magic != base.RPC_TRACKER_MAGIC:
+                    raise OSError("the server there is no RPC tracker")
+                base.sendjson(connection, [base.TrackerCode.SUMMARY])
+                code, summary = base.recvjson(connection)
+        except (OSError, ValueError, struct.error) as error:
             raise CPruneError(f"no tracker responds at {self.address}: {error}") from None
-        return summary
+        if code != base.TrackerCode.SUCCESS:
+            raise CPruneError(f"the tracker at {self.address} sent an error: {summary}")
+        return dict(summary)
 
 
 def _count_keys(summary: dict[str, Any]) -> Counter[str]:
