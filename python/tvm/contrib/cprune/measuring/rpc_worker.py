@@ -19,6 +19,7 @@ import tvm
 from tvm.contrib import graph_executor
 from tvm.contrib.cprune.measuring import evaluator
 from tvm.contrib.cprune.measuring.result import ArgSpecs, Costs, DeviceLost, Failure
+from tvm.contrib.cprune.measuring.tracker import ask
 from tvm.contrib.cprune.messages import last_line
 
 # Seconds to wait for the tracker to accept a connection, and between two attempts.
@@ -88,20 +89,12 @@ def request(host: str, port: int, key: str, wait: float, session_timeout: int) -
 
 
 def _request_address(host: str, port: int, key: str, wait: float) -> tuple[str, int, str] | None:
-    """Follow ``tvm.rpc.client.TrackerSession.request``, which has no timeout."""
+    """Return the address of a free device, None if there is none within ``wait`` seconds."""
     timeout = min(wait, CONNECT_TIMEOUT)
     sock = base.connect_with_retry((host, port), timeout=timeout, retry_period=CONNECT_RETRY_PERIOD)
     try:
         sock.settimeout(wait)
-        sock.sendall(base.struct.pack("<i", base.RPC_TRACKER_MAGIC))
-        magic = base.struct.unpack("<i", base.recvall(sock, 4))[0]
-        if magic != base.RPC_TRACKER_MAGIC:
-            raise OSError(f"{host}:{port} is not an RPC tracker")
-        base.sendjson(sock, [base.TrackerCode.REQUEST, key, "", 1])
-        code, address = base.recvjson(sock)
-        if code != base.TrackerCode.SUCCESS:
-            raise OSError(f"the tracker rejected the request: {address}")
-        return address
+        return ask(sock, [base.TrackerCode.REQUEST, key, "", 1])
     except TimeoutError:
         return None
     finally:

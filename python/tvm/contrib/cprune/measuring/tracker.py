@@ -123,20 +123,33 @@ class Tracker:
             )
 
     def _summary(self) -> dict[str, Any]:
-        """Follow ``tvm.rpc.client.TrackerSession.summary``, which waits for a hanging tracker forever."""
         try:
             with socket.create_connection((self.host, self.port), timeout=RESPONSE_TIMEOUT) as connection:
-                connection.sendall(struct.pack("<i", base.RPC_TRACKER_MAGIC))
-                (magic,) = struct.unpack("<i", base.recvall(connection, 4))
-                if magic != base.RPC_TRACKER_MAGIC:
-                    raise OSError("the server there is no RPC tracker")
-                base.sendjson(connection, [base.TrackerCode.SUMMARY])
-                code, summary = base.recvjson(connection)
-        except (OSError, ValueError, struct.error) as error:
+                summary: dict[str, Any] = ask(connection, [base.TrackerCode.SUMMARY])
+        except (OSError, ValueError) as error:
             raise CPruneError(f"no tracker responds at {self.address}: {error}") from None
-        if code != base.TrackerCode.SUCCESS:
-            raise CPruneError(f"the tracker at {self.address} sent an error: {summary}")
-        return dict(summary)
+        return summary
+
+
+def ask(connection: socket.socket, message: list[Any]) -> Any:
+    """Send a request to a tracker over a new connection, and return what it answers.
+
+    ``tvm.rpc.client.TrackerSession`` has no timeout; this function has that of the connection.
+
+    Raises
+    ------
+    OSError
+        If the server is no tracker, does not answer in time, or rejects the request.
+    """
+    connection.sendall(struct.pack("<i", base.RPC_TRACKER_MAGIC))
+    (magic,) = struct.unpack("<i", base.recvall(connection, 4))
+    if magic != base.RPC_TRACKER_MAGIC:
+        raise OSError("the server there is not an RPC tracker")
+    base.sendjson(connection, message)
+    code, answer = base.recvjson(connection)
+    if code != base.TrackerCode.SUCCESS:
+        raise OSError(f"the tracker rejected the request: {answer}")
+    return answer
 
 
 def _count_keys(summary: dict[str, Any]) -> Counter[str]:
