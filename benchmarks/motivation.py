@@ -7,8 +7,8 @@
 
 The variants keep random shares of each layer's channels, in multiples of 8. Their multiply-accumulates differ
 by at most 1 %. Each is compiled with TVM's untuned schedules, run in ONNX Runtime, and tuned: the programs of
-the unpruned network are transplanted, and a search improves the costliest tasks. The tables give the rank
-correlation of these latencies, and how much slower the variant that is fastest before tuning is after it.
+the unpruned network are transplanted, and a short search improves them. The tables give the rank correlation
+of these latencies, and how much slower the variant that is fastest before tuning is after it.
 
 The results are in a folder in build/benchmarks/motivation: motivation.json, and motivation.html with plots.
 An interrupted benchmark continues there.
@@ -66,15 +66,11 @@ def loss_of_choice(before: list[float], after: list[float]) -> float:
 
 
 def tune(compiler: Compiler, base: Candidate, model: nn.Module, trials: int, path: Path) -> None:
-    """Compile a variant with transplanted programs, after a search that improves the costliest ones."""
-    candidate, begun = compiler.move(base, model), path.with_suffix(".json")
-    found = compiler.programs.trials()["search"]
-    if not begun.exists():
-        write_text(begun, json.dumps(found))
-    left = trials - (found - json.loads(begun.read_text()))
-    if left > 0:
+    """Compile a variant with transplanted programs, after a search for faster ones."""
+    candidate = compiler.move(base, model)
+    if trials:
         compiler.discard(candidate)
-        candidate = compiler.search_more(candidate, left)
+        candidate = compiler.search_again(candidate, trials, "tuned")
     with replaced(path) as aside:
         shutil.move(candidate.library, aside)
 
@@ -213,7 +209,7 @@ def main() -> None:
     add_options(parser)
     parser.add_argument("--variants", type=int, default=20, help="default: %(default)s")
     parser.add_argument(
-        "--search", type=int, default=24, help="further trials of each variant (default: %(default)s)"
+        "--search", type=int, default=2, help="trials per task of each variant (default: %(default)s)"
     )
     parser.add_argument("--rounds", type=int, default=8, help="default: %(default)s, at least 2")
     parser.add_argument("--quick", action="store_true", help="four variants of ResNet-8, 4 trials per task")
@@ -223,7 +219,8 @@ def main() -> None:
         args.variants, args.rounds = 4, 2
     print_machine()
     model, shape = make_network(args)
-    print_estimate(model, args, 1, args.search * args.variants, CANDIDATES_PER_VARIANT * args.variants)
+    searched = args.variants * args.search / args.trials
+    print_estimate(model, args, 1 + searched, 0, CANDIDATES_PER_VARIANT * args.variants)
     counter = MacCounter.of(model, shape, PrunableModel.trace(model, shape).groups())
     variants = draw_variants(counter, args.macs, args.variants)
     folder = folder_of("motivation", args, args.search)

@@ -53,15 +53,15 @@ def folder_of(benchmark: str, args: argparse.Namespace, *others: int) -> Path:
 
 
 def print_estimate(
-    model: nn.Module, args: argparse.Namespace, tunings: int, trials: int, candidates: int
+    model: nn.Module, args: argparse.Namespace, tunings: float, trials: int, candidates: int
 ) -> None:
     """Print how long a benchmark takes on two cores.
 
     Parameters
     ----------
     tunings, trials, candidates
-        Number of networks that are tuned with ``args.trials`` trials per task, of further trials of searches,
-        and of models that are compiled.
+        Number of networks that are tuned with ``args.trials`` trials per task (a fraction: with fewer), of
+        further trials of searches, and of models that are compiled.
     """
     layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     shapes = {(tuple(layer.weight.shape), getattr(layer, "stride", None)) for layer in layers}

@@ -2,7 +2,7 @@
 """From a model to a compiled candidate with its task table."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -173,10 +173,10 @@ class Compiler:
         table = self.tuner.transplant(model, donor)
         return table, self._build(model, table, name)
 
-    def search_more(self, candidate: Candidate, trials: int) -> Candidate:
-        """Spend ``trials`` more search trials on a candidate's costliest tasks, and compile it again."""
-        self.tuner.search_more(candidate.table, trials)
-        return self.rebuild(candidate, "tuned")
+    def search_again(self, candidate: Candidate, trials: int, name: str) -> Candidate:
+        """Rebuild a candidate after a search of ``trials`` per task; see ``TaskTuner.search``."""
+        table = self.tuner.search(candidate.relay, trials=trials)
+        return self.rebuild(replace(candidate, table=table), name)
 
     def rebuild(self, candidate: Candidate, name: str) -> Candidate:
         """Compile a candidate again, with its model's present weights and the fastest measured programs."""

@@ -170,7 +170,8 @@ class PruneConfig:
     tune
         How to search for programs and measure them.
     final_trials
-        Number of programs to measure in a final search, once for the pruned and once for the unpruned model.
+        Trials per task, on average, of a final search for faster programs of the pruned model; 0 means none.
+        The unpruned model gets as many, those of the first tuning included.
     method
         What decides the widths. cprune: the tuned programs, step by step; progressive: half of the latency at
         a time; knapsack: a latency budget; netadapt: the accuracy after equal cuts of latency; uniform: one

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A program for every task of a model: by search for the first model, by transplants for all others."""
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -65,29 +64,32 @@ class TaskTuner:
         with self._stopwatch("import"):
             return extract_from_program(model.mod, None, self._target, algorithms, self._lowered, tuner)
 
-    def search(self, model: RelayModel, algorithms: Mapping[str, Algorithm] | None = None) -> TaskTable:
+    def search(
+        self,
+        model: RelayModel,
+        algorithms: Mapping[str, Algorithm] | None = None,
+        trials: int | None = None,
+    ) -> TaskTable:
         """Return the table of a model after a search.
+
+        Programs that were measured before, transplants among them, stay if no new one is faster.
 
         Parameters
         ----------
         algorithms
             Each layer's algorithm, as an earlier search chose it: nothing is searched then. By default each
             convolution gets the algorithm whose program is faster.
+        trials
+            Average number of trials per task, including those of earlier searches; None means that of the
+            configuration.
         """
+        tune = self._config.tune if trials is None else replace(self._config.tune, trials=trials)
         with self._stopwatch("search"):
             if algorithms is None:
-                both = self._config.tune.tuner == "ansor"
-                algorithms = self._search_both_algorithms(model) if both else self._search_templates(model)
+                search = self._search_both_algorithms if tune.tuner == "ansor" else self._search_templates
+                algorithms = search(model, tune)
         self._searched = self._table(self.extract(model, algorithms))
         return self._searched
-
-    def search_more(self, table: TaskTable, trials: int) -> None:
-        """Spend ``trials`` more search trials on the tasks of greatest impact."""
-        tasks = [row.task for row in table.by_impact()[: max(1, trials // self._config.tune.batch)]]
-        measured = sum(len(self._programs.searched.of(task.workload_key)) for task in tasks)
-        budget = math.ceil((measured + trials) / len(tasks))
-        # All of these tasks have a program: a search that finds no valid one is no error.
-        self._search(tasks, replace(self._config.tune, trials=budget), strict=False)
 
     def transplant(self, model: RelayModel, donor: TaskTable, improve: bool = True) -> TaskTable:
         """Return the table of a model with the programs of ``donor``, moved to the model's widths.
@@ -168,10 +170,10 @@ class TaskTuner:
         if new:
             self._search(new, replace(self._config.tune, trials=self._config.tune.batch), strict=False)
 
-    def _search_templates(self, model: RelayModel) -> dict[str, Algorithm]:
+    def _search_templates(self, model: RelayModel, tune: TuneConfig) -> dict[str, Algorithm]:
         """Search every AutoTVM template of every layer; return each layer's fastest."""
         tasks = self.extract(model, {})
-        self._first_search(tasks)
+        self._full_search(tasks, tune)
         by_layer: dict[str, list[Row]] = defaultdict(list)
         for row in self._table(tasks, strict=False).rows:
             for layer in row.task.layers:
@@ -179,13 +181,13 @@ class TaskTuner:
         fastest = {layer: max(rows, key=lambda row: row.speed) for layer, rows in by_layer.items()}
         return {layer: str(row.task.subgraphs[0].algorithm) for layer, row in fastest.items()}
 
-    def _search_both_algorithms(self, model: RelayModel) -> dict[str, Algorithm]:
+    def _search_both_algorithms(self, model: RelayModel, tune: TuneConfig) -> dict[str, Algorithm]:
         """Search direct and Winograd programs; return the layers for which Winograd is faster."""
         direct = self.extract(model, {})
         legal = winograd_algorithms(model.mod)
         winograd = self.extract(model, legal)
         tasks = list({task.workload_key: task for task in (*direct, *winograd)}.values())
-        self._first_search(tasks, alternatives=alternative_tasks(direct, winograd))
+        self._full_search(tasks, tune, alternatives=alternative_tasks(direct, winograd))
         direct_task = {layer: task for task in direct for layer in task.layers}
         chosen: dict[str, Algorithm] = {}
         for task in winograd:
@@ -195,11 +197,11 @@ class TaskTuner:
                     chosen[layer] = legal[layer]
         return chosen
 
-    def _first_search(self, tasks: Sequence[Task], **options: Any) -> None:
+    def _full_search(self, tasks: Sequence[Task], tune: TuneConfig, **options: Any) -> None:
         """Search the tasks that no donor settles, and add the fastest programs to the library."""
-        tune, searched = self._config.tune, self._programs.searched
+        searched = self._programs.searched
         self._programs.seed(tasks, tune.batch)
-        settled = self._measure_library(tasks)
+        settled = self._measure_library(tasks, tune)
         self._search(tasks, tune, settled=settled, **options)
         self._programs.share(self._table(tasks, strict=False).rows, tune.batch)
         rows = with_trials(self._table(tasks, strict=False).rows, settled, searched, tune.trials)
@@ -208,14 +210,14 @@ class TaskTuner:
         except (CPruneError, OSError) as error:
             self._say(f"the program library was not updated: {error}")
 
-    def _measure_library(self, tasks: Sequence[Task]) -> frozenset[str]:
+    def _measure_library(self, tasks: Sequence[Task], tune: TuneConfig) -> frozenset[str]:
         """Measure programs of the library; return the workload keys of the tasks that need no search."""
         try:
             rows = self._library.rows()
         except (CPruneError, OSError) as error:
             self._say(f"the program library is not used: {error}")
             return frozenset()
-        log, tune = self._programs.searched, self._config.tune
+        log = self._programs.searched
         settled = measure_donors(tasks, rows, self._backend.transplant, self._measurer, log, tune)
         if settled:
             self._say(
@@ -236,10 +238,13 @@ class TaskTuner:
 
         if not tasks:
             raise CPruneError("the model has no task to tune: expected convolutions or dense layers")
-        log, seed = self._programs.searched, self._config.seed
+        programs, seed = self._programs, self._config.seed
+        log, known = programs.searched, programs.transplanted
         strict = self._strict if strict is None else strict
         with self._stopwatch("search"):
-            self._backend.search(list(tasks), tune, self._measurer, log, seed, report, strict, **options)
+            self._backend.search(
+                list(tasks), tune, self._measurer, log, seed, report, strict, known=known, **options
+            )
 
 
 def _is_faster(new: Measured | None, old: Measured | None) -> bool:

@@ -183,11 +183,47 @@ def test_a_program_is_lent_to_a_slower_task_once(tuned, pool, target):
     borrower.learn(pool.measure_new(lend(borrower, [lender, borrower], log, 2), log))
     (lent,) = log.of(other.workload_key)
     assert lent.latency is not None and borrower.best == lent.latency.median
-    assert [identity(i) for i in borrower.model.inputs] == [identity(to_input(lent.line, other.tvm_task))]
+    learned = [identity(measure_input) for measure_input in borrower.model.inputs]
+    expected = ((best.line, task), (lent.line, other))
+    assert learned == [identity(to_input(line, owner.tvm_task)) for line, owner in expected]
     assert not lend(borrower, [lender, borrower], log, 2)
     lender.best = 1.0  # too slow to be worth a trial
     borrower.lent.clear()
     assert not lend(borrower, [lender, borrower], log, 2)
+
+
+def test_a_search_starts_from_known_programs_and_counts_only_its_own(tuned, pool, target, monkeypatch):
+    task, best = tuned("direct 3x3")
+    known, log, varied, reports = RecordLog(None), RecordLog(None), [], []
+    known.append([best])
+    generate = TiledPrograms.generate
+
+    def recorded(programs, measured):
+        varied.append(list(measured))
+        return generate(programs, varied[-1])
+
+    monkeypatch.setattr(TiledPrograms, "generate", recorded)
+    (one,) = start_searches([task], FAST, log, 0, {}, known=known)
+    assert (one.trials, one.best) == (0, best.latency.median)
+    assert [identity(i) for i in one.model.inputs] == [identity(to_input(best.line, task.tvm_task))]
+    assert search([task], FAST, pool, log, report=reports.append, known=known) == FAST.trials
+    assert len(log.measured) == FAST.trials
+    assert varied[0] == [best]
+    assert reports[-1].best == min(r.latency.median for r in (best, *log.measured) if r.latency)
+
+
+def test_a_task_with_a_known_program_is_no_error_if_all_new_ones_fail(tuned, target, monkeypatch):
+    task, best = tuned("direct 3x3")
+    monkeypatch.setattr(allocation, "MAX_INITIAL_FAILURES", 2)
+    known = RecordLog(None)
+    known.append([best])
+    config = TuneConfig(trials=4, batch=4, population=16, build_timeout=0.0001)
+    with LocalMeasurer(config) as pool:
+        log = RecordLog(None)
+        assert search([task], config, pool, log, known=known) == 4
+        assert all(record.latency is None for record in log.measured)
+        with pytest.raises(CPruneError, match="no valid program"):
+            search([task], config, pool, RecordLog(None))
 
 
 def registered_functions():

@@ -184,6 +184,22 @@ def test_only_the_fallback_configuration_of_a_settled_task_is_measured(pool):
     assert search([task], config, pool, log, settled={task.workload_key}) == 0
 
 
+def test_known_configurations_count_as_no_trials_and_are_not_measured_again(pool):
+    task = template_task_of("1x1", 32)
+    config = TuneConfig(tuner="autotvm", strategy="gridsearch", trials=3, batch=3, repeats=3)
+    known, log, reports = RecordLog(None), RecordLog(None), []
+    tuner = StridedGridTuner(task.tvm_task)
+    first = [measured.index for measured in tuner.next_batch(2)]
+    fastest = autotvm.MeasureResult((1e-9,), 0, 0.0, 0.0)
+    for configuration in map(task.tvm_task.config_space.get, first):
+        measured = autotvm.MeasureInput(task.tvm_task.target, task.tvm_task, configuration)
+        known.append([parse(autotvm.record.encode(measured, fastest))])
+    assert search([task], config, pool, log, report=reports.append, known=known) == 3
+    indices = [json.loads(record.line)["config"]["index"] for record in log.measured]
+    assert len(indices) == 3 and not set(indices) & set(first)
+    assert (reports[-1].trials, reports[-1].best) == (3, 1e-9)
+
+
 def test_grid_tuner_takes_even_strides_and_visits_each_configuration_once():
     space = template_task_of("1x1", 32).tvm_task.config_space
     tuner = StridedGridTuner(template_task_of("1x1", 32).tvm_task)

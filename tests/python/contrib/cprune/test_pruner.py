@@ -2,6 +2,7 @@
 """Algorithm 1 as a whole, on real networks and programs."""
 
 import json
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from commands import error_of, run_cprune
+from programs import FAST
 from pruning import SHAPE, Chain, config, make_model, training
 from torch import nn
 
@@ -168,14 +170,19 @@ def test_a_group_that_loses_accuracy_is_tried_halfway_before_it_is_excluded(tune
             assert (width + limit) / 2 <= halfway < width
 
 
-def test_both_models_get_the_final_trials_and_the_test_split_is_read_once(
-    tuned_dir, latency_by_macs, monkeypatch
+def test_the_final_search_treats_both_models_alike_and_the_test_split_is_read_once(
+    tuned_dir, tmp_path, latency_by_macs, monkeypatch
 ):
-    searches, tests, exports = [], [], []
+    steps, tests, exports = [], [], []
+    search_again, rebuild = Compiler.search_again, Compiler.rebuild
 
-    def search_more(compiler, candidate, trials):
-        searches.append(trials)
-        return candidate
+    def counted_search(compiler, candidate, trials, name):
+        steps.append((name, trials))
+        return search_again(compiler, candidate, trials, name)
+
+    def counted_rebuild(compiler, candidate, name):
+        steps.append(name)
+        return rebuild(compiler, candidate, name)
 
     def interrupted_export(run, candidate):
         exports.append(candidate)
@@ -183,21 +190,29 @@ def test_both_models_get_the_final_trials_and_the_test_split_is_read_once(
             raise KeyboardInterrupt
         return export(run, candidate)
 
-    monkeypatch.setattr(Compiler, "search_more", search_more)
+    monkeypatch.setattr(Compiler, "search_again", counted_search)
+    monkeypatch.setattr(Compiler, "rebuild", counted_rebuild)
     monkeypatch.setattr(result_module, "export", interrupted_export)
-    settings = config(final_trials=2, max_iterations=1)
 
     def test(model):
         tests.append(model)
         return 0.8
 
-    measured = replace(training(), test=test)
+    measured, other = replace(training(), test=test), tmp_path / "other"
+    shutil.copytree(tuned_dir, other)
+    settings = config(final_trials=FAST.trials, max_iterations=1)
     with pytest.raises(KeyboardInterrupt):
         CPruner(make_model(), SHAPE, measured, settings, tuned_dir).run()
-    assert searches == [2, 2]
+    # The trials of the first tuning count for the unpruned model.
+    assert steps == ["baseline", ("pruned", FAST.trials), "pruned"]
     result = CPruner(make_model(), SHAPE, measured, settings, tuned_dir).run(resume=True)
     assert len(tests) == 2
     assert result["baseline"]["accuracy_test"] == result["pruned"]["accuracy_test"] == 0.8
+    assert result["trials"]["pruning_and_final_tuning"]["search"] > 0
+    steps.clear()
+    more = config(final_trials=FAST.trials + 1, max_iterations=1)
+    CPruner(make_model(), SHAPE, measured, more, other).run()
+    assert steps[::2] == [("baseline", FAST.trials + 1), ("pruned", FAST.trials + 1)]
 
 
 def test_a_failure_of_the_infrastructure_stops_the_run_and_drops_no_group(

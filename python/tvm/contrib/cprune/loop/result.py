@@ -51,7 +51,7 @@ class _Measured:
 def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[str, Any]:
     """Train and tune the last accepted model, compare it with the unpruned one, and write the results.
 
-    Both models get the same number of final search trials. The test split is read here, once per model.
+    The test split is read here, once per model.
 
     Parameters
     ----------
@@ -117,17 +117,17 @@ def _train(run: Run, last: Candidate) -> Event:
 
 
 def _tune(run: Run, name: str, candidate: Candidate) -> Candidate:
-    """Spend a model's final search trials, less those that a killed process spent already."""
-    budget, search = run.config.final_trials, run.compiler.programs.trials()["search"]
-    begun = next(
-        (e for e in run.journal.events if (e["event"], e.get("model")) == ("final_tuning", name)), None
-    )
-    if begun is None:
-        begun = run.journal.append({"event": "final_tuning", "model": name, "search_trials": search})
-    left = budget - (search - begun["search_trials"])
-    if name == "baseline" and not budget:
+    """Compile a model with its final weights and the fastest programs, after a final search if there is one.
+
+    Both models are searched with the same number of trials. For the unpruned one, those of the first tuning
+    count.
+    """
+    trials = run.config.final_trials
+    if name == "baseline" and not trials:
         return candidate
-    return run.compiler.search_more(candidate, left) if left > 0 else run.compiler.rebuild(candidate, name)
+    if trials > (run.config.tune.trials if name == "baseline" else 0):
+        return run.compiler.search_again(candidate, trials, name)
+    return run.compiler.rebuild(candidate, name)
 
 
 def _test(run: Run, pruned: torch.nn.Module) -> Event:

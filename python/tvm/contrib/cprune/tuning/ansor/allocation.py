@@ -11,7 +11,7 @@ from tvm.auto_scheduler import _ffi_api as ffi
 
 from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
-from tvm.contrib.cprune.measuring.records import Measured, training_data
+from tvm.contrib.cprune.measuring.records import Measured, RecordLog, training_data
 from tvm.contrib.cprune.tuning.ansor.tiled_programs import TiledPrograms
 from tvm.contrib.cprune.tuning.progress import TaskSearch
 
@@ -37,6 +37,8 @@ class AnsorSearch(TaskSearch):
         Trials before the task is compared with its alternatives.
     model : tvm.auto_scheduler.PythonBasedModel
         The cost model of ``policy``.
+    known : RecordLog
+        Programs of all tasks that were measured before this search. They count as no trials.
     lent : set of str
         Records of other tasks that were tried on this one.
     settled : bool
@@ -51,20 +53,30 @@ class AnsorSearch(TaskSearch):
     fair_trials: int = FAIR_TRIALS
     exhausted: bool = False
     alternatives: list["AnsorSearch"] = field(default_factory=list)
+    known: RecordLog = field(default_factory=lambda: RecordLog(None))
     lent: set[str] = field(default_factory=set)
     settled: bool = False
 
-    def learn(self, records: Sequence[Measured]) -> None:
-        """Count programs that the policy did not generate, and let it and the cost model learn from them.
+    def __post_init__(self) -> None:
+        self.start_from(self.known.of(self.task.workload_key))
 
-        The policy mutates the fastest ones in its next round.
-        """
+    def records(self, log: RecordLog) -> list[Measured]:
+        """Return the records of the task: the known programs, and those of ``log``."""
+        key = self.task.workload_key
+        return [*self.known.of(key), *log.of(key)]
+
+    def learn(self, records: Sequence[Measured]) -> None:
+        """Count programs that the policy did not generate, and let it and the cost model learn from them."""
         self.add(records)
+        self.remember(records)
+        self.model.update(*training_data(self.task, records))
+
+    def remember(self, records: Sequence[Measured]) -> None:
+        """Pass programs to the policy, which mutates the fastest ones in its next round."""
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             file.writelines(f"{record.line}\n" for record in records)
             file.flush()
             ffi.SearchPolicyRunCallbacks(self.policy, [auto_scheduler.PreloadMeasuredStates(file.name)])
-        self.model.update(*training_data(self.task, records))
 
     def ranked(self, inputs: Sequence[Any]) -> list[Any]:
         """Return the valid programs, the fastest ones by the cost model's prediction first."""
@@ -84,7 +96,8 @@ class AnsorSearch(TaskSearch):
     @property
     def only_failures(self) -> bool:
         """Whether enough programs failed to give up on the task."""
-        return self.trials >= MAX_INITIAL_FAILURES and self.failures == self.trials
+        all_failed = self.trials >= MAX_INITIAL_FAILURES and self.failures == self.trials
+        return all_failed and not self.has_valid_program
 
     @property
     def has_no_solution(self) -> bool:

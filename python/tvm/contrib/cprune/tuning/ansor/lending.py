@@ -6,9 +6,10 @@ for one of them is a better start for the others than a random one.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
-from tvm.contrib.cprune.measuring.records import RecordLog
+from tvm.contrib.cprune.measuring.records import RecordLog, faster
 from tvm.contrib.cprune.tuning.ansor.allocation import AnsorSearch
 from tvm.contrib.cprune.tuning.ansor.transplant import transplant
 from tvm.contrib.cprune.types import TransplantError
@@ -36,7 +37,7 @@ def lend(borrower: AnsorSearch, searches: Sequence[AnsorSearch], log: RecordLog,
             break
         if borrower.task.flops / lender.speed > MIN_GAIN * borrower.best:
             break
-        best = log.best(lender.task.workload_key)
+        best = reduce(faster, lender.records(log), None)
         if best is None or best.line in borrower.lent:
             continue
         borrower.lent.add(best.line)

@@ -40,6 +40,7 @@ def search(
     strict: bool = True,
     alternatives: Mapping[str, str] | None = None,
     settled: Collection[str] = (),
+    known: RecordLog | None = None,
 ) -> int:
     """Search for fast programs until the trials or the time are used up.
 
@@ -61,6 +62,9 @@ def search(
         directions. They compete for trials.
     settled
         Workload keys of tasks that have a good program: they get no trials.
+    known
+        Programs measured before, such as transplants. The search varies them, and its cost model learns from
+        them, but they count as no trials.
 
     Returns
     -------
@@ -71,7 +75,7 @@ def search(
     CPruneError
         If neither a task nor its alternative has a valid program; the message names the first failure.
     """
-    searches = start_searches(tasks, config, log, seed, alternatives or {}, settled)
+    searches = start_searches(tasks, config, log, seed, alternatives or {}, settled, known)
     budget = sum(search.trials if search.settled else config.trials for search in searches)
     progress = SearchProgress(searches, budget, report)
     tvm_measurer = ProgramMeasurer(auto_scheduler.LocalBuilder(), auto_scheduler.LocalRunner(), [], 0)
@@ -98,13 +102,15 @@ def start_searches(
     seed: int,
     alternatives: Mapping[str, str],
     settled: Collection[str] = (),
+    known: RecordLog | None = None,
 ) -> list[AnsorSearch]:
     """Create a search for each task. All of them share one cost model."""
+    known = known or RecordLog(None)
     # Collect enough samples of different loop nests before the first training.
     model = auto_scheduler.XGBModel(num_warmup_sample=2 * config.batch, seed=seed)
+    _train_cost_model(model, tasks, (known, log))
     callbacks = []
     if log.path is not None and log.measured:
-        _train_cost_model(model, tasks, log)
         callbacks = [auto_scheduler.PreloadMeasuredStates(str(log.path))]
     searches = {}
     for task in tasks:
@@ -113,8 +119,10 @@ def start_searches(
         done = task.workload_key in settled
         tiled = TiledPrograms(task, policy, _task_seed(task, seed))
         search = AnsorSearch(
-            task=task, policy=policy, model=model, tiled=tiled, fair_trials=fair, settled=done
+            task=task, policy=policy, model=model, tiled=tiled, known=known, fair_trials=fair, settled=done
         )
+        if before := known.of(task.workload_key):
+            search.remember(before)
         search.add(log.of(task.workload_key))
         searches[task.workload_key] = search
     for key, other in alternatives.items():
@@ -122,7 +130,7 @@ def start_searches(
     return list(searches.values())
 
 
-def _train_cost_model(model: Any, tasks: Sequence[Task], log: RecordLog) -> None:
+def _train_cost_model(model: Any, tasks: Sequence[Task], logs: Sequence[RecordLog]) -> None:
     """Train the cost model on the records of these tasks.
 
     Records of other tasks are skipped: their workloads may not be registered in this process.
@@ -130,9 +138,11 @@ def _train_cost_model(model: Any, tasks: Sequence[Task], log: RecordLog) -> None
     inputs: list[Any] = []
     results: list[Any] = []
     for task in tasks:
-        pairs = training_data(task, log.of(task.workload_key))
-        inputs, results = inputs + pairs[0], results + pairs[1]
-    model.update(inputs, results)
+        for log in logs:
+            pairs = training_data(task, log.of(task.workload_key))
+            inputs, results = inputs + pairs[0], results + pairs[1]
+    if inputs:
+        model.update(inputs, results)
 
 
 def _make_policy(task: Task, config: TuneConfig, model: Any, seed: int, callbacks: list[Any]) -> Any:
@@ -170,8 +180,8 @@ def _measure_batch(
     evolve = search.trials // config.batch % EVOLUTION_INTERVAL == EVOLUTION_INTERVAL - 1
     inputs = lend(search, searches, log, size // 2)
     if not evolve:
-        tiled = search.tiled.generate(log.of(search.task.workload_key))
-        new = [measure_input for measure_input in tiled if not log.holds(measure_input)]
+        tiled = search.tiled.generate(search.records(log))
+        new = [item for item in tiled if not (log.holds(item) or search.known.holds(item))]
         inputs += search.ranked(new)[: size - len(inputs)]
     records = measurer.measure_new(inputs, log)
     if records:

@@ -35,6 +35,7 @@ def search(
     report: Callable[[Progress], None] = lambda _: None,
     strict: bool = True,
     settled: Collection[str] = (),
+    known: RecordLog | None = None,
 ) -> int:
     """Search for fast configurations, with the same number of trials for each task.
 
@@ -51,6 +52,9 @@ def search(
         Whether a task without a valid configuration is an error.
     settled
         Workload keys of tasks that have a good configuration: only TVM's fallback configuration is measured.
+    known
+        Configurations measured before, such as transplants. The XGBoost tuners learn from them, but they
+        count as no trials.
 
     Returns
     -------
@@ -62,14 +66,16 @@ def search(
         If no configuration of a task is valid. The message names the task and the first failure.
     """
     searches = [TaskSearch(task) for task in tasks]
+    known = known or RecordLog(None)
     for current in searches:
+        current.start_from(known.of(current.task.workload_key))
         current.add(log.of(current.task.workload_key))
     searched = [search for search in searches if search.task.workload_key not in settled]
     budget = sum(min(config.trials, len(search.task.tvm_task.config_space)) for search in searched)
     budget += sum(search.trials for search in searches if search not in searched)
     progress = SearchProgress(searches, budget, report)
     for current in searches:
-        batches = _tune(current, config, measurer, log, seed) if current in searched else ()
+        batches = _tune(current, config, measurer, log, known, seed) if current in searched else ()
         for _ in chain(_try_fallback(current, measurer, log), batches):
             progress.report(current)
             out_of_time = config.max_seconds and progress.seconds > config.max_seconds
@@ -90,11 +96,11 @@ def _try_fallback(search: TaskSearch, measurer: Measurer, log: RecordLog) -> Ite
 
 
 def _tune(
-    search: TaskSearch, config: TuneConfig, measurer: Measurer, log: RecordLog, seed: int
+    search: TaskSearch, config: TuneConfig, measurer: Measurer, log: RecordLog, known: RecordLog, seed: int
 ) -> Iterator[None]:
     """Measure the configurations of one task; yields after each batch."""
     task = search.task
-    tuner, visited = _start_tuner(task, config, log, seed)
+    tuner, visited = _start_tuner(task, config, log, known, seed)
     # Early stopping only counts configurations that this tuner proposes.
     search.trials_since_best, proposed = 0, 0
     space_size = len(task.tvm_task.config_space)
@@ -113,7 +119,9 @@ def _tune(
             return
 
 
-def _start_tuner(task: Task, config: TuneConfig, log: RecordLog, seed: int) -> tuple[Any, set[int]]:
+def _start_tuner(
+    task: Task, config: TuneConfig, log: RecordLog, known: RecordLog, seed: int
+) -> tuple[Any, set[int]]:
     """Create the tuner of a task and pass it the earlier records.
 
     Returns
@@ -123,11 +131,13 @@ def _start_tuner(task: Task, config: TuneConfig, log: RecordLog, seed: int) -> t
     # AutoTVM's tuners draw from NumPy's global generator.
     np.random.seed((seed + zlib.crc32(task.workload_key.encode())) % (1 << 32))
     tuner = _make_tuner(task, config)
-    history = [*_transfer_records(config.transfer), *log.measured]
+    before = known.of(task.workload_key)
+    history = [*_transfer_records(config.transfer), *before, *log.measured]
     if history and isinstance(tuner, XGBTuner):
         pairs = [autotvm.record.decode(record.line) for record in history if record.latency]
         tuner.load_history(pairs, min_seed_records=4 * config.batch)
-    visited = {json.loads(record.line)["config"]["index"] for record in log.of(task.workload_key)}
+    done = (*before, *log.of(task.workload_key))
+    visited = {json.loads(record.line)["config"]["index"] for record in done}
     if isinstance(tuner, XGBTuner | GATuner):
         tuner.visited |= visited
     return tuner, visited
