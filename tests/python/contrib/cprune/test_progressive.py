@@ -76,8 +76,12 @@ def search(tmp_path, monkeypatch) -> Callable[..., tuple[list[dict[str, Any]], s
             event |= {"verdict": "impossible", "reason": "no valid program"}
             if len(candidates) + 1 not in unbuilt:
                 event |= {"layers_s": device.layers(new), "speedup": unpruned / device.model(new)}
-                event |= {"accuracy_val": accuracy(new), "checkpoint": "", "seconds": 10}
-                verdict, reason = planned._decide(event, journal.state().speedup, action.required)
+                event |= {"checkpoint": "", "seconds": 10}
+                accepted = journal.state().speedup
+                # Others are not evaluated.
+                if event["speedup"] > accepted:
+                    event["accuracy_val"] = accuracy(new)
+                verdict, reason = planned._decide(event, accepted, action.required)
                 event |= {"verdict": verdict, "reason": reason, "accepted": verdict == "accepted"}
             current = SimpleNamespace(widths=new) if event["accepted"] else current
             candidates.append(journal.append(event))
