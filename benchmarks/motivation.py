@@ -67,10 +67,11 @@ def loss_of_choice(before: list[float], after: list[float]) -> float:
 
 def tune(compiler: Compiler, base: Candidate, model: nn.Module, trials: int, path: Path) -> None:
     """Compile a variant with transplanted programs, after a search for faster ones."""
-    candidate = compiler.move(base, model)
+    transplanted = compiler.transplant(base, model)
     if trials:
-        compiler.discard(candidate)
-        candidate = compiler.search_again(candidate, trials, "tuned")
+        candidate = compiler.search_again(transplanted, trials, "tuned")
+    else:
+        candidate = compiler.build(transplanted)
     with replaced(path) as aside:
         shutil.move(candidate.library, aside)
 

@@ -36,12 +36,9 @@ class Unbuilt:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A model, its Relay form, the programs of its tasks, and the library compiled from them."""
+class Candidate(Unbuilt):
+    """A model with the library that was compiled from the programs of its tasks."""
 
-    model: torch.nn.Module
-    relay: RelayModel
-    table: TaskTable
     library: Path
 
 
@@ -173,16 +170,16 @@ class Compiler:
         table = self.tuner.transplant(model, donor)
         return table, self._build(model, table, name)
 
-    def search_again(self, candidate: Candidate, trials: int, name: str) -> Candidate:
-        """Rebuild a candidate after a search of ``trials`` per task; see ``TaskTuner.search``."""
-        table = self.tuner.search(candidate.relay, trials=trials)
-        return self.rebuild(replace(candidate, table=table), name)
+    def search_again(self, old: Unbuilt, trials: int, name: str) -> Candidate:
+        """Rebuild a model after a search of ``trials`` per task; see ``TaskTuner.search_again``."""
+        table = self.tuner.search_again(old.relay, trials)
+        return self.rebuild(replace(old, table=table), name)
 
-    def rebuild(self, candidate: Candidate, name: str) -> Candidate:
-        """Compile a candidate again, with its model's present weights and the fastest measured programs."""
-        relay_model = self.import_model(candidate.model)
-        table = self.tuner.fastest(relay_model, candidate.table)
-        return Candidate(candidate.model, relay_model, table, self._build(relay_model, table, name))
+    def rebuild(self, old: Unbuilt, name: str) -> Candidate:
+        """Compile a model again, with its present weights and the fastest measured programs."""
+        relay_model = self.import_model(old.model)
+        table = self.tuner.fastest(relay_model, old.table)
+        return Candidate(old.model, relay_model, table, self._build(relay_model, table, name))
 
     def discard(self, candidate: Candidate) -> None:
         """Delete the library of a candidate that is no longer needed."""

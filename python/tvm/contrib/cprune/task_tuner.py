@@ -4,6 +4,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import tvm
@@ -12,7 +13,7 @@ from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.lagging import lagging_rows
 from tvm.contrib.cprune.library_start import measure_donors, with_trials
 from tvm.contrib.cprune.measuring.measurer import Measurer
-from tvm.contrib.cprune.measuring.records import Measured, faster
+from tvm.contrib.cprune.measuring.records import faster
 from tvm.contrib.cprune.program_library import ProgramLibrary
 from tvm.contrib.cprune.program_store import ProgramStore
 from tvm.contrib.cprune.stopwatch import Stopwatch
@@ -20,7 +21,6 @@ from tvm.contrib.cprune.table import Row, TaskTable, make_table
 from tvm.contrib.cprune.tasks import LoweringCache, alternative_tasks, extract_from_program
 from tvm.contrib.cprune.transform.pin_algorithms import winograd_algorithms
 from tvm.contrib.cprune.tuning.backends import BACKENDS
-from tvm.contrib.cprune.tuning.progress import Progress
 from tvm.contrib.cprune.types import Algorithm, CPruneError, RelayModel, Task
 
 
@@ -52,7 +52,8 @@ class TaskTuner:
     ) -> None:
         self._config, self._target, self._measurer = config, target, measurer
         self._programs, self._library, self._stopwatch = programs, library, stopwatch
-        self._report, self._strict = report, strict
+        self._strict = strict
+        self._progress = lambda progress: report({"event": "progress", "progress": progress})
         self._say = lambda message: report({"event": "library", "message": message})
         self._backend = BACKENDS[config.tune.tuner]
         self._searched: TaskTable | None = None
@@ -64,32 +65,34 @@ class TaskTuner:
         with self._stopwatch("import"):
             return extract_from_program(model.mod, None, self._target, algorithms, self._lowered, tuner)
 
-    def search(
-        self,
-        model: RelayModel,
-        algorithms: Mapping[str, Algorithm] | None = None,
-        trials: int | None = None,
-    ) -> TaskTable:
+    def search(self, model: RelayModel, algorithms: Mapping[str, Algorithm] | None = None) -> TaskTable:
         """Return the table of a model after a search.
-
-        Programs that were measured before, transplants among them, stay if no new one is faster.
 
         Parameters
         ----------
         algorithms
             Each layer's algorithm, as an earlier search chose it: nothing is searched then. By default each
             convolution gets the algorithm whose program is faster.
-        trials
-            Average number of trials per task, including those of earlier searches; None means that of the
-            configuration.
         """
-        tune = self._config.tune if trials is None else replace(self._config.tune, trials=trials)
         with self._stopwatch("search"):
             if algorithms is None:
-                search = self._search_both_algorithms if tune.tuner == "ansor" else self._search_templates
-                algorithms = search(model, tune)
+                algorithms = self._fastest_algorithms(model, self._first_search)
         self._searched = self._table(self.extract(model, algorithms))
         return self._searched
+
+    def search_again(self, model: RelayModel, trials: int) -> TaskTable:
+        """Return the table of a model after a search that starts from its measured programs.
+
+        Transplants stay if no new program is faster. The algorithms of layers can change.
+
+        Parameters
+        ----------
+        trials
+            Average number of trials per task, including those of earlier searches.
+        """
+        tune = replace(self._config.tune, trials=trials)
+        algorithms = self._fastest_algorithms(model, partial(self._search, tune=tune))
+        return self._table(self.extract(model, algorithms))
 
     def transplant(self, model: RelayModel, donor: TaskTable, improve: bool = True) -> TaskTable:
         """Return the table of a model with the programs of ``donor``, moved to the model's widths.
@@ -157,7 +160,8 @@ class TaskTuner:
                     self._programs.borrow(task, donor)
             self._short_search(tasks)
             old = self._programs.best(row.task.workload_key)
-            if tasks and all(_is_faster(self._programs.best(task.workload_key), old) for task in tasks):
+            new = [self._programs.best(task.workload_key) for task in tasks]
+            if new and all(program is not None and faster(old, program) is program for program in new):
                 chosen = other
         return chosen
 
@@ -170,10 +174,16 @@ class TaskTuner:
         if new:
             self._search(new, replace(self._config.tune, trials=self._config.tune.batch), strict=False)
 
-    def _search_templates(self, model: RelayModel, tune: TuneConfig) -> dict[str, Algorithm]:
+    def _fastest_algorithms(self, model: RelayModel, search: Callable[..., None]) -> dict[str, Algorithm]:
+        """Return the algorithms of a model's layers whose programs are the fastest after ``search``."""
+        if self._config.tune.tuner == "ansor":
+            return self._search_both(model, search)
+        return self._search_templates(model, search)
+
+    def _search_templates(self, model: RelayModel, search: Callable[..., None]) -> dict[str, Algorithm]:
         """Search every AutoTVM template of every layer; return each layer's fastest."""
         tasks = self.extract(model, {})
-        self._full_search(tasks, tune)
+        search(tasks)
         by_layer: dict[str, list[Row]] = defaultdict(list)
         for row in self._table(tasks, strict=False).rows:
             for layer in row.task.layers:
@@ -181,13 +191,13 @@ class TaskTuner:
         fastest = {layer: max(rows, key=lambda row: row.speed) for layer, rows in by_layer.items()}
         return {layer: str(row.task.subgraphs[0].algorithm) for layer, row in fastest.items()}
 
-    def _search_both_algorithms(self, model: RelayModel, tune: TuneConfig) -> dict[str, Algorithm]:
+    def _search_both(self, model: RelayModel, search: Callable[..., None]) -> dict[str, Algorithm]:
         """Search direct and Winograd programs; return the layers for which Winograd is faster."""
         direct = self.extract(model, {})
         legal = winograd_algorithms(model.mod)
         winograd = self.extract(model, legal)
         tasks = list({task.workload_key: task for task in (*direct, *winograd)}.values())
-        self._full_search(tasks, tune, alternatives=alternative_tasks(direct, winograd))
+        search(tasks, alternatives=alternative_tasks(direct, winograd))
         direct_task = {layer: task for task in direct for layer in task.layers}
         chosen: dict[str, Algorithm] = {}
         for task in winograd:
@@ -197,11 +207,11 @@ class TaskTuner:
                     chosen[layer] = legal[layer]
         return chosen
 
-    def _full_search(self, tasks: Sequence[Task], tune: TuneConfig, **options: Any) -> None:
+    def _first_search(self, tasks: Sequence[Task], **options: Any) -> None:
         """Search the tasks that no donor settles, and add the fastest programs to the library."""
-        searched = self._programs.searched
+        tune, searched = self._config.tune, self._programs.searched
         self._programs.seed(tasks, tune.batch)
-        settled = self._measure_library(tasks, tune)
+        settled = self._measure_library(tasks)
         self._search(tasks, tune, settled=settled, **options)
         self._programs.share(self._table(tasks, strict=False).rows, tune.batch)
         rows = with_trials(self._table(tasks, strict=False).rows, settled, searched, tune.trials)
@@ -210,14 +220,14 @@ class TaskTuner:
         except (CPruneError, OSError) as error:
             self._say(f"the program library was not updated: {error}")
 
-    def _measure_library(self, tasks: Sequence[Task], tune: TuneConfig) -> frozenset[str]:
+    def _measure_library(self, tasks: Sequence[Task]) -> frozenset[str]:
         """Measure programs of the library; return the workload keys of the tasks that need no search."""
         try:
             rows = self._library.rows()
         except (CPruneError, OSError) as error:
             self._say(f"the program library is not used: {error}")
             return frozenset()
-        log = self._programs.searched
+        log, tune = self._programs.searched, self._config.tune
         settled = measure_donors(tasks, rows, self._backend.transplant, self._measurer, log, tune)
         if settled:
             self._say(
@@ -230,22 +240,10 @@ class TaskTuner:
         cold = self._config.tune.cold_weights
         return make_table(tasks, self._programs.best, str(self._target), self._measurer.threads, cold, strict)
 
-    def _search(
-        self, tasks: Sequence[Task], tune: TuneConfig, strict: bool | None = None, **options: Any
-    ) -> None:
-        def report(progress: Progress) -> None:
-            self._report({"event": "progress", "progress": progress})
-
+    def _search(self, tasks: Sequence[Task], tune: TuneConfig, **options: Any) -> None:
         if not tasks:
             raise CPruneError("the model has no task to tune: expected convolutions or dense layers")
-        programs, seed = self._programs, self._config.seed
-        log, known = programs.searched, programs.transplanted
-        strict = self._strict if strict is None else strict
+        log, seed, report = self._programs.searched, self._config.seed, self._progress
+        options = {"strict": self._strict, "known": self._programs.transplanted, **options}
         with self._stopwatch("search"):
-            self._backend.search(
-                list(tasks), tune, self._measurer, log, seed, report, strict, known=known, **options
-            )
-
-
-def _is_faster(new: Measured | None, old: Measured | None) -> bool:
-    return new is not None and faster(old, new) is new
+            self._backend.search(list(tasks), tune, self._measurer, log, seed, report, **options)

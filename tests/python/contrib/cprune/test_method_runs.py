@@ -97,7 +97,7 @@ def test_a_one_shot_candidate_that_cannot_be_built_is_an_error(tuned_dir, monkey
     def no_program(*_):
         raise CandidateError("no valid program for task a in 8 trials")
 
-    monkeypatch.setattr(Compiler, "move", no_program)
+    monkeypatch.setattr(Compiler, "transplant", no_program)
     with pytest.raises(CPruneError, match="the pruned model cannot be built: no valid program for task a"):
         run(tuned_dir, config("uniform", macs_goal=0.5))
     assert not (tuned_dir / "result.json").exists()

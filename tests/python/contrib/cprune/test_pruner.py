@@ -176,13 +176,13 @@ def test_the_final_search_treats_both_models_alike_and_the_test_split_is_read_on
     steps, tests, exports = [], [], []
     search_again, rebuild = Compiler.search_again, Compiler.rebuild
 
-    def counted_search(compiler, candidate, trials, name):
+    def counted_search(compiler, old, trials, name):
         steps.append((name, trials))
-        return search_again(compiler, candidate, trials, name)
+        return search_again(compiler, old, trials, name)
 
-    def counted_rebuild(compiler, candidate, name):
+    def counted_rebuild(compiler, old, name):
         steps.append(name)
-        return rebuild(compiler, candidate, name)
+        return rebuild(compiler, old, name)
 
     def interrupted_export(run, candidate):
         exports.append(candidate)

@@ -34,8 +34,9 @@ class Knapsack(PlannedMethod):
     """Keeps the most important channels that a latency budget allows.
 
     Staircases of latency are measured with transplanted programs. An integer linear program then chooses the
-    widths, and the chosen model is built and measured. Where it differs from its prediction, the staircases
-    and the limit of the linear program are corrected, and it is solved again.
+    widths, and the chosen model is built and measured, after the search that would otherwise follow at the
+    end. Where it differs from its prediction, the staircases and the limit of the linear program are
+    corrected, and it is solved again.
     """
 
     def next(self, run: Run, baseline: AcceptedModel, current: AcceptedModel) -> Action:
@@ -175,7 +176,8 @@ def _next_try(
         return None
     choice, seconds = chosen
     title = f"predicted {_amount(run, seconds)}; the budget is {_amount(run, budget)}"
-    return Try(title, {s.root: s.widths[choice[s.root]] for s in staircases})
+    # The budget is for the programs that the model will have in the end.
+    return Try(title, {s.root: s.widths[choice[s.root]] for s in staircases}, search=True)
 
 
 def _best(run: Run, done: Sequence[Event], kept: Sequence[float], budget: float) -> Action:

@@ -31,6 +31,8 @@ class Try:
         What the candidate is, for reports.
     widths
         New number of channels by root of the group.
+    search
+        Search for faster programs than the transplants, as at the end of the run.
     train
         Train the candidate for a short time before it is evaluated.
     accept
@@ -44,6 +46,7 @@ class Try:
 
     title: str
     widths: Mapping[str, int]
+    search: bool = False
     train: bool = False
     accept: bool = False
     required: float | None = None
@@ -185,7 +188,11 @@ def _measure(
     """
     scores = scores_of(run, current)
     drops = {step.group.root: channels_to_drop(scores[step.group.root], step) for step in steps}
-    made = run.compiler.move(current.candidate, current.prunable.drop_channels(drops).model)
+    transplanted = run.compiler.transplant(current.candidate, current.prunable.drop_channels(drops).model)
+    if trials := run.config.final_trials if action.search else 0:
+        made = run.compiler.search_again(transplanted, trials, "candidate")
+    else:
+        made = run.compiler.build(transplanted)
     try:
         latencies = run.compiler.time({"unpruned": baseline.candidate, "new": made})
         facts: dict[str, Any] = {

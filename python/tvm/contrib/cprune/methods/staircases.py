@@ -2,10 +2,12 @@
 """Latencies of layers over their widths, and a model of their sum.
 
 A staircase has the latencies of all layers that use a group's channels while only that group is narrower. A
-layer between two groups depends on both: its latency is assumed to shrink by the product of both ratios, and
-measured candidates correct this assumption.
+layer between two groups depends on both: its latency is assumed to shrink by the product of both ratios.
+Measured candidates correct this assumption at similar widths. It can be wrong by a factor of two where both
+groups are narrow, and right elsewhere: the cost of Winograd's transforms depends on one of the groups only.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +19,8 @@ from tvm.contrib.cprune.numerics import Array
 
 # Largest part of a layer's latency that more than two groups can save together.
 MAX_SAVING = 0.9
+# How fast the influence of a measurement falls with the distance of its widths.
+DISTANCE_POWER = 4
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,7 @@ class LatencyModel:
     base
         Seconds of every layer of the unpruned model.
     ratios
-        For a layer of two groups, its measured latency over the one that the staircases imply when both are
-        pruned. For a layer of more groups, the measured saving over the sum of the groups' savings.
+        For a layer of more than two groups, the measured saving over the sum of the groups' savings.
     measured
         Latencies of layers of one or two groups at measured choices, by layer and indices of the widths.
     """
@@ -101,20 +104,12 @@ class LatencyModel:
                 total = float(sum(saved[i] for saved, i in savings))
                 if total > 0:
                     ratios[layer] = max(0.0, self.base[layer] - actual) / total
-                continue
-            measured[layer, indices] = actual
-            if len(used) == 2 and all(indices):
-                ratios[layer] = actual / self._by_rule(layer, used, indices)
+            else:
+                measured[layer, indices] = actual
         return replace(self, ratios=ratios, measured=measured)
 
     def _of_layer(self, layer: str) -> list[Staircase]:
         return [staircase for staircase in self.staircases if layer in staircase.seconds]
-
-    def _by_rule(self, layer: str, used: Sequence[Staircase], indices: Sequence[int]) -> float:
-        """Return the latency that the staircases of one or two groups imply without corrections."""
-        savings = [saved[i] for saved, i in zip(self._savings(layer, used), indices, strict=True)]
-        base = self.base[layer]
-        return base * float(np.prod([1 - saved / base for saved in savings]))
 
     def _savings(self, layer: str, used: Sequence[Staircase]) -> list[Array]:
         """Return the seconds that a layer saves at each width of every group alone."""
@@ -131,9 +126,36 @@ class LatencyModel:
 
     def _table(self, layer: str, used: Sequence[Staircase]) -> Array:
         """Return the latency of a layer at every choice of the widths of one or two groups."""
-        table = np.empty([len(staircase.widths) for staircase in used])
-        for indices in np.ndindex(*table.shape):
-            ratio = self.ratios.get(layer, 1.0) if len(used) > 1 and all(indices) else 1.0
-            table[indices] = self._by_rule(layer, used, indices) * ratio
-            table[indices] = self.measured.get((layer, indices), table[indices])
+        kept = [1 - saved / self.base[layer] for saved in self._savings(layer, used)]
+        table = self.base[layer] * (kept[0] if len(used) == 1 else np.outer(*kept))
+        measured = {indices: seconds for (name, indices), seconds in self.measured.items() if name == layer}
+        if len(used) == 2:
+            table = table * _corrections(table, used, measured)
+        for indices, seconds in measured.items():
+            table[indices] = seconds
         return table
+
+
+def _corrections(table: Array, used: Sequence[Staircase], measured: Mapping[tuple[int, ...], float]) -> Array:
+    """Return factors that correct the predicted latencies of a layer of two groups.
+
+    The logarithm of the factor is interpolated between the measured choices, where it is known, and those
+    with one group unpruned, where it is 0 because the staircases are measured. Weights fall with the distance
+    of the logarithms of the widths.
+    """
+    rows, columns = (np.log(np.array(s.widths) / s.widths[0]) for s in used)
+    # The nearest choices with one group unpruned.
+    unpruned = _weight(rows[1:, None]) + _weight(columns[None, 1:])
+    errors, weights = np.zeros_like(unpruned), unpruned
+    for indices, seconds in measured.items():
+        if all(indices):
+            distance = np.hypot(rows[1:, None] - rows[indices[0]], columns[None, 1:] - columns[indices[1]])
+            errors = errors + _weight(distance) * math.log(seconds / table[indices])
+            weights = weights + _weight(distance)
+    factors = np.ones_like(table)
+    factors[1:, 1:] = np.exp(errors / weights)
+    return factors
+
+
+def _weight(distance: Array) -> Array:
+    return np.maximum(np.abs(distance), 1e-3) ** -DISTANCE_POWER
