@@ -53,7 +53,7 @@ SPARSITY = "0.95"
 # Epochs at the end, for methods that train candidates and for those that do not.
 EPOCHS, EPOCHS_WITHOUT_CANDIDATES = 2, 5
 # Short trainings lose accuracy that the last training regains. The few candidates of progressive are trained
-# for whole epochs. Small cuts would take netadapt hours. The budget of knapsack is for newly searched programs.
+# for whole epochs. Small cuts would take netadapt hours. The budget of knapsack is for searched programs.
 OPTIONS = {
     "knapsack": ("--final-trials", "8"),
     "cprune": ("--alpha", "0.98", "--short-term-batches", "64", "--max-iterations", "30"),
