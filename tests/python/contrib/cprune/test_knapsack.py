@@ -167,6 +167,33 @@ def test_a_measurement_corrects_the_latency_model():
     assert better.problem(values).seconds(both) == pytest.approx(total(both))
 
 
+def test_a_measurement_corrects_only_similar_widths():
+    widths = (64, 48, 32, 16, 8)
+    shares = tuple(width / 64 for width in widths)
+    stairs = tuple(Staircase(root, widths, {"layer": shares}) for root in "ab")
+    values = {root: np.array(widths, float) for root in "ab"}
+    model = LatencyModel(stairs, {"layer": 1.0})
+
+    def ratio(a: int, b: int, by: LatencyModel) -> float:
+        return by.problem(values).seconds({"a": a, "b": b}) / (shares[a] * shares[b])
+
+    # At 8 of 64 channels each, the layer takes a fifth of the predicted 1/64 s.
+    once = model.corrected({"a": 4, "b": 4}, {"layer": 0.2 / 64})
+    assert ratio(4, 4, once) == pytest.approx(0.2)
+    assert 0.2 < ratio(3, 4, once) < ratio(2, 4, once) < 1
+    assert 0.9 < ratio(1, 1, once) < 1
+    # One group alone was measured.
+    assert ratio(4, 0, once) == ratio(0, 4, once) == pytest.approx(1)
+    # A measurement elsewhere has its own part of the table.
+    twice = once.corrected({"a": 1, "b": 1}, {"layer": 1.3 * 0.75**2})
+    assert ratio(4, 4, twice) == pytest.approx(0.2)
+    assert ratio(1, 1, twice) == pytest.approx(1.3)
+    assert ratio(3, 4, once) == pytest.approx(ratio(3, 4, twice), rel=0.02)
+    # The last measurement of the same widths counts.
+    again = twice.corrected({"a": 4, "b": 4}, {"layer": 0.4 / 64})
+    assert ratio(4, 4, again) == pytest.approx(0.4)
+
+
 @pytest.mark.parametrize("share", [0.3, 0.45, 0.7])
 def test_rounds_of_correction_lead_to_the_budget(share):
     values = {root: np.array(widths, float) for root, widths in WIDTHS.items()}
