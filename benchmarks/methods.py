@@ -8,10 +8,9 @@
 
 Each method prunes the same trained network at three strengths: requirements of accuracy for methods that
 train their candidates, speedups for knapsack, and shares of the multiply-accumulates for the others. Methods
-that do not train candidates get more epochs at the end. Every pruned network is timed in TVM, first with the
-programs of its run and then with those of a new search, and in ONNX Runtime. They take turns with the
-unpruned network in ONNX Runtime; all latencies are relative to that one. The runs of knapsack and progressive
-share their staircases.
+that do not train candidates get more epochs at the end. Each run ends with a search for the programs of its
+pruned network, which takes turns in TVM and in ONNX Runtime with the unpruned one in ONNX Runtime; latencies
+are relative to that one. The runs of knapsack and progressive share their staircases.
 
 A goal can be out of reach, such as one for rounded widths if few of them fit: the run then has no row.
 
@@ -33,7 +32,7 @@ from common import CACHE, latency_at, median, print_machine
 from evaluation import accuracy
 from models import make_model
 from peers import OURS, Peer, export_onnx, take_turns
-from tutorial_runs import add_options, load_splits, run_tutorial, search_again, trained_weights
+from tutorial_runs import add_options, load_splits, run_tutorial, trained_weights
 from tvm.contrib.cprune.files import write_text
 from tvm.contrib.cprune.measuring.timing import sample_input
 from tvm.contrib.cprune.report.charts import Series, accuracy_latency
@@ -53,9 +52,8 @@ SPARSITY = "0.95"
 # Epochs at the end, for methods that train candidates and for those that do not.
 EPOCHS, EPOCHS_WITHOUT_CANDIDATES = 2, 5
 # Short trainings lose accuracy that the last training regains. The few candidates of progressive are trained
-# for whole epochs. Small cuts would take netadapt hours. The budget of knapsack is for searched programs.
+# for whole epochs. Small cuts would take netadapt hours.
 OPTIONS = {
-    "knapsack": ("--final-trials", "8"),
     "cprune": ("--alpha", "0.98", "--short-term-batches", "64", "--max-iterations", "30"),
     "netadapt": ("--latency-cut", "0.2", "--short-term-batches", "64", "--max-iterations", "8"),
 }
@@ -73,17 +71,15 @@ class Strength(NamedTuple):
 class Row(NamedTuple):
     """A pruned network.
 
-    ``transplanted``, ``searched`` (TVM with the programs of the run, and with newly searched ones) and
-    ``onnx_runtime`` are latencies over that of the unpruned network in ONNX Runtime, which takes
-    ``reference_ms``; ``speedup`` is the latency of the unpruned network in TVM over ``transplanted``. Trials
-    and seconds are those of the pruning, without the new search.
+    ``tvm`` and ``onnx_runtime`` are latencies over that of the unpruned network in ONNX Runtime, which takes
+    ``reference_ms``; ``speedup`` is the latency of the unpruned network in TVM over that of the pruned one.
+    Trials and seconds are those after the first tuning.
     """
 
     method: str
     strength: str
     accuracy: float
-    transplanted: float
-    searched: float
+    tvm: float
     onnx_runtime: float
     reference_ms: float
     speedup: float
@@ -104,54 +100,46 @@ def strengths(method: str, start: float) -> list[Strength]:
     return [Strength(f"MACs {share}", ("--macs", str(share), *rounded)) for share in shares]
 
 
-def options_of(method: str, strength: Strength) -> list[str]:
+def options_of(method: str, strength: Strength, final_trials: int) -> list[str]:
     """Return the options of a run."""
     trains = method in TRAINS_CANDIDATES
     epochs = EPOCHS if trains else EPOCHS_WITHOUT_CANDIDATES
     limits = ("--max-seconds", "0") if trains else ()
     method = method.partition("-")[0]
-    fixed = ("--method", method, "--sparsity", SPARSITY, "--final-trials", "0")
+    fixed = ("--method", method, "--sparsity", SPARSITY, "--final-trials", str(final_trials))
     return [*fixed, "--fine-tune-epochs", str(epochs), *limits, *OPTIONS.get(method, ()), *strength.options]
 
 
-def time_runtimes(run: Path, args: argparse.Namespace) -> list[float]:
-    """Return four latencies in seconds.
+def time_runtimes(run: Path, threads: int) -> list[float]:
+    """Return three latencies in seconds.
 
-    They are those of a run's pruned network in TVM with the programs of the run, in TVM with newly searched
-    ones, and in ONNX Runtime, and that of the unpruned network in ONNX Runtime.
+    They are those of a run's pruned network in TVM and in ONNX Runtime, and that of the unpruned network in
+    ONNX Runtime.
     """
     shape = tuple(json.loads((run / "config.json").read_text())["input_shape"])
     original = export_onnx(torch.jit.load(run / "unpruned.pt"), shape, run / "unpruned").parent
-    network = export_onnx(torch.jit.load(run / "model.pt"), shape, run / "pruned")
-    pruned, searched = network.parent, run / "searched"
+    pruned = export_onnx(torch.jit.load(run / "model.pt"), shape, run / "pruned").parent
     shutil.copy(run / "net.so", pruned)
-    search_again(network, searched, args.final_trials, args.threads)
-    data, threads = sample_input(shape), args.threads
+    data = sample_input(shape)
     with (
-        Peer(OURS, pruned, data, threads) as transplants,
-        Peer(OURS, searched, data, threads) as new_programs,
+        Peer(OURS, pruned, data, threads) as ours,
         Peer(OTHER, pruned, data, threads) as other,
         Peer(OTHER, original, data, threads) as reference,
     ):
-        peers = (transplants, new_programs, other, reference)
-        for peer in peers[:2]:
-            np.testing.assert_allclose(peer.output, other.output, rtol=1e-3, atol=1e-3)
-        return [median(samples) for samples in take_turns(peers, ROUNDS, RUNS)]
+        np.testing.assert_allclose(ours.output, other.output, rtol=1e-3, atol=1e-3)
+        return [median(samples) for samples in take_turns((ours, other, reference), ROUNDS, RUNS)]
 
 
-def row_of(
-    method: str, strength: Strength, result: dict[str, Any], run: Path, args: argparse.Namespace
-) -> Row:
+def row_of(method: str, strength: Strength, result: dict[str, Any], run: Path, threads: int) -> Row:
     """Time the pruned network of a run, unless an earlier call did, and return its row."""
-    file = run / f"row-{args.final_trials}.json"
+    file = run / "row.json"
     if not file.exists():
-        transplanted, searched, other, unpruned = time_runtimes(run, args)
+        ours, other, unpruned = time_runtimes(run, threads)
         row = Row(
             method,
             strength.name,
             result["pruned"]["accuracy_test"],
-            transplanted / unpruned,
-            searched / unpruned,
+            ours / unpruned,
             other / unpruned,
             unpruned * 1e3,
             result["speedup"],
@@ -175,26 +163,23 @@ def print_table(network: str, start: float, rows: list[Row]) -> None:
     print(f"\n| method | runtime | {' | '.join(f'accuracy {level:.3f}' for level in levels)} |")
     print(f"|{'---|' * (2 + len(levels))}")
     for method in dict.fromkeys(row.method for row in rows):
-        for runtime in ("transplanted", "searched", "onnx_runtime"):
+        for runtime in ("tvm", "onnx_runtime"):
             own = [row for row in rows if row.method == method]
-            points = [(row.accuracy, getattr(row, runtime)) for row in own]
-            # There is no new search for the unpruned network.
-            if runtime != "searched":
-                unpruned = 1.0 if runtime == "onnx_runtime" else own[0].transplanted * own[0].speedup
-                points.append((start, unpruned))
+            unpruned = own[0].tvm * own[0].speedup if runtime == "tvm" else 1.0
+            points = [(start, unpruned), *((row.accuracy, getattr(row, runtime)) for row in own)]
             found = [latency_at(level, points) for level in levels]
             cells = ["-" if latency is None else f"{latency:.3f}" for latency in found]
             print(f"| {method} | {runtime.replace('_', ' ')} | {' | '.join(cells)} |", flush=True)
 
 
 def plot(rows: list[Row]) -> list[Series]:
-    """Return the series of a plot: one for each method, with the latencies in TVM after a new search."""
+    """Return the series of a plot: one for each method, with its latencies in TVM."""
     reference = median([row.reference_ms for row in rows])
     series = []
     for number, method in enumerate(dict.fromkeys(row.method for row in rows)):
         marks = []
         for row in (row for row in rows if row.method == method):
-            latency = row.searched * reference
+            latency = row.tvm * reference
             text = f"{method}, {row.strength}\n{latency:.3f} ms, accuracy {row.accuracy:.4f}"
             marks.append(Mark(latency, row.accuracy, "circle", f"run-{number}", text))
         series.append(Series(method, f"run-{number}", tuple(marks)))
@@ -212,13 +197,16 @@ def compare(network: str, args: argparse.Namespace, folder: Path) -> list[Row]:
     for method in args.methods:
         kind = "staircases" if method in MEASURES_STAIRCASES else method
         for strength in strengths(method, start)[: args.strengths]:
-            run, options = folder / f"{method} {strength.name}", options_of(method, strength)
+            run, options = (
+                folder / f"{method} {strength.name}",
+                options_of(method, strength, args.final_trials),
+            )
             try:
                 result = run_tutorial(network, args, options, weights, run, starts.get(kind))
             except subprocess.CalledProcessError:  # main.py has printed the reason
                 missing.append(f"{method}, {strength.name}")
                 continue
-            rows.append(row_of(method, strength, result, run, args))
+            rows.append(row_of(method, strength, result, run, args.threads))
             print(rows[-1], flush=True)
             starts[kind] = run
     if not rows:
@@ -239,8 +227,8 @@ def main() -> None:
     parser.add_argument(
         "--final-trials",
         type=int,
-        default=32,
-        help="trials per task, on average, of the new search for each pruned network (default: %(default)s)",
+        default=16,
+        help="trials per task, on average, of the search for each pruned network (default: %(default)s)",
     )
     parser.add_argument(
         "--quick", action="store_true", help="LeNet on digits, one strength, 4 trials per task"

@@ -98,18 +98,6 @@ def run_tutorial(
     return result
 
 
-def search_again(network: Path, folder: Path, trials: int, threads: int) -> None:
-    """Tune the network in an ONNX file from scratch, or continue an interrupted search.
-
-    The network is compiled to ``net.so`` in ``folder``. ``trials`` is the average number per task.
-    """
-    command = [
-        *(sys.executable, "-m", "tvm.contrib.cprune", "tune", "--network", str(network)),
-        *("--trials", str(trials), "--threads", str(threads), "--library", "none", "--out", str(folder)),
-    ]
-    subprocess.run(command, check=True)
-
-
 def copy_start(source: Path, run: Path) -> None:
     """Start a run with the journal of another one up to its last staircase, and the records until then.
 
