@@ -194,6 +194,8 @@ def compare(network: str, args: argparse.Namespace, folder: Path) -> list[Row]:
     model.load_state_dict(torch.load(weights, weights_only=True))
     start, test = accuracy(model, splits.validation), accuracy(model, splits.test)
     rows, missing, starts = list[Row](), list[str](), dict[str, Path]()
+    # The first training does not depend on the trials, but the runs do.
+    folder /= f"trials-{args.trials}-{args.final_trials}"
     for method in args.methods:
         kind = "staircases" if method in MEASURES_STAIRCASES else method
         for strength in strengths(method, start)[: args.strengths]:

@@ -170,8 +170,8 @@ class PruneConfig:
     tune
         How to search for programs and measure them.
     final_trials
-        Trials per task, on average, of a final search for faster programs of the pruned model; 0 means none.
-        The unpruned model gets as many, those of the first tuning included.
+        Trials per task, on average, of a final search for faster programs; 0 means none. Both models get as
+        many; earlier trials of the same tasks count. The method knapsack also searches for each candidate.
     method
         What decides the widths. cprune: the tuned programs, step by step; progressive: half of the latency at
         a time; knapsack: a latency budget; netadapt: the accuracy after equal cuts of latency; uniform: one

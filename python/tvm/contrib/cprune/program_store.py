@@ -66,6 +66,12 @@ class ProgramStore:
         measured = faster(self.searched.best(workload_key), self.transplanted.best(workload_key))
         return faster(measured, self._profiled.best(workload_key))
 
+    def known(self) -> RecordLog:
+        """Return the programs that a search can start from: transplants, and those of the profile."""
+        log = RecordLog(None)
+        log.append((*self.transplanted.measured, *self._profiled.measured))
+        return log
+
     def trials(self) -> dict[str, int]:
         """Return the number of measured programs by origin, "search" or "transplant"."""
         return {"search": len(self.searched.measured), "transplant": len(self.transplanted.measured)}

@@ -91,7 +91,8 @@ class TaskTuner:
             Average number of trials per task, including those of earlier searches.
         """
         tune = replace(self._config.tune, trials=trials)
-        algorithms = self._fastest_algorithms(model, partial(self._search, tune=tune))
+        # A search that finds no valid program is no error: the layers have one.
+        algorithms = self._fastest_algorithms(model, partial(self._search, tune=tune, strict=False))
         return self._table(self.extract(model, algorithms))
 
     def transplant(self, model: RelayModel, donor: TaskTable, improve: bool = True) -> TaskTable:
@@ -244,6 +245,6 @@ class TaskTuner:
         if not tasks:
             raise CPruneError("the model has no task to tune: expected convolutions or dense layers")
         log, seed, report = self._programs.searched, self._config.seed, self._progress
-        options = {"strict": self._strict, "known": self._programs.transplanted, **options}
+        options = {"strict": self._strict, "known": self._programs.known(), **options}
         with self._stopwatch("search"):
             self._backend.search(list(tasks), tune, self._measurer, log, seed, report, **options)

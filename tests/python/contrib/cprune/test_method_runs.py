@@ -15,6 +15,7 @@ from method_runs import (
     predict_by_flops,
     run,
 )
+from programs import FAST
 from pruning import SHAPE, make_model, time_by_macs
 from torch import nn
 
@@ -22,6 +23,7 @@ from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.loop.journal import Journal
 from tvm.contrib.cprune.loop.training import Training
+from tvm.contrib.cprune.measuring.records import RecordLog
 from tvm.contrib.cprune.methods import knapsack
 from tvm.contrib.cprune.models.surgery import macs_and_params, widths
 from tvm.contrib.cprune.table import TaskTable
@@ -214,6 +216,32 @@ def test_knapsack_meets_a_latency_budget_and_continues_after_a_kill(
         reason = f"{share * TOTAL * 1e-6:.3f} ms meets the budget ({most * TOTAL * 1e-6:.3f} ms)"
     assert result["stopped_because"] == reason
     assert result["method"]["name"] == "knapsack"
+
+
+def test_knapsack_searches_for_the_programs_of_its_candidates(
+    tuned_dir, program_latency_by_flops, monkeypatch
+):
+    searches, search_again = [], Compiler.search_again
+
+    def killed_once(compiler, old, trials, name):
+        searches.append((name, trials))
+        made = search_again(compiler, old, trials, name)
+        if len(searches) == 1:
+            raise KeyboardInterrupt
+        return made
+
+    monkeypatch.setattr(Compiler, "search_again", killed_once)
+    settings = config("knapsack", speedup_goal=2.0, final_trials=FAST.trials)
+    with pytest.raises(KeyboardInterrupt):
+        run(tuned_dir, settings)
+    found = len(RecordLog.read(next((tuned_dir / "records").glob("*/search.json"))).measured)
+    result = run(tuned_dir, settings, resume=True)
+    count = len(result["iterations"])
+    candidates = [("candidate", FAST.trials)] * (count + 1)
+    assert searches == [*candidates, ("pruned", FAST.trials), ("baseline", FAST.trials)]
+    first = journal_of(tuned_dir, "candidate")[0]
+    # The programs that were found before the kill are not searched again.
+    assert first["trials"]["search"] == found > result["trials"]["first_tuning"]["search"]
 
 
 def test_knapsack_names_the_fastest_candidate_if_the_budget_is_too_small(

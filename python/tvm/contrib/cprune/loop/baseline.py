@@ -26,6 +26,7 @@ def tune_baseline(run: Run, accuracy: float, prunable: PrunableModel) -> Accepte
                 "accuracy_val": accuracy,
                 "latency_s": latency.samples,
                 "predicted_s": baseline.table.predicted,
+                "layers_s": baseline.table.by_layer(),
                 "algorithms": algorithms_of(baseline.table),
                 "unprunable": prunable.groups(run.config.include, run.config.exclude).unprunable,
                 "trials": run.compiler.programs.trials(),

@@ -68,9 +68,10 @@ def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[st
     trained = run.journal.last("final_training") or _train(run, last)
     run.report(trained)
     model = load_checkpoint(run.folder, trained["checkpoint"], run.model)
+    pruned = _tune(run, "pruned", Candidate(model, last.relay, last.table, last.library))
+    # Last, because programs found for the pruned model suit the layers that both share.
     baseline = _tune(run, "baseline", baseline)
     baseline.table.save(run.folder / "table_unpruned.json")
-    pruned = _tune(run, "pruned", Candidate(model, last.relay, last.table, last.library))
     latencies = run.compiler.time({"baseline": baseline, "pruned": pruned}, ROUNDS)
     first = run.journal.last("baseline")
     assert first is not None
@@ -119,15 +120,16 @@ def _train(run: Run, last: Candidate) -> Event:
 def _tune(run: Run, name: str, candidate: Candidate) -> Candidate:
     """Compile a model with its final weights and the fastest programs, after a final search if there is one.
 
-    Both models are searched with the same number of trials. For the unpruned one, those of the first tuning
-    count.
+    Both models are searched until their tasks have the same number of trials; earlier ones count.
     """
-    trials = run.config.final_trials
-    if name == "baseline" and not trials:
-        return candidate
-    if trials > (run.config.tune.trials if name == "baseline" else 0):
-        return run.compiler.search_again(candidate, trials, name)
-    return run.compiler.rebuild(candidate, name)
+    started, trials = time.monotonic(), run.config.final_trials
+    if trials:
+        candidate = run.compiler.search_again(candidate, trials, name)
+    elif name == "pruned":
+        candidate = run.compiler.rebuild(candidate, name)
+    seconds = round(time.monotonic() - started, 2)
+    run.journal.append({"event": "final_tuning", "model": name, "seconds": seconds})
+    return candidate
 
 
 def _test(run: Run, pruned: torch.nn.Module) -> Event:

@@ -20,7 +20,7 @@ from tvm.contrib.cprune.methods.planned import (
     groups_of,
     scores_of,
 )
-from tvm.contrib.cprune.methods.prediction import predicted_table
+from tvm.contrib.cprune.methods.prediction import predicted_table, unpruned_layers
 from tvm.contrib.cprune.methods.staircases import LatencyModel, Staircase
 from tvm.contrib.cprune.methods.widths import widths_to_measure
 from tvm.contrib.cprune.numerics import Array
@@ -161,7 +161,7 @@ def _next_try(
     tried: Sequence[Mapping[str, int]],
 ) -> Try | None:
     """Return the next candidate, None if no other one can come closer to the budget."""
-    budget, base = _budget(run), baseline.candidate.table.by_layer()
+    budget, base = _budget(run), unpruned_layers(run, baseline)
     model = LatencyModel(staircases, base)
     unpruned = {staircase.root: 0 for staircase in staircases}
     measured = [Measurement(unpruned, sum(base.values()), _seconds(run, None))]

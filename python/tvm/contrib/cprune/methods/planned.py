@@ -100,7 +100,7 @@ class PlannedMethod(Method):
             started, state = time.monotonic(), run.journal.state()
             if event.get("accepted", False):
                 last = current
-                # As in its measurement, the model gets the programs of the one before.
+                # The model gets transplants again; faster programs follow at the end of the run.
                 current = restore(run, state, last)
                 if last is not baseline:
                     run.compiler.discard(last.candidate)

@@ -12,6 +12,19 @@ from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.types import ChannelStep
 
 
+def unpruned_layers(run: Run, baseline: AcceptedModel) -> dict[str, float]:
+    """Return the seconds of every layer of the unpruned model, as they were after the first tuning.
+
+    Searches for candidates can find faster programs of layers that they share with the unpruned model. A
+    resumed run compiles it with those, but must decide as before.
+    """
+    event = run.journal.last("baseline")
+    assert event is not None
+    # Journals of earlier versions have no such entry.
+    layers: dict[str, float] = event.get("layers_s") or baseline.candidate.table.by_layer()
+    return layers
+
+
 def predicted_table(run: Run, current: AcceptedModel, widths: Mapping[str, int]) -> TaskTable:
     """Return the task table of a model at other widths, with transplanted programs.
 

@@ -10,6 +10,7 @@ from tvm.contrib.cprune.loop.run import AcceptedModel, Run
 from tvm.contrib.cprune.loop.state import Event
 from tvm.contrib.cprune.methods.knapsack import costs_and_values
 from tvm.contrib.cprune.methods.planned import Action, PlannedMethod, Stop, Try, candidates, groups_of
+from tvm.contrib.cprune.methods.prediction import unpruned_layers
 from tvm.contrib.cprune.methods.solver import fastest, most_important
 from tvm.contrib.cprune.methods.staircases import LatencyModel, Staircase
 
@@ -39,7 +40,7 @@ class Progressive(PlannedMethod):
             return Stop(stop)
         if reason := _cannot_be_built(done):
             return Stop(reason)
-        total = sum(baseline.candidate.table.by_layer().values())
+        total = sum(unpruned_layers(run, baseline).values())
         shares = [sum(event["layers_s"].values()) / total for event in done if event["accepted"]]
         kept = min(shares, default=1.0)
         rejected = [event for event in done if event["verdict"] in ("accuracy", "latency")]
@@ -74,7 +75,7 @@ def _next_try(run: Run, baseline: AcceptedModel, current: AcceptedModel, limit: 
     A ``Stop`` if no candidate is predicted to be faster than the last accepted model.
     """
     staircases, values = costs_and_values(run, baseline)
-    base, done = baseline.candidate.table.by_layer(), candidates(run)
+    base, done = unpruned_layers(run, baseline), candidates(run)
     model, choices = LatencyModel(staircases, base), _choices(done, staircases)
     for event, choice in zip(done, choices, strict=True):
         if "layers_s" in event:

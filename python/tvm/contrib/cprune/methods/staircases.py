@@ -129,32 +129,28 @@ class LatencyModel:
         kept = [1 - saved / self.base[layer] for saved in self._savings(layer, used)]
         table = self.base[layer] * (kept[0] if len(used) == 1 else np.outer(*kept))
         measured = {indices: seconds for (name, indices), seconds in self.measured.items() if name == layer}
-        if len(used) == 2:
-            table = table * _corrections(table, used, measured)
+        table = table * _corrections(table, used, measured)
         for indices, seconds in measured.items():
             table[indices] = seconds
         return table
 
 
 def _corrections(table: Array, used: Sequence[Staircase], measured: Mapping[tuple[int, ...], float]) -> Array:
-    """Return factors that correct the predicted latencies of a layer of two groups.
+    """Return factors that correct the predicted latencies of a layer of one or two groups.
 
-    The logarithm of the factor is interpolated between the measured choices, where it is known, and those
-    with one group unpruned, where it is 0 because the staircases are measured. Weights fall with the distance
-    of the logarithms of the widths.
+    The logarithm of the factor is interpolated between the measured choices and those with a group unpruned.
+    There it is 0. Weights fall with the distance of the logarithms of the widths.
     """
-    rows, columns = (np.log(np.array(s.widths) / s.widths[0]) for s in used)
-    # The nearest choices with one group unpruned.
-    unpruned = _weight(rows[1:, None]) + _weight(columns[None, 1:])
-    errors, weights = np.zeros_like(unpruned), unpruned
+    places = np.meshgrid(*(np.log(np.array(s.widths) / s.widths[0]) for s in used), indexing="ij")
+    # From the nearest choice with another group unpruned or, of a single group, from the unpruned layer.
+    weights = np.sum([_weight(place) for place in places], axis=0)
+    errors = np.zeros_like(weights)
     for indices, seconds in measured.items():
         if all(indices):
-            distance = np.hypot(rows[1:, None] - rows[indices[0]], columns[None, 1:] - columns[indices[1]])
-            errors = errors + _weight(distance) * math.log(seconds / table[indices])
-            weights = weights + _weight(distance)
-    factors = np.ones_like(table)
-    factors[1:, 1:] = np.exp(errors / weights)
-    return factors
+            weight = _weight(np.sqrt(sum((place - place[indices]) ** 2 for place in places)))
+            errors += weight * math.log(seconds / table[indices])
+            weights += weight
+    return np.exp(errors / weights)
 
 
 def _weight(distance: Array) -> Array:

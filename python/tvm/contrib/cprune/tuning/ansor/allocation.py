@@ -93,6 +93,10 @@ class AnsorSearch(TaskSearch):
         """Return whether the task has had its first batch, or gets no more programs."""
         return self.settled or self.exhausted or self.trials >= _first_batch_size(self, config)
 
+    def can_stop(self, config: TuneConfig) -> bool:
+        """Return whether the search may end when its time is up."""
+        return self.has_started(config) or self.known.best(self.task.workload_key) is not None
+
     @property
     def only_failures(self) -> bool:
         """Whether enough programs failed to give up on the task."""

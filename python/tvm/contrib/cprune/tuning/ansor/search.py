@@ -82,7 +82,7 @@ def search(
     with measurer.serve_auto_scheduler():
         while current := next_search(searches, config, progress.trials_left):
             out_of_time = config.max_seconds and progress.seconds > config.max_seconds
-            if out_of_time and all(search.has_started(config) for search in searches):
+            if out_of_time and all(search.can_stop(config) for search in searches):
                 break
             size = batch_size(current, config, progress.trials_left)
             _measure_batch(current, searches, config, size, measurer, tvm_measurer, log)
@@ -124,6 +124,7 @@ def start_searches(
         if before := known.of(task.workload_key):
             search.remember(before)
         search.add(log.of(task.workload_key))
+        search.trials_since_best = 0
         searches[task.workload_key] = search
     for key, other in alternatives.items():
         searches[key].alternatives.append(searches[other])
@@ -141,8 +142,7 @@ def _train_cost_model(model: Any, tasks: Sequence[Task], logs: Sequence[RecordLo
         for log in logs:
             pairs = training_data(task, log.of(task.workload_key))
             inputs, results = inputs + pairs[0], results + pairs[1]
-    if inputs:
-        model.update(inputs, results)
+    model.update(inputs, results)
 
 
 def _make_policy(task: Task, config: TuneConfig, model: Any, seed: int, callbacks: list[Any]) -> Any:
@@ -178,7 +178,7 @@ def _measure_batch(
 ) -> None:
     """Measure ``size`` programs: lent ones, those with register tiles, and those of the evolution."""
     evolve = search.trials // config.batch % EVOLUTION_INTERVAL == EVOLUTION_INTERVAL - 1
-    inputs = lend(search, searches, log, size // 2)
+    inputs = [item for item in lend(search, searches, log, size // 2) if not search.known.holds(item)]
     if not evolve:
         tiled = search.tiled.generate(search.records(log))
         new = [item for item in tiled if not (log.holds(item) or search.known.holds(item))]

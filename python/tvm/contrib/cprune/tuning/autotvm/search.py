@@ -25,6 +25,9 @@ from tvm.contrib.cprune.tuning.autotvm.configuration import fallback_config
 from tvm.contrib.cprune.tuning.progress import Progress, SearchProgress, TaskSearch
 from tvm.contrib.cprune.types import CPruneError, Task
 
+# The genetic algorithm keeps the best three configurations of a population.
+MIN_POPULATION = 3
+
 
 def search(
     tasks: Sequence[Task],
@@ -170,7 +173,7 @@ def _transfer_records(path: str) -> tuple[Measured, ...]:
 def _make_tuner(task: Task, config: TuneConfig) -> Any:
     tvm_task = task.tvm_task
     if config.strategy == "ga":
-        return GATuner(tvm_task, pop_size=min(config.trials, 50))
+        return GATuner(tvm_task, pop_size=max(MIN_POPULATION, min(config.trials, 50)))
     if config.strategy == "random":
         return RandomTuner(tvm_task)
     if config.strategy == "gridsearch":
