@@ -199,10 +199,8 @@ def compare(network: str, args: argparse.Namespace, folder: Path) -> list[Row]:
     for method in args.methods:
         kind = "staircases" if method in MEASURES_STAIRCASES else method
         for strength in strengths(method, start)[: args.strengths]:
-            run, options = (
-                folder / f"{method} {strength.name}",
-                options_of(method, strength, args.final_trials),
-            )
+            run = folder / f"{method} {strength.name}"
+            options = options_of(method, strength, args.final_trials)
             try:
                 result = run_tutorial(network, args, options, weights, run, starts.get(kind))
             except subprocess.CalledProcessError:  # main.py has printed the reason

@@ -60,8 +60,8 @@ def print_estimate(
     Parameters
     ----------
     tunings, trials, candidates
-        Number of networks that are tuned with ``args.trials`` trials per task (a fraction: with fewer), of
-        further trials of searches, and of models that are compiled.
+        Number of networks that are tuned with ``args.trials`` trials per task, of further trials of searches,
+        and of models that are compiled. A network with half of the trials counts as half a network.
     """
     layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     shapes = {(tuple(layer.weight.shape), getattr(layer, "stride", None)) for layer in layers}

@@ -2,7 +2,7 @@
 """From a model to a compiled candidate with its task table."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,12 @@ class Unbuilt:
 
 
 @dataclass(frozen=True)
-class Candidate(Unbuilt):
-    """A model with the library that was compiled from the programs of its tasks."""
+class Candidate:
+    """A model, its Relay form, the programs of its tasks, and the library compiled from them."""
 
+    model: torch.nn.Module
+    relay: RelayModel
+    table: TaskTable
     library: Path
 
 
@@ -170,16 +173,17 @@ class Compiler:
         table = self.tuner.transplant(model, donor)
         return table, self._build(model, table, name)
 
-    def search_again(self, old: Unbuilt, trials: int, name: str) -> Candidate:
-        """Rebuild a model after a search of ``trials`` per task; see ``TaskTuner.search_again``."""
-        table = self.tuner.search_again(old.relay, trials)
-        return self.rebuild(replace(old, table=table), name)
+    def search_again(self, model: torch.nn.Module, trials: int, name: str) -> Candidate:
+        """Compile a model after a search for faster programs; see ``TaskTuner.search_again``."""
+        relay_model = self.import_model(model)
+        table = self.tuner.search_again(relay_model, trials)
+        return Candidate(model, relay_model, table, self._build(relay_model, table, name))
 
-    def rebuild(self, old: Unbuilt, name: str) -> Candidate:
-        """Compile a model again, with its present weights and the fastest measured programs."""
-        relay_model = self.import_model(old.model)
-        table = self.tuner.fastest(relay_model, old.table)
-        return Candidate(old.model, relay_model, table, self._build(relay_model, table, name))
+    def rebuild(self, candidate: Candidate, name: str) -> Candidate:
+        """Compile a candidate again, with its model's present weights and the fastest measured programs."""
+        relay_model = self.import_model(candidate.model)
+        table = self.tuner.fastest(relay_model, candidate.table)
+        return Candidate(candidate.model, relay_model, table, self._build(relay_model, table, name))
 
     def discard(self, candidate: Candidate) -> None:
         """Delete the library of a candidate that is no longer needed."""

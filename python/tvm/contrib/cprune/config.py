@@ -171,7 +171,8 @@ class PruneConfig:
         How to search for programs and measure them.
     final_trials
         Trials per task, on average, of a final search for faster programs; 0 means none. Both models get as
-        many; earlier trials of the same tasks count. The method knapsack also searches for each candidate.
+        many; earlier trials of the same tasks count. The method knapsack also searches for
+        the programs of each candidate.
     method
         What decides the widths. cprune: the tuned programs, step by step; progressive: half of the latency at
         a time; knapsack: a latency budget; netadapt: the accuracy after equal cuts of latency; uniform: one

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program for every task of a model: by search for the first model, by transplants for all others."""
+"""A program for every task of a model: by a search for the first one, by transplants for pruned ones."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -52,10 +52,9 @@ class TaskTuner:
     ) -> None:
         self._config, self._target, self._measurer = config, target, measurer
         self._programs, self._library, self._stopwatch = programs, library, stopwatch
-        self._strict = strict
         self._progress = lambda progress: report({"event": "progress", "progress": progress})
         self._say = lambda message: report({"event": "library", "message": message})
-        self._backend = BACKENDS[config.tune.tuner]
+        self._backend, self._strict = BACKENDS[config.tune.tuner], strict
         self._searched: TaskTable | None = None
         self._lowered = LoweringCache()
 

@@ -189,8 +189,8 @@ def _measure(
     scores = scores_of(run, current)
     drops = {step.group.root: channels_to_drop(scores[step.group.root], step) for step in steps}
     transplanted = run.compiler.transplant(current.candidate, current.prunable.drop_channels(drops).model)
-    if trials := run.config.final_trials if action.search else 0:
-        made = run.compiler.search_again(transplanted, trials, "candidate")
+    if action.search and run.config.final_trials:
+        made = run.compiler.search_again(transplanted.model, run.config.final_trials, "candidate")
     else:
         made = run.compiler.build(transplanted)
     try:

@@ -126,7 +126,7 @@ class LatencyModel:
 
     def _table(self, layer: str, used: Sequence[Staircase]) -> Array:
         """Return the latency of a layer at every choice of the widths of one or two groups."""
-        kept = [1 - saved / self.base[layer] for saved in self._savings(layer, used)]
+        kept = [np.array(s.seconds[layer]) / s.seconds[layer][0] for s in used]
         table = self.base[layer] * (kept[0] if len(used) == 1 else np.outer(*kept))
         measured = {indices: seconds for (name, indices), seconds in self.measured.items() if name == layer}
         table = table * _corrections(table, used, measured)

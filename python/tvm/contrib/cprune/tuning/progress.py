@@ -72,9 +72,15 @@ class TaskSearch:
     def has_valid_program(self) -> bool:
         return self.best < float("inf")
 
-    def start_from(self, known: Iterable[Measured]) -> None:
-        """Take the fastest of some programs that were measured before the search; they count as no trials."""
-        self.best = min((record.latency.median for record in known if record.latency), default=self.best)
+    def start(self, known: Iterable[Measured], earlier: Sequence[Measured]) -> None:
+        """Start from programs that were measured before; only those of ``earlier`` searches count as trials.
+
+        Early stopping begins anew.
+        """
+        self.add(earlier)
+        latencies = (record.latency.median for record in known if record.latency)
+        self.best = min([self.best, *latencies])
+        self.trials_since_best = 0
 
     def add(self, records: Sequence[Measured]) -> None:
         """Count a batch of records."""

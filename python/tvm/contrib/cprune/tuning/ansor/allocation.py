@@ -57,13 +57,14 @@ class AnsorSearch(TaskSearch):
     lent: set[str] = field(default_factory=set)
     settled: bool = False
 
-    def __post_init__(self) -> None:
-        self.start_from(self.known.of(self.task.workload_key))
-
     def records(self, log: RecordLog) -> list[Measured]:
         """Return the records of the task: the known programs, and those of ``log``."""
         key = self.task.workload_key
         return [*self.known.of(key), *log.of(key)]
+
+    def is_new(self, measure_input: Any, log: RecordLog) -> bool:
+        """Return whether a program is neither known nor in ``log``."""
+        return not (self.known.holds(measure_input) or log.holds(measure_input))
 
     def learn(self, records: Sequence[Measured]) -> None:
         """Count programs that the policy did not generate, and let it and the cost model learn from them."""

@@ -6,7 +6,6 @@ for one of them is a better start for the others than a random one.
 """
 
 from collections.abc import Sequence
-from functools import reduce
 from typing import Any
 
 from tvm.contrib.cprune.measuring.records import RecordLog, faster
@@ -37,7 +36,8 @@ def lend(borrower: AnsorSearch, searches: Sequence[AnsorSearch], log: RecordLog,
             break
         if borrower.task.flops / lender.speed > MIN_GAIN * borrower.best:
             break
-        best = reduce(faster, lender.records(log), None)
+        key = lender.task.workload_key
+        best = faster(lender.known.best(key), log.best(key))
         if best is None or best.line in borrower.lent:
             continue
         borrower.lent.add(best.line)

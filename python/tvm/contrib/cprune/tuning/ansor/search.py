@@ -2,7 +2,7 @@
 """Ansor's search: its sketch policy and cost model, with programs measured by CPrune's measurer."""
 
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from tvm.auto_scheduler.measure import ProgramMeasurer
@@ -78,14 +78,8 @@ def search(
     searches = start_searches(tasks, config, log, seed, alternatives or {}, settled, known)
     budget = sum(search.trials if search.settled else config.trials for search in searches)
     progress = SearchProgress(searches, budget, report)
-    tvm_measurer = ProgramMeasurer(auto_scheduler.LocalBuilder(), auto_scheduler.LocalRunner(), [], 0)
     with measurer.serve_auto_scheduler():
-        while current := next_search(searches, config, progress.trials_left):
-            out_of_time = config.max_seconds and progress.seconds > config.max_seconds
-            if out_of_time and all(search.can_stop(config) for search in searches):
-                break
-            size = batch_size(current, config, progress.trials_left)
-            _measure_batch(current, searches, config, size, measurer, tvm_measurer, log)
+        for current in _measure_batches(searches, config, measurer, log, progress):
             if strict and all(search.only_failures for search in (current, *current.alternatives)):
                 raise current.no_valid_program()
             progress.report(current)
@@ -93,6 +87,24 @@ def search(
         if strict and finished.has_no_solution:
             raise finished.no_valid_program()
     return progress.new_trials
+
+
+def _measure_batches(
+    searches: Sequence[AnsorSearch],
+    config: TuneConfig,
+    measurer: Measurer,
+    log: RecordLog,
+    progress: SearchProgress,
+) -> Iterator[AnsorSearch]:
+    """Measure batch after batch, until the trials or the time are used up; yield the search of each."""
+    tvm_measurer = ProgramMeasurer(auto_scheduler.LocalBuilder(), auto_scheduler.LocalRunner(), [], 0)
+    while current := next_search(searches, config, progress.trials_left):
+        out_of_time = config.max_seconds and progress.seconds > config.max_seconds
+        if out_of_time and all(search.can_stop(config) for search in searches):
+            return
+        size = batch_size(current, config, progress.trials_left)
+        _measure_batch(current, searches, config, size, measurer, tvm_measurer, log)
+        yield current
 
 
 def start_searches(
@@ -109,22 +121,17 @@ def start_searches(
     # Collect enough samples of different loop nests before the first training.
     model = auto_scheduler.XGBModel(num_warmup_sample=2 * config.batch, seed=seed)
     _train_cost_model(model, tasks, (known, log))
-    callbacks = []
-    if log.path is not None and log.measured:
-        callbacks = [auto_scheduler.PreloadMeasuredStates(str(log.path))]
     searches = {}
     for task in tasks:
-        policy = _make_policy(task, config, model, seed, callbacks)
+        policy = _make_policy(task, config, model, seed)
         fair = min(FAIR_TRIALS, config.trials)
         done = task.workload_key in settled
         tiled = TiledPrograms(task, policy, _task_seed(task, seed))
         search = AnsorSearch(
             task=task, policy=policy, model=model, tiled=tiled, known=known, fair_trials=fair, settled=done
         )
-        if before := known.of(task.workload_key):
-            search.remember(before)
-        search.add(log.of(task.workload_key))
-        search.trials_since_best = 0
+        search.start(known.of(task.workload_key), log.of(task.workload_key))
+        search.remember(search.records(log))
         searches[task.workload_key] = search
     for key, other in alternatives.items():
         searches[key].alternatives.append(searches[other])
@@ -145,7 +152,7 @@ def _train_cost_model(model: Any, tasks: Sequence[Task], logs: Sequence[RecordLo
     model.update(inputs, results)
 
 
-def _make_policy(task: Task, config: TuneConfig, model: Any, seed: int, callbacks: list[Any]) -> Any:
+def _make_policy(task: Task, config: TuneConfig, model: Any, seed: int) -> Any:
     population = config.population or 32 * host_threads()
     params = {
         "evolutionary_search_population": population,
@@ -158,7 +165,6 @@ def _make_policy(task: Task, config: TuneConfig, model: Any, seed: int, callback
         params=params,
         seed=_task_seed(task, seed),
         verbose=0,
-        init_search_callbacks=callbacks or None,
     )
 
 
@@ -178,10 +184,10 @@ def _measure_batch(
 ) -> None:
     """Measure ``size`` programs: lent ones, those with register tiles, and those of the evolution."""
     evolve = search.trials // config.batch % EVOLUTION_INTERVAL == EVOLUTION_INTERVAL - 1
-    inputs = [item for item in lend(search, searches, log, size // 2) if not search.known.holds(item)]
+    inputs = [item for item in lend(search, searches, log, size // 2) if search.is_new(item, log)]
     if not evolve:
         tiled = search.tiled.generate(search.records(log))
-        new = [item for item in tiled if not (log.holds(item) or search.known.holds(item))]
+        new = [item for item in tiled if search.is_new(item, log)]
         inputs += search.ranked(new)[: size - len(inputs)]
     records = measurer.measure_new(inputs, log)
     if records:

@@ -71,8 +71,8 @@ def search(
     searches = [TaskSearch(task) for task in tasks]
     known = known or RecordLog(None)
     for current in searches:
-        current.start_from(known.of(current.task.workload_key))
-        current.add(log.of(current.task.workload_key))
+        key = current.task.workload_key
+        current.start(known.of(key), log.of(key))
     searched = [search for search in searches if search.task.workload_key not in settled]
     budget = sum(min(config.trials, len(search.task.tvm_task.config_space)) for search in searched)
     budget += sum(search.trials for search in searches if search not in searched)
