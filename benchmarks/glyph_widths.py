@@ -16,11 +16,10 @@ import torch
 from common import SHAPE, print_machine
 from data import Splits
 from evaluation import accuracy
-from models import make_model
+from models import TRAIN_RATE, make_model
 from models.resnet import ResNet
 from options import DEFAULTS
 from train import Recipe, train
-from training import START_LEARNING_RATE
 from tutorial_runs import load_splits
 from tvm.contrib.cprune.models.surgery import macs_and_params
 
@@ -42,7 +41,7 @@ def row(name: str, splits: Splits) -> str:
     model = network(name, len(splits.classes))
     macs, parameters = macs_and_params(model, SHAPE)
     started = time.perf_counter()
-    train(model, splits.train, Recipe(DEFAULTS["glyphs"].train_epochs, START_LEARNING_RATE, anneal=True))
+    train(model, splits.train, Recipe(DEFAULTS["glyphs"].train_epochs, TRAIN_RATE, anneal=True))
     seconds = time.perf_counter() - started
     accuracies = [accuracy(model, loader) for loader in (splits.validation, splits.test)]
     numbers = "".join(f"{value:11.4f}" for value in accuracies)

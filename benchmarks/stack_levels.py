@@ -19,9 +19,9 @@ from common import ROOT  # noqa: F401  (lets the modules of the tutorial be impo
 from compute import ComputeSettings
 from data import Splits
 from evaluation import accuracy
-from models import make_model
+from models import make_model, train_rate
 from train import Recipe, train
-from training import FINE_TUNE_LEARNING_RATE, START_LEARNING_RATE
+from training import FINE_TUNE_LEARNING_RATE
 from tvm.contrib.cprune.files import write_text
 from tvm.contrib.cprune.methods.uniform import nearest
 from tvm.contrib.cprune.models.checkpoint import load_checkpoint, save_checkpoint
@@ -120,7 +120,7 @@ class Levels:
         if before:
             self.train(before[-1])
         started, schedule = time.monotonic(), self.schedule
-        model, recipe = self.unpruned, Recipe(schedule.epochs, START_LEARNING_RATE, anneal=True)
+        model, recipe = self.unpruned, Recipe(schedule.epochs, train_rate(self.network), anneal=True)
         if before:
             widths = widths_at(self.groups.groups, percent)
             model = pruned(self.model(before[-1]), self.shape, widths)

@@ -15,10 +15,9 @@ import torch
 from common import ROOT
 from compute import ComputeSettings
 from data import Splits, load_data
-from models import make_model
+from models import make_model, train_rate
 from settings import DataSettings
 from train import Recipe, train
-from training import START_LEARNING_RATE
 from tvm.contrib.cprune.files import replaced, write_text
 from tvm.contrib.cprune.loop.console import ConsoleReport
 from tvm.contrib.cprune.targets.target import host_threads
@@ -56,7 +55,7 @@ def trained_weights(network: str, args: argparse.Namespace, folder: Path) -> Pat
         torch.manual_seed(0)
         splits = load_splits(args.dataset)
         model = make_model(network, splits.shape[0], len(splits.classes), splits.shape[-1])
-        recipe = Recipe(args.epochs, START_LEARNING_RATE, anneal=True)
+        recipe = Recipe(args.epochs, train_rate(network), anneal=True)
         with ConsoleReport() as report:
             compute, checkpoint = ComputeSettings(precision=args.precision), folder / "training.pt"
             train(model, splits.train, recipe, checkpoint=checkpoint, compute=compute, report=report)

@@ -143,6 +143,7 @@ def options_of(settings: Settings, labels: dict[str, Any]) -> dict[str, Any]:
         "data_dir": None if data.dataset in WITHOUT_FILES else str(data.data_dir.resolve()),
         "image_size": data.image_size,
         "train_epochs": settings.train.train_epochs,
+        "train_rate": settings.train.train_rate,
         "pretrained": str(pretrained) if pretrained else None,
         "weights": data.weights,
         "seed": settings.prune.seed,

@@ -5,6 +5,7 @@ import argparse
 from typing import Any, NamedTuple
 
 from compute import ComputeSettings
+from models import PLAIN, PLAIN_TRAIN_RATE, TRAIN_RATE, train_rate
 from settings import DataSettings, DeviceSettings, RunSettings, Settings, TrainSettings
 from train import LEARNING_RATE
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
@@ -50,6 +51,7 @@ TRAIN = Options(
     TrainSettings,
     (
         "train_epochs",
+        "train_rate",
         "short_term_epochs",
         "short_term_batches",
         "fine_tune",
@@ -57,7 +59,10 @@ TRAIN = Options(
         "distill",
         "log_interval",
     ),
-    computed={name: _by_dataset(name) for name in ("train_epochs", "short_term_epochs", "fine_tune_epochs")},
+    computed={
+        **{name: _by_dataset(name) for name in ("train_epochs", "short_term_epochs", "fine_tune_epochs")},
+        "train_rate": f"{TRAIN_RATE}, or {PLAIN_TRAIN_RATE} for {' and '.join(PLAIN)} networks",
+    },
 )
 COMPUTE = Options(ComputeSettings, computed={"num_workers": _by_dataset("num_workers")})
 PRUNE = Options(
@@ -143,6 +148,7 @@ def parse_arguments(arguments: list[str] | None = None, description: str | None 
     computed.update({name: unused[name] for name in computed.keys() & unused.keys()})
     if parsed.method == "progressive":  # needs few candidates; the limits are for the many steps of cprune
         computed["max_seconds"] = PruneConfig.max_seconds
+    computed["train_rate"] = train_rate(parsed.model)
     computed["min_time"] = REMOTE_MIN_TIME if parsed.device_key else TuneConfig.min_seconds
     for name, value in computed.items():
         if getattr(parsed, name, None) is None:

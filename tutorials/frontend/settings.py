@@ -60,6 +60,8 @@ class TrainSettings:
     ----------
     train_epochs
         Number of epochs to train the original network.
+    train_rate
+        Learning rate of this training, the maximum of a one-cycle schedule.
     short_term_epochs
         Number of epochs to train a candidate after each pruning step.
     short_term_batches
@@ -79,6 +81,7 @@ class TrainSettings:
     """
 
     train_epochs: int
+    train_rate: float
     short_term_epochs: int
     short_term_rate: float
     fine_tune_epochs: int
@@ -91,6 +94,7 @@ class TrainSettings:
         epochs = ("train_epochs", "short_term_epochs", "fine_tune_epochs")
         counts = (*epochs, "short_term_batches", "log_interval")
         check_fields(self, counts, lambda value: value >= 0, "0 or more")
+        check_fields(self, ["train_rate"], lambda value: value > 0, "greater than 0")
         check_fields(self, ["distill"], lambda value: 0 <= value <= 1, "0 to 1")
 
 

@@ -16,7 +16,7 @@ from train import Recipe, train
 from tvm.contrib.cprune.loop.training import Training
 from tvm.contrib.cprune.models.checkpoint import load_checkpoint, save_checkpoint
 
-START_LEARNING_RATE, FINE_TUNE_LEARNING_RATE = 0.05, 1e-2
+FINE_TUNE_LEARNING_RATE = 1e-2
 
 
 def short_name(data: DataSettings) -> str:
@@ -37,7 +37,7 @@ def trained_model(
         train(
             model,
             splits.train,
-            Recipe(epochs, START_LEARNING_RATE, anneal=True),
+            Recipe(epochs, settings.train.train_rate, anneal=True),
             checkpoint=file,
             compute=settings.compute,
             log_interval=settings.train.log_interval,

@@ -28,6 +28,9 @@ LARGE = 64
 # torchvision's names of our networks, where they differ.
 _TORCHVISION_NAMES = {"mobilenetv2": "mobilenet_v2"}
 _SMALL, _TORCHVISION = "small/", "torchvision/"
+# Largest learning rate of a training from random weights. Deep networks without shortcuts, whose names start
+# with these words, do not learn at the usual one.
+TRAIN_RATE, PLAIN_TRAIN_RATE, PLAIN = 0.05, 0.01, ("vgg", "alexnet")
 
 
 def full_name(name: str, size: int) -> str:
@@ -56,6 +59,11 @@ def full_name(name: str, size: int) -> str:
             f"(prefix: {_SMALL} or {_TORCHVISION})"
         )
     return _TORCHVISION + other if large and (size >= LARGE or not small) else _SMALL + plain
+
+
+def train_rate(name: str) -> float:
+    """Return the largest learning rate of a network's training from random weights."""
+    return PLAIN_TRAIN_RATE if name.rpartition("/")[2].startswith(PLAIN) else TRAIN_RATE
 
 
 def make_model(

@@ -139,6 +139,19 @@ def test_default_values_of_the_tutorial_are_valid_settings():
         assert settings.train.train_epochs == defaults.train_epochs
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], 0.05),
+        (["--model", "vgg16"], 0.01),
+        (["--model", "torchvision/vgg11_bn"], 0.01),
+        (["--model", "vgg16", "--train-rate", "0.02"], 0.02),
+    ],
+)
+def test_networks_without_shortcuts_train_at_a_lower_rate(arguments, expected):
+    assert tutorial.make_settings(tutorial.parse_arguments(arguments)).train.train_rate == expected
+
+
 def test_options_of_the_tutorial_reach_the_settings():
     arguments = (
         "--base-algo fpgm --sparsity 0.5 --speed-up 2 --alpha 0.9 --max-seconds 7 --tune-seconds 8 "
