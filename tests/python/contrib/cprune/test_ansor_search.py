@@ -17,7 +17,7 @@ from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.measuring import local_worker
 from tvm.contrib.cprune.measuring import process as process_module
 from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
-from tvm.contrib.cprune.measuring.records import RecordLog, identity, to_input
+from tvm.contrib.cprune.measuring.records import Measured, RecordLog, identity, to_input
 from tvm.contrib.cprune.tuning.ansor import allocation
 from tvm.contrib.cprune.tuning.ansor import search as search_module
 from tvm.contrib.cprune.tuning.ansor.allocation import AnsorSearch, batch_size
@@ -25,8 +25,8 @@ from tvm.contrib.cprune.tuning.ansor.axes import counted_flops
 from tvm.contrib.cprune.tuning.ansor.lending import lend
 from tvm.contrib.cprune.tuning.ansor.search import search, start_searches
 from tvm.contrib.cprune.tuning.ansor.tiled_programs import TiledPrograms
-from tvm.contrib.cprune.tuning.progress import Progress
-from tvm.contrib.cprune.types import CPruneError, Subgraph, Task
+from tvm.contrib.cprune.tuning.progress import Progress, SearchProgress, TaskSearch
+from tvm.contrib.cprune.types import CPruneError, Latency, Subgraph, Task
 
 # Evaluated in a worker process. A function of this file would import torch there.
 ENVIRONMENT = (
@@ -49,6 +49,19 @@ def test_search_uses_its_budget_and_resumes_without_repeating_programs(pool, tar
     assert after[: len(lines)] == lines
     states = [line.split('"r":')[0] for line in after]
     assert len(set(states)) == len(states)
+
+
+@pytest.mark.parametrize(("budget", "left"), [(4, 0), (20, 13)])
+def test_progress_counts_earlier_trials_and_estimates_the_time_by_new_ones(budget, left, monkeypatch):
+    """A search can take more trials than its budget: every algorithm gets some."""
+    task, program, reports = Task("[]", (), 0), Measured("[]", "", Latency((1e-3,))), []
+    of_task = TaskSearch(task)
+    of_task.start([program], [program] * 6)
+    progress = SearchProgress([of_task], budget, reports.append)
+    monkeypatch.setattr(SearchProgress, "seconds", 2.0)
+    of_task.add([program])
+    progress.report(of_task)
+    assert reports == [Progress(task, 7, 1e-3, 7, 7 + left, 2.0 * left)]
 
 
 def test_a_task_whose_operations_cannot_be_counted_has_no_speed():

@@ -22,9 +22,10 @@ class Progress:
     best : float
         Latency in seconds of the task's fastest program; infinite if none is valid.
     total_trials, budget : int
-        Trials of all tasks, and the maximum.
-    seconds : float
-        Time since the search started.
+        Trials of all tasks, including those of earlier searches, and the maximum. Tasks without enough trials
+        can take more.
+    seconds_left : float
+        Estimated time until the budget is used up.
     """
 
     task: Task
@@ -32,17 +33,12 @@ class Progress:
     best: float
     total_trials: int
     budget: int
-    seconds: float
+    seconds_left: float
 
     @property
     def speed(self) -> str:
         """Throughput of the fastest program in GFLOP/s as text, "-" if it is unknown."""
         return f"{self.task.flops / self.best / 1e9:.1f}" if self.task.flops and self.best else "-"
-
-    @property
-    def seconds_left(self) -> float:
-        """Estimated time until the budget is used up."""
-        return self.seconds / max(self.total_trials, 1) * max(self.budget - self.total_trials, 0)
 
 
 @dataclass(eq=False)
@@ -142,5 +138,6 @@ class SearchProgress:
 
     def report(self, search: TaskSearch) -> None:
         """Report the progress after a batch of ``search``."""
-        total, seconds = self.total_trials, self.seconds
-        self._report(Progress(search.task, search.trials, search.best, total, self._budget, seconds))
+        total, left = self.total_trials, max(self.trials_left, 0)
+        seconds = self.seconds / max(self.new_trials, 1) * left
+        self._report(Progress(search.task, search.trials, search.best, total, total + left, seconds))
