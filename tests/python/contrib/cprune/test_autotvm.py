@@ -9,6 +9,7 @@ import torch
 from commands import error_of, run_cprune
 from networks import KINDS, TEMPLATE_KINDS, Branches, OneLayer
 from programs import extract, measured_table, random_configurations, template_task_of
+from tvm.autotvm.tuner import XGBTuner
 
 import tvm
 from tvm import autotvm
@@ -168,6 +169,21 @@ def test_every_strategy_finds_programs_and_resumes_from_its_records(strategy, po
     # TVM can read the log.
     assert len(list(autotvm.record.load_from_file(str(tmp_path / "log.json")))) == 4
     assert search([task], config, pool, RecordLog(tmp_path / "log.json")) == 0
+
+
+def test_no_batch_is_planned_that_is_not_measured(pool, monkeypatch):
+    """The cost model of a tuner learns from all batches but the last one."""
+    learned, update = [], XGBTuner.update
+
+    def count(tuner, inputs, results):
+        learned.append(len(inputs))
+        update(tuner, inputs, results)
+
+    monkeypatch.setattr(XGBTuner, "update", count)
+    config = TuneConfig(tuner="autotvm", trials=5, batch=2, repeats=3)
+    assert search([template_task_of("1x1", 32)], config, pool, RecordLog(None)) == 5
+    # The fallback configuration comes first.
+    assert learned == [2]
 
 
 def test_only_the_fallback_configuration_of_a_settled_task_is_measured(pool):

@@ -106,16 +106,21 @@ def _tune(
     tuner, visited = _start_tuner(task, config, log, known, seed)
     # Early stopping only counts configurations that this tuner proposes.
     search.trials_since_best, proposed = 0, 0
+    measured: tuple[list[autotvm.MeasureInput], list[Any]] | None = None
     space_size = len(task.tvm_task.config_space)
     trials = min(config.trials, space_size)
     while search.trials < trials and search.trials_since_best < config.early_stopping and tuner.has_next():
+        if measured:
+            # Only if there is a next batch: the tuner plans it, which can take minutes.
+            tuner.update(*measured)
+            measured = None
         configs = tuner.next_batch(min(config.batch, config.trials - search.trials))
         proposed += len(configs)
         unmeasured = [candidate for candidate in configs if candidate.index not in visited]
         if unmeasured:
             inputs, results = _measure(search, unmeasured, measurer, log)
             visited.update(candidate.index for candidate in unmeasured)
-            tuner.update(inputs, [to_autotvm_result(result) for result in results])
+            measured = inputs, [to_autotvm_result(result) for result in results]
             yield
         elif not configs or proposed > space_size:
             # The random and grid tuners are not told what was measured, so they may propose only that.
