@@ -57,7 +57,7 @@ OPTIONS = {
     "cprune": ("--alpha", "0.98", "--short-term-batches", "64", "--max-iterations", "30"),
     "netadapt": ("--latency-cut", "0.2", "--short-term-batches", "64", "--max-iterations", "8"),
 }
-# Smallest accuracy of a trained network, relative to guessing.
+# A network with less than this multiple of the accuracy of guessing has not learned.
 LEARNED = 4
 OTHER = "ONNX Runtime"
 ROUNDS, RUNS = 10, 10
@@ -196,7 +196,10 @@ def compare(network: str, args: argparse.Namespace, folder: Path) -> list[Row]:
     model.load_state_dict(torch.load(weights, weights_only=True))
     start, test = accuracy(model, splits.validation), accuracy(model, splits.test)
     if start < LEARNED / len(splits.classes):
-        raise SystemExit(f"{network} did not learn: its validation accuracy is {start:.4f}; see {weights}")
+        raise SystemExit(
+            f"{network} did not learn (validation accuracy {start:.4f}): delete {weights}, and train longer "
+            "with --epochs"
+        )
     rows, missing, starts = list[Row](), list[str](), dict[str, Path]()
     # The first training does not depend on the trials, but the runs do.
     folder /= f"trials-{args.trials}-{args.final_trials}"

@@ -22,8 +22,8 @@ class Progress:
     best : float
         Latency in seconds of the task's fastest program; infinite if none is valid.
     total_trials, budget : int
-        Trials of all tasks, including those of earlier searches, and the maximum. Tasks without enough trials
-        can take more.
+        Trials of all tasks, including those of earlier searches, and the maximum. If the search exceeds its
+        maximum to try every algorithm, both numbers are equal.
     seconds_left : float
         Estimated time until the budget is used up.
     """

@@ -111,7 +111,7 @@ def _tune(
     trials = min(config.trials, space_size)
     while search.trials < trials and search.trials_since_best < config.early_stopping and tuner.has_next():
         if measured:
-            # Only if there is a next batch: the tuner plans it, which can take minutes.
+            # This plans the next batch, which can take minutes. There is none to plan after the last one.
             tuner.update(*measured)
             measured = None
         configs = tuner.next_batch(min(config.batch, config.trials - search.trials))
