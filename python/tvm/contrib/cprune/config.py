@@ -13,7 +13,7 @@ from tvm.contrib.cprune.types import TunerName
 
 Importance = Literal["l1", "l2", "fpgm", "taylor", "bn-scale", "random"]
 StepRule = Literal["joint", "paper"]
-Strategy = Literal["xgb", "xgb-rank", "ga", "random", "gridsearch"]
+Strategy = Literal["xgb", "xgb-rank", "xgb-knob", "ga", "random", "gridsearch"]
 
 IMPORTANCES: tuple[Importance, ...] = get_args(Importance)
 STEP_RULES: tuple[StepRule, ...] = get_args(StepRule)
@@ -36,11 +36,12 @@ class TuneConfig:
     tuner
         Search backend: "ansor" (TVM's auto_scheduler) or "autotvm".
     strategy
-        How AutoTVM selects the programs to measure: by a cost model (xgb, xgb-rank), by a genetic algorithm
-        (ga), at random, or in order (gridsearch). Ansor ignores it.
+        How AutoTVM selects the programs to measure: by a cost model (xgb, xgb-rank, xgb-knob), by a genetic
+        algorithm (ga), at random, or in order (gridsearch). The model of xgb-knob sees the values of the
+        knobs, the others see the loops, which have to be lowered first. Ansor ignores it.
     transfer
         File of AutoTVM records, of any tasks, to train the cost model on before the search. Requires the
-        strategy xgb or xgb-rank.
+        strategy xgb, xgb-rank or xgb-knob.
     trials
         Average number of programs to measure per task. Ansor gives more of them to the costlier tasks.
     early_stopping

@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """AutoTVM as the tuning backend: tasks, configurations, transplants, search and commands."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from commands import error_of, run_cprune
 from networks import KINDS, TEMPLATE_KINDS, Branches, OneLayer
 from programs import extract, measured_table, random_configurations, template_task_of
-from tvm.autotvm.tuner import XGBTuner
 
 import tvm
 from tvm import autotvm
@@ -17,7 +14,7 @@ from tvm.contrib.cprune import extract_from_program, from_torch
 from tvm.contrib.cprune.building.build import algorithms_of
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
-from tvm.contrib.cprune.measuring.records import RecordLog, parse
+from tvm.contrib.cprune.measuring.records import RecordLog
 from tvm.contrib.cprune.models.groups import find_groups
 from tvm.contrib.cprune.models.importance import score
 from tvm.contrib.cprune.models.surgery import shrink
@@ -26,13 +23,11 @@ from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.targets.target import host_target
 from tvm.contrib.cprune.tuning.autotvm.configuration import (
     channel_splits,
-    fallback_config,
     keeps_inner_loops,
     knobs_of,
     transplant,
 )
-from tvm.contrib.cprune.tuning.autotvm.search import StridedGridTuner, search
-from tvm.contrib.cprune.tuning.progress import Progress
+from tvm.contrib.cprune.tuning.autotvm.search import search
 from tvm.contrib.cprune.tuning.rescale import at_width, width_of
 from tvm.contrib.cprune.types import ChannelStep, TransplantError
 
@@ -153,79 +148,6 @@ def test_transplant_to_another_template_is_rejected():
         transplant(line, base, template_task_of("depthwise", 64))
 
 
-@pytest.mark.parametrize("strategy", ["xgb", "xgb-rank", "ga", "random", "gridsearch"])
-def test_every_strategy_finds_programs_and_resumes_from_its_records(strategy, pool, tmp_path):
-    task = template_task_of("1x1", 32)
-    config = TuneConfig(tuner="autotvm", strategy=strategy, trials=4, batch=2, repeats=3)
-    log, reports = RecordLog(tmp_path / "log.json"), []
-    assert search([task], config, pool, log, report=reports.append) == 4
-    assert isinstance(reports[-1], Progress) and reports[-1].trials == 4
-    # TVM's fallback configuration is measured first, so that no strategy ends with a slower one.
-    (untuned, *_) = log.measured
-    assert json.loads(untuned.line)["config"]["index"] == fallback_config(task.tvm_task).index
-    assert 0 < log.best(task.workload_key).latency.median <= untuned.latency.median
-    indices = [json.loads(record.line)["config"]["index"] for record in log.measured]
-    assert len(set(indices)) == 4
-    # TVM can read the log.
-    assert len(list(autotvm.record.load_from_file(str(tmp_path / "log.json")))) == 4
-    assert search([task], config, pool, RecordLog(tmp_path / "log.json")) == 0
-
-
-def test_no_batch_is_planned_that_is_not_measured(pool, monkeypatch):
-    """The cost model of a tuner learns from all batches but the last one."""
-    learned, update = [], XGBTuner.update
-
-    def count(tuner, inputs, results):
-        learned.append(len(inputs))
-        update(tuner, inputs, results)
-
-    monkeypatch.setattr(XGBTuner, "update", count)
-    config = TuneConfig(tuner="autotvm", trials=5, batch=2, repeats=3)
-    assert search([template_task_of("1x1", 32)], config, pool, RecordLog(None)) == 5
-    # The fallback configuration comes first.
-    assert learned == [2]
-
-
-def test_only_the_fallback_configuration_of_a_settled_task_is_measured(pool):
-    """It is measured although donors count as trials of the task."""
-    task = template_task_of("1x1", 32)
-    fallback = fallback_config(task.tvm_task).index
-    config, log = TuneConfig(tuner="autotvm", trials=4, batch=2, repeats=3), RecordLog(None)
-    donors = [parse(line) for line in random_configurations(task, 3)]
-    donors = [donor for donor in donors if json.loads(donor.line)["config"]["index"] != fallback]
-    log.append(donors)
-    assert search([task], config, pool, log, settled={task.workload_key}) == 1
-    *_, last = log.measured
-    assert json.loads(last.line)["config"]["index"] == fallback
-    assert search([task], config, pool, log, settled={task.workload_key}) == 0
-
-
-def test_known_configurations_count_as_no_trials_and_are_not_measured_again(pool):
-    task = template_task_of("1x1", 32)
-    config = TuneConfig(tuner="autotvm", strategy="gridsearch", trials=3, batch=3, repeats=3)
-    known, log, reports = RecordLog(None), RecordLog(None), []
-    tuner = StridedGridTuner(task.tvm_task)
-    first = [measured.index for measured in tuner.next_batch(2)]
-    fastest = autotvm.MeasureResult((1e-9,), 0, 0.0, 0.0)
-    for configuration in map(task.tvm_task.config_space.get, first):
-        measured = autotvm.MeasureInput(task.tvm_task.target, task.tvm_task, configuration)
-        known.append([parse(autotvm.record.encode(measured, fastest))])
-    assert search([task], config, pool, log, report=reports.append, known=known) == 3
-    indices = [json.loads(record.line)["config"]["index"] for record in log.measured]
-    assert len(indices) == 3 and not set(indices) & set(first)
-    assert (reports[-1].trials, reports[-1].best) == (3, 1e-9)
-
-
-def test_grid_tuner_takes_even_strides_and_visits_each_configuration_once():
-    space = template_task_of("1x1", 32).tvm_task.config_space
-    tuner = StridedGridTuner(template_task_of("1x1", 32).tvm_task)
-    first = [config.index for config in tuner.next_batch(4)]
-    assert max(first) - min(first) > len(space) / 2
-    rest = [config.index for config in tuner.next_batch(len(space))]
-    assert sorted(first + rest) == list(range(len(space)))
-    assert not tuner.has_next()
-
-
 def test_model_is_tuned_built_and_transplanted(tmp_path):
     torch.manual_seed(0)
     model, shape = OneLayer(8, 32).eval(), (1, 8, 8, 8)
@@ -283,7 +205,7 @@ def test_tune_command_writes_library_table_and_records(tmp_path):
         (("tune", "--network", "mobilenet", "--target", "abacus"), "target 'abacus' is not a TVM target"),
         (
             ("tune", "--network", "mobilenet", "--transfer", "x"),
-            "--transfer requires --tuner autotvm with --strategy xgb or xgb-rank",
+            "--transfer requires --tuner autotvm with --strategy xgb, xgb-rank or xgb-knob",
         ),
         (("tune", "--network", "mobilenet", "--trials", "0"), "trials is 0, expected at least 1"),
         (("profile", "m.onnx", "--table", "no.json"), "cannot read no.json"),

@@ -9,6 +9,7 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,12 @@ from tvm.contrib.cprune.types import CPruneError, Task
 
 # The genetic algorithm keeps the best three configurations of a population.
 MIN_POPULATION = 3
+# Loss and features of the cost models. Features of the loops (itervar) need every program lowered.
+_COST_MODELS = {
+    "xgb": ("reg", "itervar"),
+    "xgb-rank": ("rank-binary", "itervar"),
+    "xgb-knob": ("reg", "knob"),
+}
 
 
 def search(
@@ -102,39 +109,42 @@ def _tune(
     search: TaskSearch, config: TuneConfig, measurer: Measurer, log: RecordLog, known: RecordLog, seed: int
 ) -> Iterator[None]:
     """Measure the configurations of one task; yields after each batch."""
-    task = search.task
-    tuner, visited = _start_tuner(task, config, log, known, seed)
     # Early stopping only counts configurations that this tuner proposes.
     search.trials_since_best, proposed = 0, 0
     measured: tuple[list[autotvm.MeasureInput], list[Any]] | None = None
-    space_size = len(task.tvm_task.config_space)
+    space_size = len(search.task.tvm_task.config_space)
     trials = min(config.trials, space_size)
-    while search.trials < trials and search.trials_since_best < config.early_stopping and tuner.has_next():
-        if measured:
-            # This plans the next batch, which can take minutes. There is none to plan after the last one.
-            tuner.update(*measured)
-            measured = None
-        configs = tuner.next_batch(min(config.batch, config.trials - search.trials))
-        proposed += len(configs)
-        unmeasured = [candidate for candidate in configs if candidate.index not in visited]
-        if unmeasured:
-            inputs, results = _measure(search, unmeasured, measurer, log)
-            visited.update(candidate.index for candidate in unmeasured)
-            measured = inputs, [to_autotvm_result(result) for result in results]
-            yield
-        elif not configs or proposed > space_size:
-            # The random and grid tuners are not told what was measured, so they may propose only that.
-            return
+    with _tuner(search.task, config, log, known, seed) as (tuner, visited):
+        while (
+            search.trials < trials and search.trials_since_best < config.early_stopping and tuner.has_next()
+        ):
+            if measured:
+                # This plans the next batch, which can take minutes. There is none to plan after the last one.
+                tuner.update(*measured)
+                measured = None
+            configs = tuner.next_batch(min(config.batch, config.trials - search.trials))
+            proposed += len(configs)
+            unmeasured = [candidate for candidate in configs if candidate.index not in visited]
+            if unmeasured:
+                inputs, results = _measure(search, unmeasured, measurer, log)
+                visited.update(candidate.index for candidate in unmeasured)
+                measured = inputs, [to_autotvm_result(result) for result in results]
+                yield
+            elif not configs or proposed > space_size:
+                # The random and grid tuners are not told what was measured, so they may propose only that.
+                return
 
 
-def _start_tuner(
+@contextmanager
+def _tuner(
     task: Task, config: TuneConfig, log: RecordLog, known: RecordLog, seed: int
-) -> tuple[Any, set[int]]:
-    """Create the tuner of a task and pass it the earlier records.
+) -> Iterator[tuple[Any, set[int]]]:
+    """Create the tuner of a task, which knows the earlier records.
 
     Returns
     -------
-    The tuner, and the indices of the configurations that were already measured.
+    A context with the tuner, and the indices of the configurations that were already measured. At its end,
+    the processes that extract features for a cost model end, too.
     """
     # AutoTVM's tuners draw from NumPy's global generator.
     np.random.seed((seed + zlib.crc32(task.workload_key.encode())) % (1 << 32))
@@ -148,7 +158,11 @@ def _start_tuner(
     visited = {json.loads(record.line)["config"]["index"] for record in done}
     if isinstance(tuner, XGBTuner | GATuner):
         tuner.visited |= visited
-    return tuner, visited
+    try:
+        yield tuner, visited
+    finally:
+        if isinstance(tuner, XGBTuner):
+            tuner.cost_model._close_pool()  # TVM does so at the end of XGBTuner.tune
 
 
 def _measure(
@@ -183,8 +197,8 @@ def _make_tuner(task: Task, config: TuneConfig) -> Any:
         return RandomTuner(tvm_task)
     if config.strategy == "gridsearch":
         return StridedGridTuner(tvm_task)
-    loss = "rank-binary" if config.strategy == "xgb-rank" else "reg"
-    return XGBTuner(tvm_task, loss_type=loss, plan_size=config.batch, num_threads=host_threads())
+    loss, features = _COST_MODELS[config.strategy]
+    return XGBTuner(tvm_task, config.batch, features, loss, num_threads=host_threads())
 
 
 class StridedGridTuner(GridSearchTuner):

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the search for AutoTVM's configurations."""
+
+import gc
+import json
+
+import psutil
+import pytest
+from programs import random_configurations, template_task_of
+from tvm.autotvm.tuner import XGBTuner
+
+from tvm import autotvm
+from tvm.contrib.cprune.config import STRATEGIES, TuneConfig
+from tvm.contrib.cprune.measuring.records import RecordLog, parse
+from tvm.contrib.cprune.tuning.autotvm.configuration import fallback_config
+from tvm.contrib.cprune.tuning.autotvm.search import StridedGridTuner, search
+from tvm.contrib.cprune.tuning.progress import Progress
+
+POPEN_WORKER = "tvm.exec.popen_worker"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_finds_programs_and_resumes_from_its_records(strategy, pool, tmp_path):
+    task = template_task_of("1x1", 32)
+    config = TuneConfig(tuner="autotvm", strategy=strategy, trials=4, batch=2, repeats=3)
+    log, reports = RecordLog(tmp_path / "log.json"), []
+    assert search([task], config, pool, log, report=reports.append) == 4
+    assert isinstance(reports[-1], Progress) and reports[-1].trials == 4
+    # TVM's fallback configuration is measured first, so that no strategy ends with a slower one.
+    (untuned, *_) = log.measured
+    assert json.loads(untuned.line)["config"]["index"] == fallback_config(task.tvm_task).index
+    assert 0 < log.best(task.workload_key).latency.median <= untuned.latency.median
+    indices = [json.loads(record.line)["config"]["index"] for record in log.measured]
+    assert len(set(indices)) == 4
+    # TVM can read the log.
+    assert len(list(autotvm.record.load_from_file(str(tmp_path / "log.json")))) == 4
+    assert search([task], config, pool, RecordLog(tmp_path / "log.json")) == 0
+
+
+def test_processes_that_extract_features_end_with_their_task(pool):
+    """They would stay until the garbage collector finds the cost model."""
+
+    def extractors():
+        return {child.pid for child in psutil.Process().children() if POPEN_WORKER in child.cmdline()}
+
+    learned, log, running = template_task_of("1x1", 32), RecordLog(None), []
+    search([learned], TuneConfig(tuner="autotvm", trials=4, batch=1, repeats=3), pool, log)
+    gc.collect()
+    before = extractors()
+    gc.disable()
+    try:
+        # With the first task's records, the second one starts with a plan, and ends before the next one.
+        config = TuneConfig(tuner="autotvm", trials=2, batch=1, repeats=3)
+        search(
+            [template_task_of("1x1", 64)], config, pool, log, report=lambda _: running.append(extractors())
+        )
+        assert running[-1] - before
+        assert extractors() <= before
+    finally:
+        gc.enable()
+
+
+def test_no_batch_is_planned_that_is_not_measured(pool, monkeypatch):
+    """The cost model of a tuner learns from all batches but the last one."""
+    learned, update = [], XGBTuner.update
+
+    def count(tuner, inputs, results):
+        learned.append(len(inputs))
+        update(tuner, inputs, results)
+
+    monkeypatch.setattr(XGBTuner, "update", count)
+    config = TuneConfig(tuner="autotvm", trials=5, batch=2, repeats=3)
+    assert search([template_task_of("1x1", 32)], config, pool, RecordLog(None)) == 5
+    # The fallback configuration comes first.
+    assert learned == [2]
+
+
+def test_only_the_fallback_configuration_of_a_settled_task_is_measured(pool):
+    """It is measured although donors count as trials of the task."""
+    task = template_task_of("1x1", 32)
+    fallback = fallback_config(task.tvm_task).index
+    config, log = TuneConfig(tuner="autotvm", trials=4, batch=2, repeats=3), RecordLog(None)
+    donors = [parse(line) for line in random_configurations(task, 3)]
+    donors = [donor for donor in donors if json.loads(donor.line)["config"]["index"] != fallback]
+    log.append(donors)
+    assert search([task], config, pool, log, settled={task.workload_key}) == 1
+    *_, last = log.measured
+    assert json.loads(last.line)["config"]["index"] == fallback
+    assert search([task], config, pool, log, settled={task.workload_key}) == 0
+
+
+def test_known_configurations_count_as_no_trials_and_are_not_measured_again(pool):
+    task = template_task_of("1x1", 32)
+    config = TuneConfig(tuner="autotvm", strategy="gridsearch", trials=3, batch=3, repeats=3)
+    known, log, reports = RecordLog(None), RecordLog(None), []
+    tuner = StridedGridTuner(task.tvm_task)
+    first = [measured.index for measured in tuner.next_batch(2)]
+    fastest = autotvm.MeasureResult((1e-9,), 0, 0.0, 0.0)
+    for configuration in map(task.tvm_task.config_space.get, first):
+        measured = autotvm.MeasureInput(task.tvm_task.target, task.tvm_task, configuration)
+        known.append([parse(autotvm.record.encode(measured, fastest))])
+    assert search([task], config, pool, log, report=reports.append, known=known) == 3
+    indices = [json.loads(record.line)["config"]["index"] for record in log.measured]
+    assert len(indices) == 3 and not set(indices) & set(first)
+    assert (reports[-1].trials, reports[-1].best) == (3, 1e-9)
+
+
+def test_grid_tuner_takes_even_strides_and_visits_each_configuration_once():
+    space = template_task_of("1x1", 32).tvm_task.config_space
+    tuner = StridedGridTuner(template_task_of("1x1", 32).tvm_task)
+    first = [config.index for config in tuner.next_batch(4)]
+    assert max(first) - min(first) > len(space) / 2
+    rest = [config.index for config in tuner.next_batch(len(space))]
+    assert sorted(first + rest) == list(range(len(space)))
+    assert not tuner.has_next()
