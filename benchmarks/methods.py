@@ -9,8 +9,8 @@
 Each method prunes the same trained network at three strengths: requirements of accuracy for methods that
 train their candidates, speedups for knapsack, and shares of the multiply-accumulates for the others. Methods
 that do not train candidates get more epochs at the end. Each run ends with a search for the programs of its
-pruned network, which takes turns in TVM and in ONNX Runtime with the unpruned one in ONNX Runtime; latencies
-are relative to that one. The runs of knapsack and progressive share their staircases.
+pruned network. At the end, all networks take turns in TVM and in ONNX Runtime; latencies are relative to the
+unpruned network in ONNX Runtime. The runs of knapsack and progressive share their staircases.
 
 Accuracies on glyphs, which are generated, are those on ten times the images of the test split: their standard
 error is 0.002, where that of the test split is 0.006, as much as the methods differ by.
@@ -25,6 +25,8 @@ import argparse
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,18 +34,17 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from common import CACHE, latency_at, median, print_machine
+from common import CACHE, median, print_machine, spread
 from data import Splits
 from evaluation import accuracy
 from glyphs import CLASSES, glyph_images
+from methods_report import Row, equal_accuracy_table, page_section, table
 from models import make_model
 from peers import OURS, Peer, export_onnx, take_turns
 from tutorial_runs import add_options, load_splits, run_tutorial, trained_weights
 from tvm.contrib.cprune.files import write_text
 from tvm.contrib.cprune.measuring.timing import sample_input
-from tvm.contrib.cprune.report.charts import Series, accuracy_latency
-from tvm.contrib.cprune.report.page import document, section
-from tvm.contrib.cprune.report.plot import Mark
+from tvm.contrib.cprune.report.page import document
 
 NETWORKS = ("resnet18", "vgg16", "mobilenetv2")
 METHODS = ("uniform", "uniform-rounded", "global", "knapsack", "progressive", "cprune", "netadapt")
@@ -78,26 +79,6 @@ class Strength(NamedTuple):
     options: tuple[str, ...]
 
 
-class Row(NamedTuple):
-    """A pruned network.
-
-    ``accuracy`` is that on ``images_to_compare``. ``tvm`` and ``onnx_runtime`` are latencies over that of the
-    unpruned network in ONNX Runtime, which takes ``reference_ms``; ``speedup`` is the latency of the unpruned
-    network in TVM over that of the pruned one. Trials and seconds are those after the first tuning.
-    """
-
-    method: str
-    strength: str
-    accuracy: float
-    tvm: float
-    onnx_runtime: float
-    reference_ms: float
-    speedup: float
-    macs: float
-    trials: int
-    seconds: float
-
-
 def strengths(method: str, start: float) -> list[Strength]:
     """Return the strengths of a method for a network whose validation accuracy is ``start``."""
     if method in TRAINS_CANDIDATES:
@@ -120,24 +101,29 @@ def options_of(method: str, strength: Strength, final_trials: int) -> list[str]:
     return [*fixed, "--fine-tune-epochs", str(epochs), *limits, *OPTIONS.get(method, ()), *strength.options]
 
 
-def time_runtimes(run: Path, threads: int) -> list[float]:
-    """Return three latencies in seconds.
+class Run(NamedTuple):
+    """A finished run of main.py: its folder and its result."""
 
-    They are those of a run's pruned network in TVM and in ONNX Runtime, and that of the unpruned network in
-    ONNX Runtime.
-    """
-    shape = tuple(json.loads((run / "config.json").read_text())["input_shape"])
-    original = export_onnx(torch.jit.load(run / "unpruned.pt"), shape, run / "unpruned").parent
-    pruned = export_onnx(torch.jit.load(run / "model.pt"), shape, run / "pruned").parent
-    shutil.copy(run / "net.so", pruned)
+    method: str
+    strength: str
+    folder: Path
+    result: dict[str, Any]
+
+
+def time_in_turn(runs: Sequence[Run], threads: int) -> list[list[float]]:
+    """Return the seconds of the unpruned network in ONNX Runtime, and of each pruned one in TVM and there."""
+    first = runs[0].folder
+    shape = tuple(json.loads((first / "config.json").read_text())["input_shape"])
     data = sample_input(shape)
-    with (
-        Peer(OURS, pruned, data, threads) as ours,
-        Peer(OTHER, pruned, data, threads) as other,
-        Peer(OTHER, original, data, threads) as reference,
-    ):
-        np.testing.assert_allclose(ours.output, other.output, rtol=1e-3, atol=1e-3)
-        return [median(samples) for samples in take_turns((ours, other, reference), ROUNDS, RUNS)]
+    with ExitStack() as stack:
+        original = export_onnx(torch.jit.load(first / "unpruned.pt"), shape, first / "unpruned").parent
+        peers = [stack.enter_context(Peer(OTHER, original, data, threads))]
+        for run in runs:
+            folder = export_onnx(torch.jit.load(run.folder / "model.pt"), shape, run.folder / "pruned").parent
+            shutil.copy(run.folder / "net.so", folder)
+            peers += [stack.enter_context(Peer(name, folder, data, threads)) for name in (OURS, OTHER)]
+            np.testing.assert_allclose(peers[-2].output, peers[-1].output, rtol=1e-3, atol=1e-3)
+        return take_turns(peers, ROUNDS, RUNS)
 
 
 def images_to_compare(dataset: str, splits: Splits) -> DataLoader:
@@ -147,64 +133,38 @@ def images_to_compare(dataset: str, splits: Splits) -> DataLoader:
     return DataLoader(TensorDataset(*glyph_images(NEW_SEED, range(NEW_GLYPHS))), splits.test.batch_size)
 
 
-def row_of(
-    method: str, strength: Strength, result: dict[str, Any], run: Path, images: DataLoader, threads: int
-) -> Row:
-    """Measure the pruned network of a run, unless an earlier call did, and return its row."""
-    file = run / "row.json"
+def accuracy_of(run: Path, images: DataLoader) -> float:
+    """Return the accuracy of a run's pruned network, which is measured once."""
+    file = run / "accuracy.json"
     if not file.exists():
-        ours, other, unpruned = time_runtimes(run, threads)
         with torch.no_grad():  # copies of a scripted model's parameters have gradients otherwise
-            fraction = accuracy(torch.jit.load(run / "model.pt"), images)
+            write_text(file, json.dumps(accuracy(torch.jit.load(run / "model.pt"), images)))
+    return float(json.loads(file.read_text()))
+
+
+def rows_of(runs: Sequence[Run], images: DataLoader, threads: int) -> list[Row]:
+    """Measure the pruned networks of all runs."""
+    accuracies = [accuracy_of(run.folder, images) for run in runs]
+    reference, *samples = time_in_turn(runs, threads)
+    unit, rows = median(reference), []
+    for run, fraction, ours, other in zip(runs, accuracies, samples[::2], samples[1::2], strict=True):
+        result = run.result
         row = Row(
-            method,
-            strength.name,
-            fraction,
-            ours / unpruned,
-            other / unpruned,
-            unpruned * 1e3,
-            result["speedup"],
+            run.method,
+            run.strength,
             result["pruned"]["macs"] / result["baseline"]["macs"],
+            fraction,
+            median(ours) / unit,
+            spread(ours) / unit,
+            median(other) / unit,
+            spread(other) / unit,
+            unit * 1e3,
+            result["speedup"],
             sum(result["trials"]["pruning_and_final_tuning"].values()),
             sum(result["seconds"].values()) - result["seconds"]["first_tuning"],
         )
-        write_text(file, json.dumps(row._asdict()))
-    return Row(**json.loads(file.read_text()))
-
-
-def print_table(network: str, start: float, rows: list[Row]) -> None:
-    """Print the rows of a network, and the latency of each method at equal accuracy."""
-    columns = [name.replace("_", " ") for name in Row._fields]
-    print(f"\n{network}, accuracy of the unpruned network {start:.4f}\n")
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
-    for row in rows:
-        cells = [f"{value:.3f}" if isinstance(value, float) else str(value) for value in row]
-        print(f"| {' | '.join(cells)} |")
-    levels = [start - loss for loss in sorted(LOSSES)]
-    print(f"\n| method | runtime | {' | '.join(f'accuracy {level:.3f}' for level in levels)} |")
-    print(f"|{'---|' * (2 + len(levels))}")
-    for method in dict.fromkeys(row.method for row in rows):
-        for runtime in ("tvm", "onnx_runtime"):
-            own = [row for row in rows if row.method == method]
-            unpruned = own[0].tvm * own[0].speedup if runtime == "tvm" else 1.0
-            points = [(start, unpruned), *((row.accuracy, getattr(row, runtime)) for row in own)]
-            found = [latency_at(level, points) for level in levels]
-            cells = ["-" if latency is None else f"{latency:.3f}" for latency in found]
-            print(f"| {method} | {runtime.replace('_', ' ')} | {' | '.join(cells)} |", flush=True)
-
-
-def plot(rows: list[Row]) -> list[Series]:
-    """Return the series of a plot: one for each method, with its latencies in TVM."""
-    reference = median([row.reference_ms for row in rows])
-    series = []
-    for number, method in enumerate(dict.fromkeys(row.method for row in rows)):
-        marks = []
-        for row in (row for row in rows if row.method == method):
-            latency = row.tvm * reference
-            text = f"{method}, {row.strength}\n{latency:.3f} ms, accuracy {row.accuracy:.4f}"
-            marks.append(Mark(latency, row.accuracy, "circle", f"run-{number}", text))
-        series.append(Series(method, f"run-{number}", tuple(marks)))
-    return series
+        rows.append(row)
+    return rows
 
 
 def compare(network: str, args: argparse.Namespace, folder: Path) -> list[Row]:
@@ -219,7 +179,7 @@ def compare(network: str, args: argparse.Namespace, folder: Path) -> list[Row]:
             f"{network} did not learn (validation accuracy {start:.4f}): delete {weights}, and train longer "
             "with --epochs"
         )
-    rows, missing, starts = list[Row](), list[str](), dict[str, Path]()
+    runs, missing, starts = list[Run](), list[str](), dict[str, Path]()
     # The first training does not depend on the trials, but the runs do.
     folder /= f"trials-{args.trials}-{args.final_trials}"
     for method in args.methods:
@@ -232,12 +192,17 @@ def compare(network: str, args: argparse.Namespace, folder: Path) -> list[Row]:
             except subprocess.CalledProcessError:  # main.py has printed the reason
                 missing.append(f"{method}, {strength.name}")
                 continue
-            rows.append(row_of(method, strength, result, run, images, args.threads))
-            print(rows[-1], flush=True)
+            runs.append(Run(method, strength.name, run, result))
             starts[kind] = run
-    if not rows:
+    if not runs:
         raise SystemExit(f"no method has a result for {network}: see the errors above")
-    print_table(network, accuracy(model, images), rows)
+    rows = rows_of(runs, images, args.threads)
+    print(f"\n{network}, accuracy of the unpruned network {accuracy(model, images):.4f}\n\n{table(rows)}")
+    print(
+        "\nlatency over that of a method in TVM at the same accuracy: in TVM, in ONNX Runtime\n\n"
+        f"{equal_accuracy_table(rows)}",
+        flush=True,
+    )
     if missing:
         print(f"\nwithout a result, see the errors above: {'; '.join(missing)}")
     return rows
@@ -267,17 +232,10 @@ def main() -> None:
     print_machine()
     folder = CACHE / "methods"
     results = {name: compare(name, args, folder / f"{name}-{args.dataset}") for name in args.networks}
-    sections = [
-        section(
-            name,
-            f"Accuracy on {args.dataset} and latency in TVM of {name} pruned by each method.",
-            accuracy_latency(f"{name}: accuracy and latency", plot(rows), [], "accuracy"),
-        )
-        for name, rows in results.items()
-    ]
+    sections = [page_section(name, args.dataset, rows) for name, rows in results.items()]
     (folder / "methods.html").write_text(document("Pruning methods", *sections))
-    table = {name: [row._asdict() for row in rows] for name, rows in results.items()}
-    (folder / "methods.json").write_text(json.dumps(table, indent=1))
+    rows = {name: [row._asdict() for row in rows] for name, rows in results.items()}
+    (folder / "methods.json").write_text(json.dumps(rows, indent=1))
     print(f"\nwrote {folder / 'methods.html'} and methods.json")
 
 

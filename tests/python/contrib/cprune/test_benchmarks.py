@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``benchmarks/motivation.py`` and ``benchmarks/ablation.py`` compute from their measurements."""
+"""What the benchmarks of pruning methods compute from their measurements."""
 
 import json
 import sys
@@ -33,6 +33,7 @@ import common
 from ablation import path_of
 from ablation_runs import OneSubgraph, Pruned, UntunedCompiler
 from equal_macs import draw_variants, make_variant
+from methods_report import Row, equal_accuracy_table, latency_over, table
 from models.resnet import resnet8
 from motivation import loss_of_choice, rank_correlation
 from new_search import (
@@ -84,6 +85,24 @@ def test_latency_at_a_level_is_interpolated():
     assert common.latency_at(0.5, points) == 4
     assert common.latency_at(0.4, points) == 4
     assert common.latency_at(1.1, points) is None
+
+
+def test_rows_are_compared_with_the_methods_that_know_latencies_at_the_same_accuracy():
+    def row(method, accuracy, tvm, onnx_runtime=1.0):
+        return Row(method, "", 0.1, accuracy, tvm, 0.0, onnx_runtime, 0.0, 10.0, 1.0, 1, 1.0)
+
+    ours = [row("knapsack", 0.75, 4.0), row("knapsack", 0.5, 2.0)]
+    others = [row("uniform", 0.625, 6.0, 9.0), row("uniform", 0.25, 1.0), row("global", 0.8, 8.0)]
+    rows = [*ours, *others]
+    assert latency_over(others[0], "tvm", "knapsack", rows) == 2
+    assert latency_over(others[0], "onnx_runtime", "knapsack", rows) == 3
+    # The fastest row of the method is more accurate.
+    assert latency_over(others[1], "tvm", "knapsack", rows) == 0.5
+    assert latency_over(others[2], "tvm", "knapsack", rows) is None
+    *_, last = equal_accuracy_table(rows).splitlines()
+    assert last == "| global |  | 0.8000 | -, - |"
+    assert "| uniform |  | 0.6250 | 2.00, 3.00 |" in equal_accuracy_table(rows)
+    assert len(table(rows).splitlines()) == 2 + len(rows)
 
 
 def test_latencies_of_accepted_candidates_follow_from_that_of_the_last_one():
