@@ -79,7 +79,7 @@ def run(settings: Settings) -> None:
             tracker=tracker,
         )
         result = pruner.run(resume=settings.run.resume)
-        for name in ("short-term", "final"):
+        for name in ("short-term", "long-term"):
             training_file(folder, name).unlink(missing_ok=True)
         report.console.print(summary(result))
         report.say(f"{conclusion(result)}. See {folder / 'report.html'}")

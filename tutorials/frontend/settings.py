@@ -71,9 +71,10 @@ class TrainSettings:
     fine_tune
         Train the pruned model at the end.
     fine_tune_epochs
-        Number of epochs to train the pruned model at the end.
+        Number of epochs of this long-term training. With the method progressive, candidates that lack
+        accuracy get it, too.
     distill
-        Weight, from 0 to 1, of the unpruned model's outputs in the loss of this final training (knowledge
+        Weight, from 0 to 1, of the unpruned model's outputs in the loss of this training (knowledge
         distillation at a temperature of 4). The rest is the weight of the labels.
     log_interval
         Number of batches between two reports of the loss while the original network is trained; 0 means

@@ -81,9 +81,9 @@ def training_on(
             splits.train,
             Recipe(options.fine_tune_epochs, FINE_TUNE_LEARNING_RATE, anneal=True, distill=options.distill),
             teacher=unpruned,
-            checkpoint=training_file(folder, "final"),
+            checkpoint=training_file(folder, "long-term"),
             compute=compute,
-            name="final training",
+            name="long-term training",
             report=report,
         )
 

@@ -13,9 +13,9 @@ from chain_device import FULL, Device
 from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.loop.journal import Journal
 from tvm.contrib.cprune.methods import knapsack
+from tvm.contrib.cprune.methods.actions import Accept, Stop, Try
 from tvm.contrib.cprune.methods.budget_search import Bracket, Measurement, meets, next_choice
 from tvm.contrib.cprune.methods.knapsack import ROUNDS, Knapsack
-from tvm.contrib.cprune.methods.planned import Accept, Stop, Try
 from tvm.contrib.cprune.methods.solver import Cost, WidthChoice
 from tvm.contrib.cprune.types import ChannelGroup
 

@@ -12,8 +12,9 @@ from tvm.contrib.cprune.loop.history import phase_seconds
 from tvm.contrib.cprune.loop.journal import Journal
 from tvm.contrib.cprune.loop.run import Run
 from tvm.contrib.cprune.methods import knapsack, netadapt, planned
+from tvm.contrib.cprune.methods.actions import Accept, Action, Stop, Try
 from tvm.contrib.cprune.methods.knapsack import Knapsack
-from tvm.contrib.cprune.methods.planned import Accept, Action, PlannedMethod, Stop, Try
+from tvm.contrib.cprune.methods.planned import PlannedMethod
 from tvm.contrib.cprune.types import ChannelGroup, CPruneError, GroupMember
 
 BASELINE = {"event": "baseline", "accuracy_val": 0.9, "latency_s": [1.0], "seconds": 100.0}

@@ -20,7 +20,7 @@ from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.loop.journal import Journal
 from tvm.contrib.cprune.loop.training import Training
 from tvm.contrib.cprune.methods import knapsack, planned, progressive
-from tvm.contrib.cprune.methods.planned import Stop, Try
+from tvm.contrib.cprune.methods.actions import Stop, Try
 from tvm.contrib.cprune.methods.progressive import RESOLUTION, Progressive
 from tvm.contrib.cprune.types import ChannelGroup, GroupMember
 
@@ -257,3 +257,29 @@ def test_a_run_keeps_the_required_accuracy_and_continues_after_a_kill(tuned_run,
     assert result["speedup"] == pytest.approx(accepted[-1]["speedup"])
     assert "is below the requirement of 0.7000" in result["stopped_because"]
     assert result["method"]["accuracy_requirement"] == 0.7
+
+
+def test_a_candidate_that_lacks_accuracy_is_trained_like_the_final_model(tuned_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(Compiler, "time", time_by_macs)
+    predict_by_flops(monkeypatch)
+    shutil.copytree(tuned_run("chain", make_model(), SHAPE) / "records", tmp_path / "records")
+    short: list[nn.Module] = []
+    long: list[nn.Module] = []
+
+    def accuracy(model: nn.Module) -> float:
+        return accuracy_by_width(model) + 0.1 * any(model is trained for trained in long)
+
+    training = Training(short_term=short.append, evaluate=accuracy, long_term=long.append)
+    result = run(tmp_path, config("progressive", accuracy_requirement=0.7), training)
+    candidates = journal_of(tmp_path, "candidate")
+    longer = [event for event in candidates if "accuracy_short_term" in event]
+    assert {event["accepted"] for event in longer} == {True, False} and len(longer) < len(candidates)
+    for event in longer:
+        assert event["accuracy_short_term"] < 0.7
+        assert event["accuracy_val"] == pytest.approx(event["accuracy_short_term"] + 0.1)
+        assert "after the long-term training" in event["reason"]
+    for event in candidates:
+        assert event["accepted"] == (event["accuracy_val"] >= 0.7)
+    # The final model is trained once more.
+    assert (len(short), len(long)) == (len(candidates), len(longer) + 1)
+    assert result["accepted"] == sum(event["accepted"] for event in candidates)

@@ -21,7 +21,8 @@ class Training:
     evaluate
         Returns the accuracy on the validation split, in [0, 1]. Decisions depend on it.
     long_term
-        Trains the final model in place; None skips this training.
+        Trains a model in place for a long time: the final one, and candidates of the method ``progressive``
+        that lack accuracy after ``short_term``. None skips this training.
     test
         Returns the accuracy on the test split, in [0, 1]. Called once per model, at the end.
     batches

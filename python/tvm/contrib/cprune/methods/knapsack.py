@@ -9,17 +9,9 @@ import torch
 
 from tvm.contrib.cprune.loop.run import AcceptedModel, Run
 from tvm.contrib.cprune.loop.state import Event
+from tvm.contrib.cprune.methods.actions import Accept, Action, Stop, Try
 from tvm.contrib.cprune.methods.budget_search import TOLERANCE, Measurement, meets, next_choice
-from tvm.contrib.cprune.methods.planned import (
-    Accept,
-    Action,
-    PlannedMethod,
-    Stop,
-    Try,
-    candidates,
-    groups_of,
-    scores_of,
-)
+from tvm.contrib.cprune.methods.planned import PlannedMethod, candidates, groups_of, scores_of
 from tvm.contrib.cprune.methods.prediction import predicted_table, unpruned_layers
 from tvm.contrib.cprune.methods.staircases import LatencyModel, Staircase
 from tvm.contrib.cprune.methods.widths import widths_to_measure

@@ -8,15 +8,8 @@ from collections.abc import Sequence
 from tvm.contrib.cprune.loop.decision import stop_reason
 from tvm.contrib.cprune.loop.run import AcceptedModel, Run
 from tvm.contrib.cprune.loop.state import Event
-from tvm.contrib.cprune.methods.planned import (
-    Accept,
-    Action,
-    PlannedMethod,
-    Stop,
-    Try,
-    groups_of,
-    scores_of,
-)
+from tvm.contrib.cprune.methods.actions import Accept, Action, Stop, Try
+from tvm.contrib.cprune.methods.planned import PlannedMethod, groups_of, scores_of
 from tvm.contrib.cprune.methods.prediction import predicted_table
 from tvm.contrib.cprune.methods.widths import fitting_widths
 from tvm.contrib.cprune.models.surgery import widths

@@ -8,15 +8,8 @@ import torch
 
 from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.loop.run import AcceptedModel, Run
-from tvm.contrib.cprune.methods.planned import (
-    Action,
-    PlannedMethod,
-    Stop,
-    Try,
-    candidates,
-    groups_of,
-    scores_of,
-)
+from tvm.contrib.cprune.methods.actions import Action, Stop, Try
+from tvm.contrib.cprune.methods.planned import PlannedMethod, candidates, groups_of, scores_of
 from tvm.contrib.cprune.methods.widths import check_macs_goal, smallest_widths
 from tvm.contrib.cprune.models.macs import MacCounter
 from tvm.contrib.cprune.models.prunable import PrunableModel

@@ -3,8 +3,7 @@
 
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,60 +14,11 @@ from tvm.contrib.cprune.loop.evaluation import evaluate
 from tvm.contrib.cprune.loop.run import AcceptedModel, Run
 from tvm.contrib.cprune.loop.scoring import scorer_of
 from tvm.contrib.cprune.loop.state import Event
+from tvm.contrib.cprune.methods.actions import Accept, Action, Stop, Try
 from tvm.contrib.cprune.methods.method import Method
 from tvm.contrib.cprune.models.checkpoint import save_checkpoint
 from tvm.contrib.cprune.models.surgery import channels_to_drop
 from tvm.contrib.cprune.types import CandidateError, ChannelGroup, ChannelStep, CPruneError
-
-
-@dataclass(frozen=True)
-class Try:
-    """Build, time and evaluate a candidate.
-
-    Attributes
-    ----------
-    title
-        What the candidate is, for reports.
-    widths
-        New number of channels by root of the group.
-    search
-        Search for faster programs than the transplants, as at the end of the run.
-    train
-        Train the candidate for a short time before it is evaluated.
-    accept
-        Accept the candidate without a comparison with others.
-    required
-        Accept the candidate if it is faster than the last accepted model and has at least this accuracy. One
-        that is not faster is not trained.
-    facts
-        What else the journal's entry has.
-    """
-
-    title: str
-    widths: Mapping[str, int]
-    search: bool = False
-    train: bool = False
-    accept: bool = False
-    required: float | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Accept:
-    """Accept the candidate of an earlier iteration."""
-
-    iteration: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Prune no further."""
-
-    reason: str
-
-
-Action = Try | Accept | Stop
 
 
 class PlannedMethod(Method):
@@ -202,17 +152,31 @@ def _measure(
         }
         if action.required is not None and facts["speedup"] <= run.journal.state().speedup:
             return facts
-        for work in (run.training.recalibrate, run.training.short_term if action.train else None):
-            if work is not None:
-                torch.manual_seed(run.config.seed + number)
-                work(made.model)
-        return {
-            **facts,
-            "accuracy_val": evaluate(run.training, made.model),
-            "checkpoint": save_checkpoint(run.folder, f"iteration-{number:03}", made.model),
-        }
+        facts |= _train(run, made.model, number, action)
+        return {**facts, "checkpoint": save_checkpoint(run.folder, f"iteration-{number:03}", made.model)}
     finally:
         run.compiler.discard(made)
+
+
+def _train(run: Run, model: torch.nn.Module, number: int, action: Try) -> dict[str, Any]:
+    """Train a candidate as the action says, and return its accuracy.
+
+    If a long-term training follows, the accuracy before it is returned, too.
+    """
+    training = run.training
+
+    def apply(work: Callable[[torch.nn.Module], None] | None) -> None:
+        if work is not None:
+            torch.manual_seed(run.config.seed + number)
+            work(model)
+
+    apply(training.recalibrate)
+    apply(training.short_term if action.train else None)
+    accuracy = evaluate(training, model)
+    if action.required is None or accuracy >= action.required or training.long_term is None:
+        return {"accuracy_val": accuracy}
+    apply(training.long_term)
+    return {"accuracy_val": evaluate(training, model), "accuracy_short_term": accuracy}
 
 
 def _decide(facts: Mapping[str, Any], speedup: float, required: float) -> tuple[str, str]:
@@ -230,6 +194,8 @@ def _decide(facts: Mapping[str, Any], speedup: float, required: float) -> tuple[
     if "accuracy_val" not in facts:
         return "latency", f"a speedup of {facts['speedup']:.2f} is not above the last accepted {speedup:.2f}"
     accuracy, reached = f"accuracy {facts['accuracy_val']:.4f}", f"a speedup of {facts['speedup']:.2f}"
+    if "accuracy_short_term" in facts:
+        accuracy += " after the long-term training"
     if facts["accuracy_val"] < required:
         return "accuracy", f"with {reached}, {accuracy} is below the requirement of {required:.4f}"
     return "accepted", f"with {reached}, {accuracy} is sufficient"

@@ -8,8 +8,9 @@ from dataclasses import replace
 from tvm.contrib.cprune.loop.decision import stop_reason
 from tvm.contrib.cprune.loop.run import AcceptedModel, Run
 from tvm.contrib.cprune.loop.state import Event
+from tvm.contrib.cprune.methods.actions import Action, Stop, Try
 from tvm.contrib.cprune.methods.knapsack import costs_and_values
-from tvm.contrib.cprune.methods.planned import Action, PlannedMethod, Stop, Try, candidates, groups_of
+from tvm.contrib.cprune.methods.planned import PlannedMethod, candidates, groups_of
 from tvm.contrib.cprune.methods.prediction import unpruned_layers
 from tvm.contrib.cprune.methods.solver import fastest, most_important
 from tvm.contrib.cprune.methods.staircases import LatencyModel, Staircase
@@ -29,8 +30,8 @@ class Progressive(PlannedMethod):
 
     The widths are those of ``Knapsack``, with half of the latency of the last accepted model as the limit of
     the linear program. Latencies are sums over the layers. No group becomes wider again. Each candidate that
-    is faster is trained for a short time. After the first one that is rejected, candidates between it and the
-    last accepted model follow.
+    is faster is trained for a short time, and like the final model if that is not enough. After the first one
+    that is rejected, candidates between it and the last accepted model follow.
     """
 
     def next(self, run: Run, baseline: AcceptedModel, current: AcceptedModel) -> Action:
