@@ -61,8 +61,8 @@ SPARSITY = "0.95"
 EPOCHS_AFTER_CANDIDATES, EPOCHS = 2, 5
 # Time limit of methods with many candidates: what knapsack takes for ResNet-18 on two cores of a Zen 4.
 _LIMIT = ("--max-seconds", "720")
-# Short trainings lose accuracy that the last training regains. netadapt trains a candidate for each group that
-# allows the cut: two of twelve in ResNet-18 for a cut of 0.2.
+# Short trainings lose accuracy that the last training regains. netadapt trains a candidate for each group
+# that can be cut so much, which are two of twelve in ResNet-18 for 0.2.
 OPTIONS = {
     "cprune": ("--alpha", "0.98", "--short-term-batches", "64", *_LIMIT),
     "netadapt": ("--latency-cut", "0.1", "--short-term-batches", "16", *_LIMIT),

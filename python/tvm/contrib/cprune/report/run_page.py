@@ -36,9 +36,11 @@ def untimed_note(runs: list[RunReport]) -> str:
 
 def _candidates(run: RunReport) -> Element:
     trained = "after a short training" if run.method in STEPWISE else "before any training"
+    if run.method == "progressive":
+        trained += " and, if that is not enough, after a long one"
     text = (
         f"Every candidate that was timed; up and to the left is better. Candidates are evaluated {trained}, "
-        "the final model after a long one." + untimed_note([run])
+        "the final model after a long training." + untimed_note([run])
     )
     title = "Validation accuracy against latency of all candidates"
     chart = accuracy_latency(title, [run_series(run)], verdict_keys([run]), "validation accuracy")
