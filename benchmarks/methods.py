@@ -7,11 +7,11 @@
     python benchmarks/methods.py --quick    # LeNet on digits, one strength of each method
 
 Each method prunes the same trained network at three strengths: requirements of accuracy for methods that
-train their candidates, speedups for knapsack, and shares of the multiply-accumulates for the others. cprune
-and netadapt, which train many candidates, have a time limit and fewer epochs at the end. The runs of knapsack
-and progressive share their staircases. Each run ends with a search for the programs of its pruned network.
-Then all networks take turns in TVM and in ONNX Runtime; latencies are relative to the unpruned network in
-ONNX Runtime.
+train their candidates, speedups for knapsack, and shares of the multiply-accumulates for the others. These
+train at the end for as many epochs as a network of progressive in total. cprune and netadapt, which train
+many candidates, have a time limit. The runs of knapsack and progressive share their staircases. Each run ends
+with a search for the programs of its pruned network. Then all networks take turns in TVM and in ONNX Runtime;
+latencies are relative to the unpruned network in ONNX Runtime.
 
 Accuracies on glyphs, which are generated, are those on ten times the images of the test split: their standard
 error is 0.002, where that of the test split is 0.006, as much as the methods differ by.
@@ -57,8 +57,9 @@ LOSSES, SPEEDUPS, SHARES = (0.02, 0.04, 0.01), (14.0, 20.0, 10.0), (0.05, 0.02, 
 ROUNDED_SHARES = (0.1, 0.2, 0.4)
 # The networks are large for the data: below the default limit of 0.8, pruning costs hardly any accuracy.
 SPARSITY = "0.95"
-# Epochs at the end, for methods with many trained candidates and for the others.
-EPOCHS_AFTER_CANDIDATES, EPOCHS = 2, 5
+# Epochs at the end. Methods without trained candidates get as many as a network of progressive gets in total:
+# one and often five for each of three candidates, and five at the end.
+EPOCHS, ONE_SHOT_EPOCHS = {"cprune": 2, "netadapt": 2, "progressive": 5}, 18
 # Time limit of methods with many candidates: what knapsack takes for ResNet-18 on two cores of a Zen 4.
 _LIMIT = ("--max-seconds", "720")
 # Short trainings lose accuracy that the last training regains. netadapt trains a candidate for each group
@@ -96,7 +97,7 @@ def strengths(method: str, start: float) -> list[Strength]:
 
 def options_of(method: str, strength: Strength, final_trials: int) -> list[str]:
     """Return the options of a run."""
-    epochs = EPOCHS_AFTER_CANDIDATES if method in OPTIONS else EPOCHS
+    epochs = EPOCHS.get(method, ONE_SHOT_EPOCHS)
     method = method.partition("-")[0]
     fixed = ("--method", method, "--sparsity", SPARSITY, "--final-trials", str(final_trials))
     return [*fixed, "--fine-tune-epochs", str(epochs), *OPTIONS.get(method, ()), *strength.options]
