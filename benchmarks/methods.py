@@ -8,10 +8,10 @@
 
 Each method prunes the same trained network at three strengths: requirements of accuracy for methods that
 train their candidates, speedups for knapsack, and shares of the multiply-accumulates for the others. These
-train at the end for as many epochs as a network of progressive in total. cprune and netadapt, which train
-many candidates, have a time limit. The runs of knapsack and progressive share their staircases. Each run ends
-with a search for the programs of its pruned network. Then all networks take turns in TVM and in ONNX Runtime;
-latencies are relative to the unpruned network in ONNX Runtime.
+train for 18 epochs at the end, as long as progressive trained ResNet-18 in total. cprune and netadapt, which
+train many candidates, have a time limit. The runs of knapsack and progressive share their staircases. Each
+run ends with a search for the programs of its pruned network. Then all networks take turns in TVM and in ONNX
+Runtime; latencies are relative to the unpruned network in ONNX Runtime.
 
 Accuracies on glyphs, which are generated, are those on ten times the images of the test split: their standard
 error is 0.002, where that of the test split is 0.006, as much as the methods differ by.
@@ -57,10 +57,11 @@ LOSSES, SPEEDUPS, SHARES = (0.02, 0.04, 0.01), (14.0, 20.0, 10.0), (0.05, 0.02, 
 ROUNDED_SHARES = (0.1, 0.2, 0.4)
 # The networks are large for the data: below the default limit of 0.8, pruning costs hardly any accuracy.
 SPARSITY = "0.95"
-# Epochs at the end. Methods without trained candidates get as many as a network of progressive gets in total:
-# one and often five for each of three candidates, and five at the end.
+# Epochs at the end. Methods without trained candidates get as many as progressive took for ResNet-18 in
+# total: one for each of three candidates, five more for two of them, and five at the end.
 EPOCHS, ONE_SHOT_EPOCHS = {"cprune": 2, "netadapt": 2, "progressive": 5}, 18
-# Time limit of methods with many candidates: what knapsack takes for ResNet-18 on two cores of a Zen 4.
+# Time limit of the pruning, for methods with many candidates: about what knapsack takes for ResNet-18 on two
+# cores of a Zen 4.
 _LIMIT = ("--max-seconds", "720")
 # Short trainings lose accuracy that the last training regains. netadapt trains a candidate for each group
 # that can be cut so much, which are two of twelve in ResNet-18 for 0.2.
@@ -200,11 +201,9 @@ def compare(network: str, args: argparse.Namespace, folder: Path) -> list[Row]:
         raise SystemExit(f"no method has a result for {network}: see the errors above")
     rows = rows_of(runs, images, args.threads)
     print(f"\n{network}, accuracy of the unpruned network {accuracy(model, images):.4f}\n\n{table(rows)}")
-    print(
-        "\nlatency over that of a method in TVM at the same accuracy: in TVM, in ONNX Runtime\n\n"
-        f"{equal_accuracy_table(rows)}",
-        flush=True,
-    )
+    if comparison := equal_accuracy_table(rows):
+        title = "latency over that of a method in TVM at the same accuracy: in TVM, in ONNX Runtime"
+        print(f"\n{title}\n\n{comparison}", flush=True)
     if missing:
         print(f"\nwithout a result, see the errors above: {'; '.join(missing)}")
     return rows

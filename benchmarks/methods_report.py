@@ -10,8 +10,8 @@ from tvm.contrib.cprune.report.markup import Element
 from tvm.contrib.cprune.report.page import section
 from tvm.contrib.cprune.report.plot import Mark
 
-# Methods that know latencies. All rows are compared with each of them.
-LATENCY_AWARE = ("knapsack", "progressive", "cprune")
+# Methods of this project. All rows are compared with each of them.
+OWN_METHODS = ("knapsack", "progressive", "cprune")
 
 
 class Row(NamedTuple):
@@ -56,7 +56,8 @@ def latency_over(row: Row, runtime: str, method: str, rows: Iterable[Row]) -> fl
     """Return a row's latency in a runtime over that of a method in TVM at the row's accuracy.
 
     None means that no row of the method is as accurate. The latency of the method is interpolated between
-    its rows, without the unpruned network, which would be far from them.
+    its rows, without the unpruned network, which would be far from them. For a row that is less accurate than
+    all of them, it is that of the fastest one.
     """
     latency = latency_at(
         row.accuracy, [(other.accuracy, other.tvm) for other in rows if other.method == method]
@@ -65,12 +66,14 @@ def latency_over(row: Row, runtime: str, method: str, rows: Iterable[Row]) -> fl
 
 
 def equal_accuracy_table(rows: Sequence[Row]) -> str:
-    """Return a table in Markdown that compares each row with the methods that know latencies.
+    """Return a table in Markdown that compares each row with this project's methods, "" if they have no row.
 
     A cell has two ratios: the row's latency in TVM and in ONNX Runtime over that of a method in TVM at the
     same accuracy.
     """
-    methods = [method for method in methods_of(rows) if method in LATENCY_AWARE]
+    methods = [method for method in methods_of(rows) if method in OWN_METHODS]
+    if not methods:
+        return ""
     lines = [
         f"| method | strength | accuracy | {' | '.join(f'over {method}' for method in methods)} |",
         f"|{'---|' * (3 + len(methods))}",

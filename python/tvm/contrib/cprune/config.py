@@ -41,7 +41,7 @@ class TuneConfig:
         knobs, the others see the loops, which have to be lowered first. Ansor ignores it.
     transfer
         File of AutoTVM records, of any tasks, to train the cost model on before the search. Requires the
-        strategy xgb, xgb-rank or xgb-knob.
+        strategy xgb or xgb-rank.
     trials
         Average number of programs to measure per task. Ansor gives more of them to the costlier tasks.
     early_stopping

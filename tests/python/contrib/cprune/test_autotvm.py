@@ -205,7 +205,7 @@ def test_tune_command_writes_library_table_and_records(tmp_path):
         (("tune", "--network", "mobilenet", "--target", "abacus"), "target 'abacus' is not a TVM target"),
         (
             ("tune", "--network", "mobilenet", "--transfer", "x"),
-            "--transfer requires --tuner autotvm with --strategy xgb, xgb-rank or xgb-knob",
+            "--transfer requires --tuner autotvm with --strategy xgb or xgb-rank",
         ),
         (("tune", "--network", "mobilenet", "--trials", "0"), "trials is 0, expected at least 1"),
         (("profile", "m.onnx", "--table", "no.json"), "cannot read no.json"),

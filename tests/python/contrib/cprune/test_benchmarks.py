@@ -87,7 +87,7 @@ def test_latency_at_a_level_is_interpolated():
     assert common.latency_at(1.1, points) is None
 
 
-def test_rows_are_compared_with_the_methods_that_know_latencies_at_the_same_accuracy():
+def test_rows_are_compared_with_own_methods_at_the_same_accuracy():
     def row(method, accuracy, tvm, onnx_runtime=1.0):
         return Row(method, "", 0.1, accuracy, tvm, 0.0, onnx_runtime, 0.0, 10.0, 1.0, 1, 1.0)
 
@@ -103,6 +103,7 @@ def test_rows_are_compared_with_the_methods_that_know_latencies_at_the_same_accu
     assert last == "| global |  | 0.8000 | -, - |"
     assert "| uniform |  | 0.6250 | 2.00, 3.00 |" in equal_accuracy_table(rows)
     assert len(table(rows).splitlines()) == 2 + len(rows)
+    assert equal_accuracy_table(others) == ""
 
 
 def test_latencies_of_accepted_candidates_follow_from_that_of_the_last_one():

@@ -22,6 +22,7 @@ from tvm.contrib.cprune.loop.training import Training
 from tvm.contrib.cprune.methods import knapsack, planned, progressive
 from tvm.contrib.cprune.methods.actions import Stop, Try
 from tvm.contrib.cprune.methods.progressive import RESOLUTION, Progressive
+from tvm.contrib.cprune.models.checkpoint import load_checkpoint
 from tvm.contrib.cprune.types import ChannelGroup, GroupMember
 
 Accuracy = Callable[[Mapping[str, int]], float]
@@ -263,14 +264,25 @@ def test_a_candidate_that_lacks_accuracy_is_trained_like_the_final_model(tuned_r
     monkeypatch.setattr(Compiler, "time", time_by_macs)
     predict_by_flops(monkeypatch)
     shutil.copytree(tuned_run("chain", make_model(), SHAPE) / "records", tmp_path / "records")
-    short: list[nn.Module] = []
-    long: list[nn.Module] = []
+    seeds = list[int]()
+
+    def bias(model: nn.Module) -> nn.Parameter:
+        return [value for name, value in model.named_parameters() if name.endswith("bias")][-1]
+
+    def long(model: nn.Module) -> None:
+        seeds.append(torch.initial_seed())
+        if len(seeds) == 1:
+            raise KeyboardInterrupt
+        bias(model).data.fill_(7)
 
     def accuracy(model: nn.Module) -> float:
-        return accuracy_by_width(model) + 0.1 * any(model is trained for trained in long)
+        return accuracy_by_width(model) + 0.1 * bool((bias(model) == 7).all())
 
-    training = Training(short_term=short.append, evaluate=accuracy, long_term=long.append)
-    result = run(tmp_path, config("progressive", accuracy_requirement=0.7), training)
+    training = Training(lambda model: bias(model).data.fill_(0), evaluate=accuracy, long_term=long)
+    settings = config("progressive", accuracy_requirement=0.7)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, settings, training)
+    run(tmp_path, settings, training, resume=True)
     candidates = journal_of(tmp_path, "candidate")
     longer = [event for event in candidates if "accuracy_short_term" in event]
     assert {event["accepted"] for event in longer} == {True, False} and len(longer) < len(candidates)
@@ -280,6 +292,9 @@ def test_a_candidate_that_lacks_accuracy_is_trained_like_the_final_model(tuned_r
         assert "after the long-term training" in event["reason"]
     for event in candidates:
         assert event["accepted"] == (event["accuracy_val"] >= 0.7)
-    # The final model is trained once more.
-    assert (len(short), len(long)) == (len(candidates), len(longer) + 1)
-    assert result["accepted"] == sum(event["accepted"] for event in candidates)
+        # The weights after all trainings are kept.
+        model = load_checkpoint(tmp_path, event["checkpoint"], make_model())
+        assert bool((bias(model) == 7).all()) == (event in longer)
+    # The training during which the run was killed is repeated with the same seed.
+    first, *others = [event["iteration"] for event in longer]
+    assert seeds[:-1] == [settings.seed + number for number in (first, first, *others)]

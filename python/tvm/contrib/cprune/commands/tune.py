@@ -169,8 +169,8 @@ def run(options: argparse.Namespace) -> None:
         If an option is invalid, or the network cannot be loaded, tuned or built.
     """
     settings, tune = NETWORK.build(options), TUNE.build(options)
-    if tune.transfer and (tune.tuner != "autotvm" or not tune.strategy.startswith("xgb")):
-        raise CPruneError("--transfer requires --tuner autotvm with --strategy xgb, xgb-rank or xgb-knob")
+    if tune.transfer and (tune.tuner != "autotvm" or tune.strategy not in ("xgb", "xgb-rank")):
+        raise CPruneError("--transfer requires --tuner autotvm with --strategy xgb or xgb-rank")
     config = MEASURE.build(options, tune=tune)
     layout = BACKENDS[tune.tuner].layout
     model = load_network(settings.network, settings.batch_size, settings.image_size, layout)

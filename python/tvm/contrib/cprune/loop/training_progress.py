@@ -11,7 +11,7 @@ class TrainingProgress:
     Attributes
     ----------
     name
-        What is trained, such as "final training".
+        What is trained, such as "long-term training".
     epoch, epochs
         Number of the current epoch, from 1, and of all epochs.
     batch, batches

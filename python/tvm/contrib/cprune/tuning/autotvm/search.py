@@ -55,7 +55,7 @@ def search(
         Builds and times the configurations.
     log
         Receives the records. Records that it already holds count as trials. The XGBoost tuners also learn
-        from those of other tasks.
+        from those of other tasks, except for xgb-knob.
     report
         Called after each batch.
     strict
@@ -150,15 +150,17 @@ def _tuner(
     np.random.seed((seed + zlib.crc32(task.workload_key.encode())) % (1 << 32))
     tuner = _make_tuner(task, config)
     before = known.of(task.workload_key)
-    history = [*_transfer_records(config.transfer), *before, *log.measured]
-    if history and isinstance(tuner, XGBTuner):
-        pairs = [autotvm.record.decode(record.line) for record in history if record.latency]
-        tuner.load_history(pairs, min_seed_records=4 * config.batch)
     done = (*before, *log.of(task.workload_key))
+    # Values of knobs do not tell which shape they are for.
+    others = config.strategy != "xgb-knob"
+    history = [*_transfer_records(config.transfer), *before, *log.measured] if others else done
     visited = {json.loads(record.line)["config"]["index"] for record in done}
-    if isinstance(tuner, XGBTuner | GATuner):
-        tuner.visited |= visited
     try:
+        if history and isinstance(tuner, XGBTuner):
+            pairs = [autotvm.record.decode(record.line) for record in history if record.latency]
+            tuner.load_history(pairs, min_seed_records=4 * config.batch)
+        if isinstance(tuner, XGBTuner | GATuner):
+            tuner.visited |= visited
         yield tuner, visited
     finally:
         if isinstance(tuner, XGBTuner):
