@@ -8,13 +8,13 @@
 
 Each method prunes the same trained network at three strengths: requirements of accuracy for methods that
 train their candidates, speedups for knapsack, and shares of the multiply-accumulates for the others. These
-train for 18 epochs at the end, as long as progressive trained ResNet-18 in total. cprune and netadapt, which
+train for 18 epochs at the end, as many as progressive took for ResNet-18 in total. cprune and netadapt, which
 train many candidates, have a time limit. The runs of knapsack and progressive share their staircases. Each
 run ends with a search for the programs of its pruned network. Then all networks take turns in TVM and in ONNX
 Runtime; latencies are relative to the unpruned network in ONNX Runtime.
 
-Accuracies on glyphs, which are generated, are those on ten times the images of the test split: their standard
-error is 0.002, where that of the test split is 0.006, as much as the methods differ by.
+Accuracies on glyphs are measured on newly generated images, ten times as many as in the test split. Their
+standard error is 0.002; that of the test split is 0.006, as large as the differences between methods.
 
 A goal can be out of reach, such as one for rounded widths if few of them fit: the run then has no row.
 
@@ -63,8 +63,8 @@ EPOCHS, ONE_SHOT_EPOCHS = {"cprune": 2, "netadapt": 2, "progressive": 5}, 18
 # Time limit of the pruning, for methods with many candidates: about what knapsack takes for ResNet-18 on two
 # cores of a Zen 4.
 _LIMIT = ("--max-seconds", "720")
-# Short trainings lose accuracy that the last training regains. netadapt trains a candidate for each group
-# that can be cut so much, which are two of twelve in ResNet-18 for 0.2.
+# Short trainings lose accuracy that the last training regains. netadapt trains a candidate for every group
+# that can be cut enough: only two of twelve in ResNet-18 if the cut is 0.2.
 OPTIONS = {
     "cprune": ("--alpha", "0.98", "--short-term-batches", "64", *_LIMIT),
     "netadapt": ("--latency-cut", "0.1", "--short-term-batches", "16", *_LIMIT),

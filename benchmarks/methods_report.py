@@ -19,7 +19,7 @@ class Row(NamedTuple):
 
     ``tvm`` and ``onnx_runtime`` are latencies over that of the unpruned network in ONNX Runtime, which takes
     ``reference_ms``; each is followed by its spread. ``speedup`` is the latency of the unpruned network in
-    TVM over that of the pruned one, as the run measured them. Trials and seconds are those after the first
+    TVM over that of the pruned one, as the run measured it. Trials and seconds are those after the first
     tuning.
     """
 

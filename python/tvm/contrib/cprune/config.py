@@ -38,7 +38,8 @@ class TuneConfig:
     strategy
         How AutoTVM selects the programs to measure: by a cost model (xgb, xgb-rank, xgb-knob), by a genetic
         algorithm (ga), at random, or in order (gridsearch). The model of xgb-knob sees the values of the
-        knobs, the others see the loops, which have to be lowered first. Ansor ignores it.
+        knobs. Those of xgb and xgb-rank see the loops, so that every program they rank has to be lowered.
+        Ansor ignores it.
     transfer
         File of AutoTVM records, of any tasks, to train the cost model on before the search. Requires the
         strategy xgb or xgb-rank.

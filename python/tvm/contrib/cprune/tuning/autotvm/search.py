@@ -28,7 +28,7 @@ from tvm.contrib.cprune.types import CPruneError, Task
 
 # The genetic algorithm keeps the best three configurations of a population.
 MIN_POPULATION = 3
-# Loss and features of the cost models. Features of the loops (itervar) need every program lowered.
+# Loss and features of the cost models. For features of the loops (itervar), TVM lowers every program.
 _COST_MODELS = {
     "xgb": ("reg", "itervar"),
     "xgb-rank": ("rank-binary", "itervar"),
