@@ -35,7 +35,8 @@ test: install
 lint: $(STAMPS)/tools
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/clang-format --dry-run --Werror src/cprune/*.cc src/cprune/*.h tools/ffi_headers/tvm/runtime/*.h
+	$(BIN)/clang-format --dry-run --Werror benchmarks/*.cc src/cprune/*.cc src/cprune/*.h \
+	  tools/ffi_headers/tvm/runtime/*.h
 	$(BIN)/mypy
 
 # llvm_versions needs a second installation of TVM; the others are parts of benchmarks.
