@@ -139,14 +139,24 @@ class Compiler:
         relay_model = self.import_model(model)
         return Unbuilt(model, relay_model, self.tuner.transplant(relay_model, current.table))
 
-    def build(self, unbuilt: Unbuilt) -> Candidate:
-        """Compile a model with the programs of its tasks."""
-        model, relay_model, table = unbuilt.model, unbuilt.relay, unbuilt.table
-        return Candidate(model, relay_model, table, self._build(relay_model, table, "candidate"))
+    def build(self, unbuilt: Unbuilt, weights: bool = True) -> Candidate:
+        """Compile a model with the programs of its tasks.
 
-    def move(self, current: Candidate, model: torch.nn.Module) -> Candidate:
-        """Compile a pruned ``model`` with transplants of the programs of ``current``; see ``transplant``."""
-        return self.build(self.transplant(current, model))
+        Parameters
+        ----------
+        weights
+            Whether the library must contain the weights. Without them it can only be timed. Libraries for RPC
+            devices always contain them.
+        """
+        model, relay_model, table = unbuilt.model, unbuilt.relay, unbuilt.table
+        return Candidate(model, relay_model, table, self._build(relay_model, table, "candidate", weights))
+
+    def move(self, current: Candidate, model: torch.nn.Module, weights: bool = True) -> Candidate:
+        """Compile a pruned ``model`` with transplants of the programs of ``current``.
+
+        See ``transplant`` and ``build``.
+        """
+        return self.build(self.transplant(current, model), weights)
 
     def predict(self, current: Candidate, model: torch.nn.Module) -> TaskTable:
         """Return the table of a pruned ``model`` with transplants of the programs of ``current``.
@@ -199,6 +209,6 @@ class Compiler:
             repeats = self.config.measure_repeats
             return time_side_by_side(self.measurer, libraries, self.input_shape, repeats, rounds)
 
-    def _build(self, model: RelayModel, table: TaskTable, name: str) -> Path:
+    def _build(self, model: RelayModel, table: TaskTable, name: str, weights: bool = True) -> Path:
         with self._stopwatch("build"):
-            return self._builder.build(model, table, name)
+            return self._builder.build(model, table, name, weights or self.tracker is not None)

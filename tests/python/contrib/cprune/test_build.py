@@ -10,13 +10,14 @@ from networks import OneLayer
 
 from tvm.contrib.cprune.building.build import ModelBuilder
 from tvm.contrib.cprune.importers.from_torch import from_torch
+from tvm.contrib.cprune.measuring import local_worker
 from tvm.contrib.cprune.measuring.records import RecordLog
 from tvm.contrib.cprune.measuring.timing import time_side_by_side
 from tvm.contrib.cprune.table import TaskTable, make_table
 from tvm.contrib.cprune.targets.presets import find_preset
 from tvm.contrib.cprune.tasks import extract_from_program
 from tvm.contrib.cprune.transform.pin_algorithms import winograd_algorithms
-from tvm.contrib.cprune.types import CPruneError
+from tvm.contrib.cprune.types import INPUT, CPruneError
 
 SHAPE = (1, 8, 8, 8)
 
@@ -90,6 +91,35 @@ def test_models_are_timed_side_by_side(tuned_model, pool, builder):
         "winograd": 7,
     }
     assert all(0 < sample < 1 for latency in latencies.values() for sample in latency.samples)
+
+
+def test_a_library_without_weights_can_only_be_timed(tuned_model, pool, builder):
+    model, relay_model, tables = tuned_model
+    for table in tables.values():
+        empty = builder.build(relay_model, table, "empty", weights=False)
+        # The builder keeps functions that packed no weights apart from those that did.
+        complete = builder.build(relay_model, table, "complete")
+        weights = sum(parameter.nbytes for parameter in model.parameters())
+        assert complete.stat().st_size - empty.stat().st_size > 0.9 * weights
+        latencies = time_side_by_side(pool, {"empty": empty, "complete": complete}, SHAPE, repeats=5)
+        assert all(0 < sample < 1 for latency in latencies.values() for sample in latency.samples)
+        check_outputs(complete, model, pool)
+        with pytest.raises(CPruneError, match=r"empty-\d+\.so was built without weights"):
+            pool.run_model(empty, np.zeros(SHAPE, "float32"))
+
+
+def test_missing_weights_are_random_and_others_are_kept(tuned_model, builder):
+    _, relay_model, tables = tuned_model
+    paths = [str(builder.build(relay_model, tables["direct"], "net", weights)) for weights in (False, True)]
+    (empty, has_none), (complete, has_all) = (local_worker._load_model(path, INPUT) for path in paths)
+    assert (has_none, has_all) == (False, True)
+    names = [name for name in complete.get_input_info()[0] if name != INPUT]
+    assert names
+    for name in names:
+        values = [executor.get_input(name).numpy() for executor in (empty, complete)]
+        assert np.isfinite(values[0]).all()
+        assert 0 < np.abs(values[0]).max() < 1
+        assert not np.array_equal(*values)
 
 
 def test_a_loaded_table_equals_the_saved_one(tuned_model, tmp_path):

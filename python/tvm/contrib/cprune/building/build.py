@@ -3,16 +3,19 @@
 
 import gc
 import json
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tvm.auto_scheduler.dispatcher import DispatchContext
+from tvm.relay.backend.executor_factory import GraphExecutorFactoryModule
 
 import tvm
 from tvm import autotvm, relay
 from tvm.contrib.cprune.building.lowered_functions import LoweredFunctions
+from tvm.contrib.cprune.building.memory_plan import plan_graph
 from tvm.contrib.cprune.building.object_cache import ObjectCache
 from tvm.contrib.cprune.files import replaced
 from tvm.contrib.cprune.lowering import pass_context, quietly
@@ -23,6 +26,9 @@ from tvm.contrib.cprune.targets.presets import Preset
 from tvm.contrib.cprune.targets.target import parse_target, pinned_target
 from tvm.contrib.cprune.transform.pin_algorithms import pin_algorithms
 from tvm.contrib.cprune.types import Algorithm, CandidateError, RelayModel
+
+# Bytes of the weights of models after whose builds the garbage collector runs.
+MAX_UNCOLLECTED = 1 << 29
 
 
 class _AnsorPrograms(DispatchContext):
@@ -128,7 +134,17 @@ def build(
         raise CandidateError(
             f"{count} of {len(table.rows)} tasks were compiled with their program; without one: {names}"
         )
-    return library
+    planned = isinstance(library, GraphExecutorFactoryModule) and target.kind.name == "llvm"
+    return _with_graph(library, plan_graph(library.get_graph_json())) if planned else library
+
+
+def _with_graph(
+    library: GraphExecutorFactoryModule, graph: str, weights: bool = True
+) -> GraphExecutorFactoryModule:
+    """Return a compiled model with another graph, and without its weights unless ``weights`` is set."""
+    params = {k: v for k, v in library.get_params().items() if weights or not v.dtype.startswith("float")}
+    parts = (library.ir_mod, library.target, library.executor, graph, library.get_lib(), library.libmod_name)
+    return GraphExecutorFactoryModule(*parts, params, library.function_metadata)
 
 
 class ModelBuilder:
@@ -146,22 +162,33 @@ class ModelBuilder:
         folder.mkdir(parents=True, exist_ok=True)
         self.objects, self.functions = ObjectCache(folder / "objects"), LoweredFunctions()
         self._folder, self._preset = folder, preset
+        self._uncollected = 0
 
-    def build(self, model: RelayModel, table: TaskTable, name: str) -> Path:
+    def build(self, model: RelayModel, table: TaskTable, name: str, weights: bool = True) -> Path:
         """Compile a model; return its library, which is complete or does not exist.
+
+        Parameters
+        ----------
+        weights
+            Whether the library contains the weights. Without them it is linked faster, and can only be timed.
 
         Raises
         ------
         CPruneError
             If a task was compiled without its program, or linking fails.
         """
-        # Reference cycles keep earlier traced models alive. Collect now: the collector counts objects, not
-        # bytes, and would run too late.
-        gc.collect()
+        # Reference cycles keep earlier traced models alive. The collector counts objects, not bytes, and
+        # would run too late.
+        if self._uncollected > MAX_UNCOLLECTED:
+            gc.collect()
+            self._uncollected = 0
         # A unique name: a process that has loaded a library keeps seeing the old file under its name.
         path = self._folder / f"{name}-{time.time_ns()}.so"
-        with self.objects.serve_builds(), self.functions.serve_build() as lower_passes:
+        with self.objects.serve_builds(weights), self.functions.serve_build() as lower_passes:
             library = build(model, table, lower_passes=lower_passes)
+        self._uncollected += sum(4 * math.prod(value.shape) for value in library.get_params().values())
+        if not weights:
+            library = _with_graph(library, library.get_graph_json(), weights=False)
         with replaced(path) as aside:
             self._preset.link(library, aside)
         return path

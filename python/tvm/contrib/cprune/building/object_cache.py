@@ -21,6 +21,8 @@ from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.types import CPruneError, InfrastructureError
 
 _BUILD = "target.build.llvm"
+# Part of the name of functions that pack weights.
+_PACKING = "auto_scheduler_layout_transform"
 # Modules of constant folding to keep; a network has about one for each of its convolutions.
 MAX_FOLDING = 256
 
@@ -41,8 +43,14 @@ class ObjectCache:
         self._failure: InfrastructureError | None = None
 
     @contextmanager
-    def serve_builds(self) -> Iterator[None]:
+    def serve_builds(self, pack_weights: bool = True) -> Iterator[None]:
         """Make TVM's LLVM code generator use the cache. A library must be exported before it can run.
+
+        Parameters
+        ----------
+        pack_weights
+            Whether TVM packs weights into the layouts of auto_scheduler's programs. Otherwise packed weights
+            have arbitrary values.
 
         Raises
         ------
@@ -54,7 +62,7 @@ class ObjectCache:
 
         def build(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.runtime.Module:
             if mod.attrs is None or "executor" not in mod.attrs:
-                return self._for_folding(stock, mod, target)
+                return self._for_folding(stock, mod, target, pack_weights)
             functions = [
                 (var, func) for var, func in mod.functions.items() if isinstance(func, tvm.tir.PrimFunc)
             ]
@@ -80,8 +88,14 @@ class ObjectCache:
         finally:
             tvm.register_func(_BUILD, stock, override=True)
 
-    def _for_folding(self, stock: Any, mod: tvm.IRModule, target: tvm.target.Target) -> tvm.runtime.Module:
+    def _for_folding(
+        self, stock: Any, mod: tvm.IRModule, target: tvm.target.Target, pack_weights: bool
+    ) -> tvm.runtime.Module:
         """Return the module of a function that constant folding runs at once."""
+        if not pack_weights:
+            mod = tvm.IRModule(
+                {var: _without_packing(func) for var, func in mod.functions.items()}, attrs=mod.attrs
+            )
         key = (tvm.ir.structural_hash(mod), str(target))
         if key not in self._folding:
             if len(self._folding) == MAX_FOLDING:
@@ -114,6 +128,13 @@ class ObjectCache:
             reason = last_line(error)
             self._failure = InfrastructureError(f"cannot write the object file {path}: {reason}")
             raise self._failure from error
+
+
+def _without_packing(func: tvm.tir.PrimFunc) -> tvm.tir.PrimFunc:
+    """Return a function that does nothing in place of one that packs a weight; return others unchanged."""
+    if _PACKING not in str(func.attrs["global_symbol"]):
+        return func
+    return func.with_body(tvm.tir.Evaluate(tvm.tir.ret(0)))
 
 
 def _empty_module(mod: tvm.IRModule) -> tvm.IRModule:

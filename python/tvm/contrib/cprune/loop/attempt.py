@@ -48,7 +48,7 @@ def attempt(
         unbuilt = run.compiler.transplant(current.candidate, prunable.model)
         slow = _predict(run, current.candidate, unbuilt)
         if slow is None:
-            made = AcceptedModel(run.compiler.build(unbuilt), prunable)
+            made = AcceptedModel(run.compiler.build(unbuilt, weights=False), prunable)
             verdict, decision = _judge(run, baseline, current.candidate, made.candidate, state, facts)
         else:
             verdict, decision = "latency", slow

@@ -2,7 +2,7 @@
 """Timing loops around TVM's time evaluator, for local and for remote devices."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from tvm.contrib.cprune.measuring.result import Costs
 
 # Maximum repeat multiplier for short programs.
 MAX_REPEAT_FACTOR = 10
+# Standard deviation of random weights.
+WEIGHT_SCALE = 0.1
 
 
 def time_program(
@@ -66,6 +68,18 @@ def time_alternately(
         for timer, model_costs in pairs if number % 2 == 0 else reversed(pairs):
             model_costs.append(float(timer().results[0]))
     return [tuple(model_costs) for model_costs in costs]
+
+
+def fill_weights(model: Any, names: Iterable[str]) -> None:
+    """Set weights of a graph executor to random values.
+
+    Their standard deviation keeps the activations of usual networks far from infinity and from subnormal
+    numbers, which slow down some processors.
+    """
+    shapes, _ = model.get_input_info()
+    block = np.random.default_rng(0).normal(scale=WEIGHT_SCALE, size=1 << 16).astype("float32")
+    for name in names:
+        model.get_input(name).copyfrom(np.resize(block, [int(size) for size in shapes[name]]))
 
 
 def all_outputs(model: Any, device: Any, input_name: str, data: np.ndarray) -> list[np.ndarray]:

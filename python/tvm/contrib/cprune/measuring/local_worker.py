@@ -23,13 +23,13 @@ from tvm.contrib.cprune.measuring.result import ArgSpecs, Costs, Failure
 from tvm.contrib.cprune.messages import last_line
 from tvm.contrib.cprune.targets.codegen import codegen_context
 from tvm.contrib.cprune.targets.presets import Preset
-from tvm.contrib.cprune.types import InfrastructureError
+from tvm.contrib.cprune.types import CPruneError, InfrastructureError
 
 MAX_LOADED_MODELS = 4
 
-# Compiled module and argument specs by program id; graph executors by path.
+# Compiled module and argument specs by program id; graph executors by path, and whether they have weights.
 _programs: dict[int, tuple[Any, ArgSpecs]] = {}
-_models: dict[str, Any] = {}
+_models: dict[str, tuple[Any, bool]] = {}
 
 
 def start(threads: int) -> None:
@@ -149,20 +149,38 @@ def outputs(program_id: int, inputs: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def time_models(libraries: list[str], input_name: str, data: np.ndarray, repeats: int) -> list[Costs]:
-    """Time compiled models in turn; see ``evaluator.time_alternately``."""
-    models = [_load_model(path) for path in libraries]
+    """Time compiled models in turn, with random weights if a library has none.
+
+    See ``evaluator.time_alternately``.
+    """
+    models = [_load_model(path, input_name)[0] for path in libraries]
     with pinned_threads():
         return evaluator.time_alternately(models, tvm.cpu(), input_name, data, repeats)
 
 
 def run_model(library: str, input_name: str, data: np.ndarray) -> list[np.ndarray]:
-    """Return a compiled model's outputs."""
-    return evaluator.all_outputs(_load_model(library), tvm.cpu(), input_name, data)
+    """Return a compiled model's outputs.
+
+    Raises
+    ------
+    CPruneError
+        If the library has no weights.
+    """
+    model, complete = _load_model(library, input_name)
+    if not complete:
+        raise CPruneError(f"{library} was built without weights: it can only be timed")
+    return evaluator.all_outputs(model, tvm.cpu(), input_name, data)
 
 
-def _load_model(path: str) -> Any:
+def _load_model(path: str, input_name: str) -> tuple[Any, bool]:
+    """Return a graph executor, and whether its library contains all weights."""
     if path not in _models:
         while len(_models) >= MAX_LOADED_MODELS:
             _models.pop(next(iter(_models)))
-        _models[path] = graph_executor.GraphModule(tvm.runtime.load_module(path)["default"](tvm.cpu()))
+        library = tvm.runtime.load_module(path)
+        model = graph_executor.GraphModule(library["default"](tvm.cpu()))
+        shapes, _ = model.get_input_info()
+        missing = {str(name) for name in shapes} - {str(name) for name in library["get_graph_params"]()}
+        evaluator.fill_weights(model, missing - {input_name})
+        _models[path] = model, missing <= {input_name}
     return _models[path]

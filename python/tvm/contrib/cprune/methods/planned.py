@@ -142,7 +142,7 @@ def _measure(
     if action.search and run.config.final_trials:
         made = run.compiler.search_again(transplanted.model, run.config.final_trials, "candidate")
     else:
-        made = run.compiler.build(transplanted)
+        made = run.compiler.build(transplanted, weights=False)
     try:
         latencies = run.compiler.time({"unpruned": baseline.candidate, "new": made})
         facts: dict[str, Any] = {
