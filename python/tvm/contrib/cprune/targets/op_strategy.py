@@ -12,6 +12,7 @@ from tvm.relay.op.strategy.generic import is_depthwise_conv2d
 
 import tvm
 from tvm import auto_scheduler, te, topi
+from tvm.contrib.cprune.targets.convolution import conv2d_nhwc
 from tvm.contrib.cprune.targets.winograd import winograd_nhwc
 
 KEY = "cprune"
@@ -36,7 +37,7 @@ def _direct_conv2d(attrs: Any, inputs: Any, out_type: Any, target: Any) -> OpStr
             return generic.conv2d_strategy(attrs, inputs, out_type, plain)
     data, kernel = (list(tensor.shape) for tensor in inputs)
     if attrs.groups == 1:
-        compute = generic.wrap_compute_conv2d(topi.nn.conv2d_nhwc, need_auto_scheduler_layout=True)
+        compute = generic.wrap_compute_conv2d(conv2d_nhwc, need_auto_scheduler_layout=True)
     elif is_depthwise_conv2d(data, "NHWC", kernel, attrs.kernel_layout, attrs.groups):
         compute = generic.wrap_compute_conv2d(topi.nn.depthwise_conv2d_nhwc, need_kernel_layout=True)
     else:
