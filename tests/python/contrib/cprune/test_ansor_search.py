@@ -248,10 +248,10 @@ def registered_functions():
 def test_tvms_own_functions_are_restored_after_a_search(pool):
     stock = registered_functions()
     assert registered_functions() == stock
-    with pool.serve_auto_scheduler():
+    with pool.serve_auto_scheduler(lambda given: given):
         assert not set(registered_functions()) & set(stock)
     assert registered_functions() == stock
-    with pytest.raises(RuntimeError, match="interrupted"), pool.serve_auto_scheduler():
+    with pytest.raises(RuntimeError, match="interrupted"), pool.serve_auto_scheduler(lambda given: given):
         raise RuntimeError("interrupted")
     assert registered_functions() == stock
 

@@ -2,7 +2,7 @@
 """The interface through which programs and models are measured."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -97,17 +97,22 @@ class Measurer(ABC):
         return records
 
     @contextmanager
-    def serve_auto_scheduler(self) -> Iterator[None]:
+    def serve_auto_scheduler(self, rewrite: Callable[[Any], Any]) -> Iterator[None]:
         """Replace auto_scheduler's local builder and runner by this measurer.
 
         The builder only passes its inputs on: the runner builds and times them.
+
+        Parameters
+        ----------
+        rewrite
+            Returns the program to measure in place of a program, both as ``MeasureInput``.
         """
         names = ("auto_scheduler.local_builder.build", "auto_scheduler.local_runner.run")
         originals = [tvm.get_global_func(name) for name in names]
         pending: list[Any] = []
 
         def build(inputs: Any, *_: Any) -> list[BuildResult]:
-            pending[:] = serialize(inputs)
+            pending[:] = serialize([rewrite(measure_input) for measure_input in inputs])
             return [BuildResult("", [], 0, None, 0.0) for _ in pending]
 
         def run(*_: Any) -> list[auto_scheduler.MeasureResult]:

@@ -5,6 +5,7 @@ import functools
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from tvm.target.codegen import llvm_get_cpu_archlist, llvm_get_cpu_features, llvm_get_targets
 
@@ -111,3 +112,12 @@ def host_target() -> str:
 def host_threads() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def core_count(tvm_task: Any) -> int:
+    """Return the number of cores that share the loops of a ``SearchTask``.
+
+    It is that of the target. TVM's own hardware parameters have that of this machine, also for other devices.
+    """
+    attrs = tvm_task.target.attrs
+    return int(attrs.get("num-cores") or tvm_task.hardware_params.num_cores)

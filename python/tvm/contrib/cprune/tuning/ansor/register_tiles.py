@@ -13,12 +13,13 @@ from itertools import product
 from random import Random
 from typing import Any
 
+from tvm.contrib.cprune.tuning.ansor.row_partition import SPATIAL_LEVELS
 from tvm.contrib.cprune.tuning.ansor.steps import Step, splits_of
 from tvm.contrib.cprune.tuning.ansor.tiled_operation import TiledOperation
 from tvm.contrib.cprune.types import Split
 
-# Inner lengths of a spatial and of a reduction axis in Ansor's tiling for CPUs, "SSRSRS".
-SPATIAL_LEVELS, REDUCTION_LEVELS = 3, 1
+# Inner lengths of a reduction axis in Ansor's tiling for CPUs, "SSRSRS".
+REDUCTION_LEVELS = 1
 # Vectors of results that hide the latency of a multiply-add: two each cycle, with a latency of four.
 MIN_RESULTS = 8
 # Multiply-adds per load beyond which loads take less time. Two of either can start in each cycle, but some

@@ -19,6 +19,7 @@ from tvm.contrib.cprune.tuning.ansor.allocation import (
     next_search,
 )
 from tvm.contrib.cprune.tuning.ansor.lending import lend
+from tvm.contrib.cprune.tuning.ansor.row_partition import with_partitioned_rows
 from tvm.contrib.cprune.tuning.ansor.tiled_programs import TiledPrograms
 from tvm.contrib.cprune.tuning.progress import Progress, SearchProgress
 from tvm.contrib.cprune.types import Task
@@ -78,7 +79,7 @@ def search(
     searches = start_searches(tasks, config, log, seed, alternatives or {}, settled, known)
     budget = sum(search.trials if search.settled else config.trials for search in searches)
     progress = SearchProgress(searches, budget, report)
-    with measurer.serve_auto_scheduler():
+    with measurer.serve_auto_scheduler(with_partitioned_rows):
         for current in _measure_batches(searches, config, measurer, log, progress):
             if strict and all(search.only_failures for search in (current, *current.alternatives)):
                 raise current.no_valid_program()
@@ -199,7 +200,7 @@ def _measure_batch(
 def _evolve(search: AnsorSearch, size: int, tvm_measurer: ProgramMeasurer, log: RecordLog) -> None:
     """Measure up to ``size`` programs of Ansor's evolutionary search."""
     inputs, results = search.policy.continue_search_one_round(size, tvm_measurer)
-    records = [dump(i, r) for i, r in zip(inputs, results, strict=True)]
+    records = [dump(with_partitioned_rows(i), r) for i, r in zip(inputs, results, strict=True)]
     log.append(records)
     search.exhausted = not records
     search.add(records)

@@ -10,7 +10,7 @@ from tvm.auto_scheduler import _ffi_api as ffi
 
 from tvm import auto_scheduler
 from tvm.contrib.cprune.measuring.records import Measured, dump, state_of
-from tvm.contrib.cprune.targets.target import vector_lanes, vector_registers
+from tvm.contrib.cprune.targets.target import core_count, vector_lanes, vector_registers
 from tvm.contrib.cprune.tuning.ansor.register_tiles import (
     Tile,
     TileSplits,
@@ -20,6 +20,7 @@ from tvm.contrib.cprune.tuning.ansor.register_tiles import (
     weight_tiles,
     with_tile,
 )
+from tvm.contrib.cprune.tuning.ansor.row_partition import partition_rows
 from tvm.contrib.cprune.tuning.ansor.steps import Step, steps_of, vectorized_stages
 from tvm.contrib.cprune.tuning.ansor.tiled_operation import tiled_operation
 from tvm.contrib.cprune.types import Task
@@ -75,6 +76,7 @@ class TiledPrograms:
         for number in range(CANDIDATES):
             vary = fastest and number % 2
             steps = self._vary(fastest) if vary else self._retile([*self._sampled, *fastest])
+            steps = partition_rows(self._task.tvm_task, steps)
             programs[json.dumps(steps)] = steps
         return [self._input(steps) for steps in programs.values()]
 
@@ -103,7 +105,7 @@ class TiledPrograms:
         steps = self._random.choice(programs)
         splits, tile = self._splits(steps), self._random.choice(self._random.choice(self._kinds))
         assert splits is not None
-        cores = int(self._task.tvm_task.hardware_params.num_cores)
+        cores = core_count(self._task.tvm_task)
         return with_tile(steps, splits, tile, cores, self._random)
 
     def _vary(self, programs: Sequence[list[Step]]) -> list[Step]:

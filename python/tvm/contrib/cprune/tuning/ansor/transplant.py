@@ -16,7 +16,7 @@ import tvm
 from tvm.contrib.cprune import _plugin
 from tvm.contrib.cprune.measuring.records import state_of
 from tvm.contrib.cprune.messages import last_line
-from tvm.contrib.cprune.targets.target import vector_lanes
+from tvm.contrib.cprune.targets.target import core_count, vector_lanes
 from tvm.contrib.cprune.tuning.ansor.epilogue import (
     compare_epilogues,
     move_steps,
@@ -25,6 +25,7 @@ from tvm.contrib.cprune.tuning.ansor.epilogue import (
     with_epilogue_of,
 )
 from tvm.contrib.cprune.tuning.ansor.fused_loops import resize_fused_splits
+from tvm.contrib.cprune.tuning.ansor.row_partition import partition_rows
 from tvm.contrib.cprune.tuning.ansor.steps import Step, splits_of, steps_of
 from tvm.contrib.cprune.tuning.variants import Lengths, length_variants
 from tvm.contrib.cprune.types import Split, Task, TransplantError
@@ -56,7 +57,7 @@ def transplant(record: str, old: Task, new: Task, limit: int = 3) -> list[Any]:
     for steps in rewrite_steps(record, old, new, limit):
         data = json.loads(record)
         data["i"][0][0] = new.workload_key
-        data["i"][1][1] = steps
+        data["i"][1][1] = partition_rows(new.tvm_task, steps)
         try:
             state = state_of(json.dumps(data))
             new.tvm_task.compute_dag.infer_bound_from_state(state)
@@ -154,7 +155,7 @@ def _fitting_lengths(extent: int, split: Split, new: Task, limit: int) -> list[L
     choices = _plugin.fit_lengths(divisible, split.lengths, limit, lanes)
     # Threads share the outermost loops. If those have fewer iterations than there are cores, shorter inner
     # loops may be faster.
-    cores = int(new.tvm_task.hardware_params.num_cores)
+    cores = core_count(new.tvm_task)
     if along_output and extent // split.product < cores and choices == [split.lengths]:
         shorter = _plugin.fit_lengths(divisible, _halve_first_even(split.lengths), limit, lanes)
         choices += [lengths for lengths in shorter if lengths not in choices]
