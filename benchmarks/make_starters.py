@@ -3,6 +3,7 @@
 
     python benchmarks/make_starters.py
     python benchmarks/make_starters.py --trials 64 --networks resnet18 vgg16
+    python benchmarks/make_starters.py --networks mobilenet_v2 --keep
 
 ResNet-18 and ResNet-50, VGG-16, MobileNetV1 and MobileNetV2 are tuned in turn at 224x224, each starting from
 the programs of those before it. The fastest program of each task is written to the package, in
@@ -23,7 +24,7 @@ from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.files import write_text
 from tvm.contrib.cprune.loop.console import ConsoleReport
-from tvm.contrib.cprune.program_library import load_table, table_files
+from tvm.contrib.cprune.program_library import load_table, merge, table_files
 from tvm.contrib.cprune.table import Row, TaskTable
 from tvm.contrib.cprune.targets.target import host_target, vector_lanes
 from tvm.contrib.cprune.types import Latency
@@ -57,7 +58,7 @@ def starter(row: Row) -> Row:
 
 def write(table: TaskTable, path: Path) -> None:
     """Write the starters of a table, and compare them with what is read back."""
-    starters = replace(table, rows=tuple(starter(row) for row in table.rows if row.task.layers))
+    starters = replace(table, rows=tuple(starter(row) for row in table.rows))
     starters.save(path)
     write_text(path, json.dumps(json.loads(path.read_text()), separators=(",", ":")) + "\n")
     if TaskTable.load(path) != starters:
@@ -70,6 +71,7 @@ def main() -> None:
     )
     parser.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS, metavar="NAME")
     parser.add_argument("--trials", type=int, default=32, help="trials per task (default: %(default)s)")
+    parser.add_argument("--keep", action="store_true", help="keep the present starters that are not slower")
     args = parser.parse_args()
     print_machine()
     name = program_library.STARTER_FILES.get(vector_lanes(host_target()))
@@ -80,6 +82,9 @@ def main() -> None:
     started, library = time.monotonic(), CACHE / "starters" / "library"
     for network in args.networks:
         table = tune(network, args.trials, library)
+    table = replace(table, rows=tuple(row for row in table.rows if row.task.layers))
+    if args.keep:
+        table = merge(table, load_table(STARTERS / name).rows)
     write(table, STARTERS / name)
     size = (STARTERS / name).stat().st_size / 1024
     print(
