@@ -38,7 +38,7 @@ from tvm.contrib.cprune.types import INPUT
 NETWORKS = ("mobilenet_v2", "resnet18")
 SHAPE = (1, 3, 224, 224)
 TVM_RATIO = 16.0
-RATIOS = (TVM_RATIO, 2.0, MAX_RATIO, 1.0, 0.0)
+RATIOS = (TVM_RATIO, MAX_RATIO, 1.5, 1.0, 0.0)
 WARM_UP, RUNS = 3, 15
 # Nanoseconds of a round trip that cores with a common last-level cache do not exceed.
 FAR = 150

@@ -20,7 +20,7 @@ import tvm
 # The graph executor does not call this function: its output is its input in another shape.
 _NO_CALL = "__nop"
 # See benchmarks/memory_plan.py.
-MAX_RATIO = 1.5
+MAX_RATIO = 2.0
 
 
 def plan_graph(graph_json: str, max_ratio: float = MAX_RATIO) -> str:
