@@ -4,14 +4,14 @@
 import functools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 import tvm
-from tvm.contrib.cprune.measuring.result import ArgSpecs
+from tvm import te
 
 # TVM's threads spin this many times before they sleep (src/runtime/thread_pool.cc). With TVM's default of
 # 300,000, idle threads of one process slow down what another process times by half.
@@ -52,20 +52,52 @@ def pinned_threads() -> Iterator[None]:
         time.sleep(SPIN_SECONDS)
 
 
-def register_prepare(specs: ArgSpecs, cold_weights: bool) -> None:
+def activations_of(args: Sequence[te.Tensor]) -> list[int]:
+    """Return the positions of a program's arguments that are activations.
+
+    These are the input of the layer, the output, which is the last argument, and other arguments of the
+    output's shape, such as the other operand of a residual addition. The input need not be the first one.
+    """
+    shapes = [[int(size) for size in tensor.shape] for tensor in args]
+    source = _input_of(args[-1])
+    inputs = [i for i, tensor in enumerate(args) if source is not None and tensor.op.same_as(source)] or [0]
+    return [i for i, shape in enumerate(shapes) if i in inputs or shape == shapes[-1]]
+
+
+def _input_of(output: te.Tensor) -> te.Operation | None:
+    """Return the placeholder of a layer's input, None if the program has no reduction.
+
+    Convolutions and products read their input first, and then the weight.
+    """
+    pending = [output.op]
+    while pending:
+        op = pending.pop(0)
+        if getattr(op, "reduce_axis", None):
+            while op.input_tensors:
+                op = op.input_tensors[0].op
+            return op
+        pending += [tensor.op for tensor in op.input_tensors]
+    return None
+
+
+def register_prepare(weights: Sequence[int]) -> None:
     """Register a function ``PREPARE`` that restores the state in which a model would run the program.
 
-    It flushes the weights from the cache, since those of other layers have passed through it. It keeps the
-    activations, including arguments of the output's shape such as the other operand of a residual addition.
-    It also wakes the threads.
+    It flushes the weights from the cache, since those of other layers have passed through it, and keeps the
+    activations. It also wakes the threads.
+
+    Parameters
+    ----------
+    weights
+        Positions of the arguments to flush.
     """
     flush = tvm.get_global_func("cache_flush_cpu_non_first_arg")
-    weights = [i for i, spec in enumerate(specs[:-1]) if i > 0 and spec != specs[-1]] if cold_weights else []
     wake_threads = _parallel_kernel()
 
     def prepare(*args: Any) -> None:
         for index in weights:
-            flush(args[0], args[index])
+            # The function keeps its first argument.
+            flush(args[index - 1], args[index])
         wake_threads()
 
     tvm.register_func(PREPARE, prepare, override=True)

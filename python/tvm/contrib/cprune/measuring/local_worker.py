@@ -18,7 +18,13 @@ import tvm
 from tvm import auto_scheduler, autotvm
 from tvm.contrib import graph_executor
 from tvm.contrib.cprune.measuring import evaluator
-from tvm.contrib.cprune.measuring.cpu_state import PREPARE, limit_threads, pinned_threads, register_prepare
+from tvm.contrib.cprune.measuring.cpu_state import (
+    PREPARE,
+    activations_of,
+    limit_threads,
+    pinned_threads,
+    register_prepare,
+)
 from tvm.contrib.cprune.measuring.result import ArgSpecs, Costs, Failure
 from tvm.contrib.cprune.messages import last_line
 from tvm.contrib.cprune.targets.codegen import codegen_context
@@ -27,8 +33,9 @@ from tvm.contrib.cprune.types import CPruneError, InfrastructureError
 
 MAX_LOADED_MODELS = 4
 
-# Compiled module and argument specs by program id; graph executors by path, and whether they have weights.
-_programs: dict[int, tuple[Any, ArgSpecs]] = {}
+# By program id: the compiled module, the specs of its arguments, and the positions of the activations.
+_programs: dict[int, tuple[Any, ArgSpecs, list[int]]] = {}
+# By path: a graph executor, and whether its library has weights.
 _models: dict[str, tuple[Any, bool]] = {}
 
 
@@ -47,9 +54,9 @@ def build(program_id: int, serialized: Any) -> Failure | None:
         A ``MeasureInput`` of AutoTVM, or a serialized one of auto_scheduler.
     """
 
-    def keep(module: Any, specs: ArgSpecs) -> None:
+    def keep(module: Any, args: Any) -> None:
         module.get_function(module.entry_name, query_imports=True)
-        _programs[program_id] = (module, specs)
+        _programs[program_id] = (module, _arg_specs(args), activations_of(args))
 
     outcome = _compile(serialized, keep, MeasureErrorNo.COMPILE_HOST)
     return outcome if isinstance(outcome, Failure) else None
@@ -58,14 +65,14 @@ def build(program_id: int, serialized: Any) -> Failure | None:
 def build_file(serialized: Any, path: str, preset: Preset) -> ArgSpecs | Failure:
     """Compile a program into a shared library for another device; return its arguments' specs."""
 
-    def link(module: Any, _: ArgSpecs) -> None:
+    def link(module: Any, _: Any) -> None:
         preset.link(module, Path(path))
 
     return _compile(serialized, link, MeasureErrorNo.COMPILE_DEVICE)
 
 
-def _compile(serialized: Any, finish: Callable[[Any, ArgSpecs], None], error_no: int) -> ArgSpecs | Failure:
-    """Compile a program, pass its module to ``finish`` and return its arguments' specs.
+def _compile(serialized: Any, finish: Callable[[Any, Any], None], error_no: int) -> ArgSpecs | Failure:
+    """Compile a program, pass its module and arguments to ``finish``, and return the specs of these.
 
     Templates, schedules and passes of TVM raise exceptions of any type: they are failures of the program
     (``error_no`` if it could be instantiated).
@@ -82,11 +89,10 @@ def _compile(serialized: Any, finish: Callable[[Any, ArgSpecs], None], error_no:
             raise
         except Exception as error:
             return Failure(MeasureErrorNo.INSTANTIATION_ERROR, last_line(error))
-        specs = _arg_specs(args)
         with codegen_context(target):
             module = tvm.build(schedule, args, target=target)
-        finish(module, specs)
-        return specs
+        finish(module, args)
+        return _arg_specs(args)
     except InfrastructureError:
         raise
     except (OSError, MemoryError) as error:
@@ -120,10 +126,11 @@ def _arg_specs(args: Any) -> ArgSpecs:
 
 def run(program_id: int, repeats: int, min_seconds: float, cold_weights: bool) -> Costs | Failure:
     """Time a program that ``build`` compiled, and drop it; see ``evaluator.time_program``."""
-    module, specs = _programs.pop(program_id)
+    module, specs, activations = _programs.pop(program_id)
     device = tvm.cpu()
+    weights = [index for index in range(len(specs)) if index not in activations]
     try:
-        register_prepare(specs, cold_weights)
+        register_prepare(weights if cold_weights else [])
         fill = tvm.get_global_func("tvm.contrib.random.random_fill")
         args = [tvm.nd.empty(shape, dtype, device) for shape, dtype in specs]
         for arg in args:
@@ -141,7 +148,7 @@ def outputs(program_id: int, inputs: list[np.ndarray]) -> list[np.ndarray]:
     -------
     The values of all arguments afterwards; those that ``inputs`` does not cover start as zeros.
     """
-    module, specs = _programs.pop(program_id)
+    module, specs, _ = _programs.pop(program_id)
     args = [tvm.nd.array(value) for value in inputs]
     args += [tvm.nd.array(np.zeros(shape, dtype)) for shape, dtype in specs[len(inputs) :]]
     module(*args)

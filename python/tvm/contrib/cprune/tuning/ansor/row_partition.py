@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tvm import auto_scheduler, te
+from tvm.contrib.cprune.measuring.cpu_state import activations_of
 from tvm.contrib.cprune.measuring.records import dump, state_of
 from tvm.contrib.cprune.targets.target import core_count
 from tvm.contrib.cprune.tuning.ansor.axes import axes_of
@@ -74,7 +75,7 @@ def _row_axis(tvm_task: Any) -> int | None:
     It is the outermost axis of the reduction that has the output's shape, in a task of a CPU.
     """
     dag = tvm_task.compute_dag
-    if tvm_task.target.kind.name != "llvm" or _weight_size(dag) > _activation_size(dag):
+    if tvm_task.target.kind.name != "llvm" or _has_large_weights(dag):
         return None
     axes, number = axes_of(dag), 0
     output = [int(size) for size in dag.ops[-1].output(0).shape]
@@ -88,18 +89,8 @@ def _row_axis(tvm_task: Any) -> int | None:
     return None
 
 
-def _sizes(dag: Any) -> list[int]:
-    return [math.prod(int(size) for size in tensor.shape) for tensor in dag.tensors]
-
-
-def _activation_size(dag: Any) -> int:
-    """Return the number of elements of the first input and the output."""
-    sizes = _sizes(dag)
-    return sizes[0] + sizes[-1]
-
-
-def _weight_size(dag: Any) -> int:
-    """Return the number of elements of the other inputs that do not have the output's shape."""
-    output = list(map(int, dag.tensors[-1].shape))
-    others = zip(dag.tensors[1:-1], _sizes(dag)[1:-1], strict=True)
-    return sum(size for tensor, size in others if list(map(int, tensor.shape)) != output)
+def _has_large_weights(dag: Any) -> bool:
+    """Return whether the weights have more elements than the activations."""
+    sizes = [math.prod(int(size) for size in tensor.shape) for tensor in dag.tensors]
+    activations = sum(sizes[index] for index in activations_of(dag.tensors))
+    return sum(sizes) > 2 * activations

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which arguments of a program are activations, which a timed run finds in the cache."""
+
+import pytest
+import torch
+from networks import KINDS
+from programs import extract, task_of
+from torch import nn
+
+from tvm.contrib.cprune.measuring.cpu_state import activations_of
+
+
+class Residual(nn.Module):
+    """A projection whose sum with its block's input is not followed by another operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expand, self.project = nn.Conv2d(8, 32, 1), nn.Conv2d(32, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = x + self.project(torch.relu(self.expand(x)))
+        return torch.relu(y) * 2
+
+
+def names(task):
+    return [tensor.op.name for tensor in task.tvm_task.compute_dag.tensors]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_input_and_output_are_activations(kind, target):
+    task = task_of(kind, 32, target)
+    tensors = task.tvm_task.compute_dag.tensors
+    activations = activations_of(tensors)
+    assert [names(task)[index] for index in activations] == ["p0", names(task)[-1]]
+    assert len(tensors) > len(activations)
+
+
+def test_a_template_reads_its_input_first():
+    task = task_of("direct 3x3", 32, "llvm -mcpu=skylake-avx512 -num-cores 2", "autotvm").tvm_task
+    with task.target:
+        _, args = task.instantiate(task.config_space.get(0))
+    assert activations_of(args) == [0, len(args) - 1]
+
+
+def test_the_input_need_not_be_the_first_argument(target):
+    tasks = extract(Residual(), (1, 8, 6, 6), target)
+    (task,) = [task for task in tasks if "project" in task.layers]
+    sizes = {
+        name: [int(size) for size in tensor.shape]
+        for name, tensor in zip(names(task), task.tvm_task.compute_dag.tensors, strict=True)
+    }
+    (data,) = [name for name, shape in sizes.items() if shape == [1, 6, 6, 32]]
+    (weight,) = [name for name, shape in sizes.items() if shape == [1, 1, 32, 8]]
+    activations = [names(task)[index] for index in activations_of(task.tvm_task.compute_dag.tensors)]
+    residual = [name for name, shape in sizes.items() if shape == [1, 6, 6, 8]]
+    assert len(residual) == 2
+    assert set(activations) == {data, *residual}
+    assert names(task)[0] != data
+    assert weight not in activations
