@@ -40,8 +40,8 @@ lint: $(STAMPS)/tools
 	$(BIN)/mypy
 
 # llvm_versions needs a second installation of TVM; the others are parts of benchmarks.
-BENCHMARKS := $(filter-out ablation_runs bounds common equal_macs holding_server llvm_versions methods_report \
-  new_search peers stack_% tutorial_runs untrained,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
+BENCHMARKS := $(filter-out ablation_runs bounds common core_distance equal_macs holding_server llvm_versions \
+  methods_report new_search peers stack_% tutorial_runs untrained,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 
 bench: $(addprefix bench-,$(BENCHMARKS))
 

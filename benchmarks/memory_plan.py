@@ -6,17 +6,13 @@
 
 The limit is the ratio of the larger tensor to the smaller one. TVM's own plan has a limit of 16. With a limit
 of 0, no tensors share a buffer. All plans use the same programs, and take turns. Each round also measures the
-round trip of a cache line between two cores (core_distance.cc): a virtual machine's cores may share a
-last-level cache in one round, and in the next one they may not.
+distance of the two cores (see core_distance.py).
 """
 
 import argparse
 import json
 import math
-import os
-import subprocess
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +20,7 @@ import torch
 
 import tvm
 from common import CACHE, TRIALS, median, print_machine, spread
+from core_distance import FAR, round_trip
 from tvm.contrib import graph_executor
 from tvm.contrib.cprune.building.memory_plan import MAX_RATIO, plan_graph
 from tvm.contrib.cprune.compiler import Compiler
@@ -40,8 +37,6 @@ SHAPE = (1, 3, 224, 224)
 TVM_RATIO = 16.0
 RATIOS = (TVM_RATIO, MAX_RATIO, 1.5, 1.0, 0.0)
 WARM_UP, RUNS = 3, 15
-# Nanoseconds of a round trip that cores with a common last-level cache do not exceed.
-FAR = 150
 # Seconds between two rounds.
 PAUSE = 1.0
 
@@ -87,22 +82,7 @@ def seconds_of(executor: Any) -> float:
     return median(seconds)
 
 
-def compile_core_distance() -> Path:
-    """Compile core_distance.cc."""
-    source, path = Path(__file__).with_name("core_distance.cc"), CACHE / "core_distance"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(
-        [os.environ.get("CXX", "g++"), "-O2", "-pthread", str(source), "-o", str(path)], check=True
-    )
-    return path
-
-
-def round_trip(program: Path) -> float:
-    """Return the nanoseconds that a cache line needs from one core to another one and back."""
-    return float(subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout)
-
-
-def compare(name: str, rounds: int, core_distance: Path) -> None:
+def compare(name: str, rounds: int) -> None:
     """Print the latency of each plan in each round, and the ratios to TVM's limit."""
     library = library_of(name)
     plans = {ratio: executor_of(library, ratio) for ratio in RATIOS}
@@ -117,7 +97,7 @@ def compare(name: str, rounds: int, core_distance: Path) -> None:
     samples: dict[float, list[float]] = {ratio: [] for ratio in RATIOS}
     distances = []
     for _ in range(rounds):
-        distances.append(round_trip(core_distance))
+        distances.append(round_trip())
         for ratio, (executor, _) in plans.items():
             samples[ratio].append(seconds_of(executor))
         cells = (f"{values[-1] * 1e3:6.3f}" for values in samples.values())
@@ -141,9 +121,8 @@ def main() -> None:
     args = parser.parse_args()
     limit_threads(host_threads())
     print_machine()
-    core_distance = compile_core_distance()
     for name in args.networks:
-        compare(name, args.rounds, core_distance)
+        compare(name, args.rounds)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,14 @@
 
 Each network has random weights. It is tuned, pruned for some iterations without regard to accuracy, and timed
 at the original and at the pruned widths. All runtimes take turns; their outputs are compared with PyTorch's.
-The last column is CPrune's time over that of the fastest other runtime. An interrupted run continues from the
-folders in build/benchmarks/runtimes.
+The last column is CPrune's time over that of the fastest other runtime. Rounds with near and with far cores
+(see core_distance.py) have rows of their own. An interrupted run continues from the folders in
+build/benchmarks/runtimes.
 """
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from torch import nn
 
 from bounds import print_tasks
 from common import CACHE, median, print_machine, spread
+from core_distance import FAR, round_trip
 from models import make_model
 from peers import OURS, RUNTIMES, Peer, convert, take_turns
 from tvm.contrib.cprune.building.build import algorithms_of
@@ -89,19 +92,35 @@ def tune_and_prune(
 
 def time_in_turn(
     model: nn.Module, library: Path, shape: tuple[int, ...], folder: Path
-) -> dict[str, list[float]]:
-    """Return the seconds of runs of all runtimes, which take turns."""
+) -> list[tuple[float, dict[str, list[float]]]]:
+    """Return the distance of the cores in each round, and the seconds of the runs of all runtimes."""
     convert(model, shape, folder)
     shutil.copy(library, folder / RUNTIMES[OURS][0])
     data = sample_input(shape)
     with torch.no_grad():
         expected = model(torch.from_numpy(data)).numpy()
+    rounds = []
     with ExitStack() as processes:
         peers = [processes.enter_context(Peer(name, folder, data, host_threads())) for name in RUNTIMES]
         for peer in peers:
             check(peer.name, peer.output, expected)
-        samples = take_turns(peers, ROUNDS, RUNS)
-    return {peer.name: own for peer, own in zip(peers, samples, strict=True)}
+        for _ in range(ROUNDS):
+            distance = round_trip()
+            samples = take_turns(peers, 1, RUNS)
+            rounds.append((distance, {peer.name: own for peer, own in zip(peers, samples, strict=True)}))
+    return rounds
+
+
+def print_row(name: str, rounds: Sequence[tuple[float, dict[str, list[float]]]]) -> None:
+    """Print the times of some rounds, and CPrune's time over that of the fastest other runtime."""
+    times = {
+        runtime: [second for _, samples in rounds for second in samples[runtime]] for runtime in RUNTIMES
+    }
+    medians = {runtime: median(values) for runtime, values in times.items()}
+    cells = [f"{medians[key] * 1e3:.2f} ± {spread(times[key]) * 1e3:.2f}" for key in times]
+    ratio = medians[OURS] / min(medians[key] for key in RUNTIMES if key != OURS)
+    distance = f"{median([distance for distance, _ in rounds]):.0f} | {len(rounds)}"
+    print(f"| {name} | {distance} | {' | '.join(cells)} | {ratio:.2f} |", flush=True)
 
 
 def check(name: str, output: np.ndarray, expected: np.ndarray) -> None:
@@ -123,11 +142,11 @@ def compare(name: str, args: argparse.Namespace) -> None:
     model = make_network(name)
     variants, table = tune_and_prune(name, model, steps, tune, folder)
     for variant, (network, library) in variants.items():
-        times = time_in_turn(network, library, (1, 3, size, size), folder / "peers" / variant)
-        medians = {runtime: median(values) for runtime, values in times.items()}
-        cells = [f"{medians[key] * 1e3:.2f} ± {spread(times[key]) * 1e3:.2f}" for key in times]
-        ratio = medians[OURS] / min(medians[key] for key in RUNTIMES if key != OURS)
-        print(f"| {name} {variant} | {' | '.join(cells)} | {ratio:.2f} |", flush=True)
+        rounds = time_in_turn(network, library, (1, 3, size, size), folder / "peers" / variant)
+        for far in (False, True):
+            chosen = [item for item in rounds if (item[0] > FAR) == far]
+            if chosen:
+                print_row(f"{name} {variant}", chosen)
     if args.tasks:
         print_tasks(table)
 
@@ -145,7 +164,13 @@ def main() -> None:
     parser.add_argument("--tasks", action="store_true", help="also print the tasks with their bounds")
     args = parser.parse_args()
     print_machine()
-    columns = ["network", *(f"{name}, ms" for name in RUNTIMES), "ours over the best other"]
+    columns = [
+        "network",
+        "round trip, ns",
+        "rounds",
+        *(f"{name}, ms" for name in RUNTIMES),
+        "ours over the best other",
+    ]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for name in args.networks:
         compare(name, args)
