@@ -5,10 +5,10 @@
     python benchmarks/runtimes.py --networks resnet18 mobilenet_v2 --trials 16 --steps 0
     python benchmarks/runtimes.py --networks resnet18 --library none --tasks
 
-Each network has random weights. It is tuned, pruned for some iterations without regard to accuracy, and timed
-at the original and at the pruned widths. All runtimes take turns; their outputs are compared with PyTorch's.
-The last column is CPrune's time over that of the fastest other runtime. Rounds with near and with far cores
-(see core_distance.py) have rows of their own. An interrupted run continues from the folders in
+Each network has random weights. It is tuned, pruned for some iterations without regard to accuracy, tuned
+again, and timed at the original and at the pruned widths. All runtimes take turns; their outputs are compared
+with PyTorch's. The last column is CPrune's time over that of the fastest other runtime. Rounds with near and
+with far cores (see core_distance.py) have rows of their own. An interrupted run continues from the folders in
 build/benchmarks/runtimes.
 """
 
@@ -73,7 +73,7 @@ def tune_and_prune(
     The model and its compiled library at the original and at the pruned widths, and the table of the former.
     """
     shape = (1, 3, NETWORKS[name][0], NETWORKS[name][0])
-    config = PruneConfig(alpha=1e-6, max_iterations=max(steps, 1), tune=tune)
+    config = PruneConfig(alpha=1e-6, max_iterations=max(steps, 1), final_trials=tune.trials, tune=tune)
     algorithms = None
     with ConsoleReport() as report:
         if steps:

@@ -11,15 +11,17 @@ from tvm.contrib.cprune.measuring.cpu_state import activations_of
 
 
 class Residual(nn.Module):
-    """A projection whose sum with its block's input is not followed by another operation."""
+    """An inverted residual block: nothing follows the sum of its input and its projection."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 1)
         self.expand, self.project = nn.Conv2d(8, 32, 1), nn.Conv2d(32, 8, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = x + self.project(torch.relu(self.expand(x)))
-        return torch.relu(y) * 2
+        x = self.stem(x)
+        result: torch.Tensor = self.head(x + self.project(torch.relu(self.expand(x))))
+        return result
 
 
 def names(task):
@@ -31,7 +33,10 @@ def test_input_and_output_are_activations(kind, target):
     task = task_of(kind, 32, target)
     tensors = task.tvm_task.compute_dag.tensors
     activations = activations_of(tensors)
-    assert [names(task)[index] for index in activations] == ["p0", names(task)[-1]]
+    shapes = [[int(size) for size in tensor.shape] for tensor in tensors]
+    biases = [index for index, shape in enumerate(shapes[1:-1], 1) if shape == shapes[-1]]
+    assert activations == [0, *biases, len(tensors) - 1]
+    assert names(task)[0] == "p0"
     assert len(tensors) > len(activations)
 
 
@@ -43,7 +48,7 @@ def test_a_template_reads_its_input_first():
 
 
 def test_the_input_need_not_be_the_first_argument(target):
-    tasks = extract(Residual(), (1, 8, 6, 6), target)
+    tasks = extract(Residual(), (1, 3, 6, 6), target)
     (task,) = [task for task in tasks if "project" in task.layers]
     sizes = {
         name: [int(size) for size in tensor.shape]

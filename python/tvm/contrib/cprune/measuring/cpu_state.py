@@ -64,7 +64,7 @@ def activations_of(args: Sequence[te.Tensor]) -> list[int]:
     return [i for i, shape in enumerate(shapes) if i in inputs or shape == shapes[-1]]
 
 
-def _input_of(output: te.Tensor) -> te.Operation | None:
+def _input_of(output: te.Tensor) -> te.tensor.Operation | None:
     """Return the placeholder of a layer's input, None if the program has no reduction.
 
     Convolutions and products read their input first, and then the weight.
