@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Print the nanoseconds that a cache line needs from one core to the next one and back.
 #include <pthread.h>
+#include <sched.h>
 
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <thread>
 
 namespace {
@@ -12,11 +14,21 @@ namespace {
 constexpr int kRoundTrips = 100000;
 alignas(64) std::atomic<int> turn{0};
 
-void PinTo(int core) {
-  cpu_set_t cores;
-  CPU_ZERO(&cores);
-  CPU_SET(core, &cores);
-  pthread_setaffinity_np(pthread_self(), sizeof(cores), &cores);
+// Pin the calling thread to the n-th core that this process may use.
+void PinTo(int n) {
+  cpu_set_t allowed, one;
+  CPU_ZERO(&one);
+  int core = -1;
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) {
+    for (int i = 0; i < CPU_SETSIZE && core < 0; ++i) {
+      if (CPU_ISSET(i, &allowed) && n-- == 0) core = i;
+    }
+  }
+  if (core >= 0) CPU_SET(core, &one);
+  if (core < 0 || pthread_setaffinity_np(pthread_self(), sizeof(one), &one) != 0) {
+    std::fprintf(stderr, "cannot run on two cores\n");
+    std::exit(1);
+  }
 }
 
 void PlayTurns(int first) {
@@ -30,6 +42,7 @@ void PlayTurns(int first) {
 }  // namespace
 
 int main() {
+  // Each thread inherits the cores of the one that starts it: start the other one first.
   std::thread other([] {
     PinTo(1);
     PlayTurns(1);

@@ -71,7 +71,11 @@ def main() -> None:
     )
     parser.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS, metavar="NAME")
     parser.add_argument("--trials", type=int, default=32, help="trials per task (default: %(default)s)")
-    parser.add_argument("--keep", action="store_true", help="keep the present starters that are not slower")
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="keep the present starters of other tasks, and those that were faster when they were made",
+    )
     args = parser.parse_args()
     print_machine()
     name = program_library.STARTER_FILES.get(vector_lanes(host_target()))

@@ -4,9 +4,9 @@
     python benchmarks/memory_plan.py
     python benchmarks/memory_plan.py --networks mobilenet_v2 --rounds 60
 
-The limit is the ratio of the larger tensor to the smaller one. TVM's own plan has a limit of 16. With a limit
-of 0, no tensors share a buffer. All plans use the same programs, and take turns. Each round also measures the
-distance of the two cores (see core_distance.py).
+The limit is the ratio of the larger tensor to the smaller one. TVM's own plan has a limit of 16, and chooses
+among the free buffers in another way. With a limit of 0, no tensors share a buffer. All plans use the same
+programs, and take turns. Each round also measures the distance of the two cores (see core_distance.py).
 """
 
 import argparse

@@ -24,7 +24,7 @@ from tvm.contrib.cprune.types import (
 )
 
 # Version of the file format.
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def test_a_library_without_weights_can_only_be_timed(tuned_model, pool, builder)
             pool.run_model(empty, np.zeros(SHAPE, "float32"))
 
 
-def test_missing_weights_are_random_and_others_are_kept(tuned_model, builder):
+def test_only_missing_weights_are_random(tuned_model, builder):
     _, relay_model, tables = tuned_model
     paths = [str(builder.build(relay_model, tables["direct"], "net", weights)) for weights in (False, True)]
     (empty, has_none), (complete, has_all) = (local_worker._load_model(path, INPUT) for path in paths)

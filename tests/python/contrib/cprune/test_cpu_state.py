@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which arguments of a program are activations, which a timed run finds in the cache."""
 
+import math
+
 import pytest
 import torch
 from networks import KINDS
 from programs import extract, task_of
 from torch import nn
 
+from tvm import autotvm, te
 from tvm.contrib.cprune.measuring.cpu_state import activations_of
 
 
@@ -40,11 +43,20 @@ def test_input_and_output_are_activations(kind, target):
     assert len(tensors) > len(activations)
 
 
-def test_a_template_reads_its_input_first():
-    task = task_of("direct 3x3", 32, "llvm -mcpu=skylake-avx512 -num-cores 2", "autotvm").tvm_task
+@pytest.mark.parametrize("kind", ["direct 3x3", "1x1", "dense"])
+def test_templates_have_their_output_first(kind, monkeypatch):
+    task = task_of(kind, 32, "llvm -mcpu=skylake-avx512 -num-cores 2", "autotvm").tvm_task
+    # Weights are then packed, as in a measurement.
+    monkeypatch.setattr(autotvm.GLOBAL_SCOPE, "in_tuning", True)
     with task.target:
         _, args = task.instantiate(task.config_space.get(0))
-    assert activations_of(args) == [0, len(args) - 1]
+    output, *inputs = args
+    assert isinstance(output.op, te.ComputeOp)
+    assert len(inputs) == 2
+    # An image has as many elements as the layer's input, and a weight has other ones.
+    count = {"direct 3x3": 8 * 8 * 8, "1x1": 16 * 8 * 8, "dense": 32}[kind]
+    (data,) = [n for n, tensor in enumerate(args) if n and math.prod(map(int, tensor.shape)) == count]
+    assert activations_of(args) == [0, data]
 
 
 def test_the_input_need_not_be_the_first_argument(target):

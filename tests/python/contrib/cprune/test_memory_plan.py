@@ -103,6 +103,33 @@ def test_buffers_hold_what_is_read_and_tensors_of_similar_sizes(seed):
     check_plan(json.loads(plan_graph(json.dumps(graph))))
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("dltype", ["float32", "float64"]), ("device_index", [1, 2]), ("storage_scope", ["", "global.texture"])],
+)
+def test_tensors_of_other_sizes_and_places_have_other_buffers(name, values):
+    # A chain of functions, whose tensors have 8 elements and alternate between two values of an attribute.
+    count = 7
+    nodes = [
+        {"op": "tvm_op" if n else "null", "attrs": {"func_name": "f"}, "inputs": [[n - 1, 0, 0]] if n else []}
+        for n in range(count)
+    ]
+    lists = {"shape": [[8]] * count, "dltype": ["float32"] * count, "storage_id": list(range(count))}
+    lists[name] = [values[n % 2] for n in range(count)]
+    attrs = {key: [f"list_{key}", listed] for key, listed in lists.items()}
+    graph = {
+        "nodes": nodes,
+        "node_row_ptr": list(range(count + 1)),
+        "heads": [[count - 1, 0, 0]],
+        "attrs": attrs,
+    }
+    buffers = json.loads(plan_graph(json.dumps(graph), 1.0))["attrs"]["storage_id"][1]
+    for one in range(count):
+        for other in range(count):
+            assert buffers[one] != buffers[other] or lists[name][one] == lists[name][other]
+    assert len(set(buffers)) < count
+
+
 def test_random_graphs_share_buffers():
     plans = [json.loads(plan_graph(json.dumps(random_graph(seed)))) for seed in range(200)]
     shared = [

@@ -7,7 +7,8 @@ import pytest
 from networks import OneLayer
 from programs import FAST, extract, random_records, task_of
 
-from tvm.contrib.cprune.measuring.records import RecordLog
+from tvm import auto_scheduler
+from tvm.contrib.cprune.measuring.records import RecordLog, identity, input_identity
 from tvm.contrib.cprune.tuning.ansor.row_partition import SPATIAL_LEVELS, partition_rows
 from tvm.contrib.cprune.tuning.ansor.search import search
 from tvm.contrib.cprune.tuning.ansor.steps import splits_of, steps_of
@@ -81,11 +82,35 @@ def test_a_layer_with_large_weights_keeps_its_loops(target):
 
 
 @pytest.mark.parametrize("kind", ["1x1", "depthwise"])
-def test_a_search_measures_only_programs_that_divide_rows(kind, pool, target):
+def test_a_search_measures_and_records_only_programs_that_divide_rows(kind, pool, target, monkeypatch):
     # Programs of depthwise convolutions come from the evolutionary search.
-    task, log = task_of(kind, 32, target), RecordLog(None)
+    task, log, measured = task_of(kind, 32, target), RecordLog(None), []
+    measure = pool.measure_serialized
+
+    def observe(serialized):
+        measured.extend(identity(auto_scheduler.MeasureInput.deserialize(item)) for item in serialized)
+        return measure(serialized)
+
+    monkeypatch.setattr(pool, "measure_serialized", observe)
     search([task], FAST, pool, log)
+    assert len(measured) == FAST.trials
+    assert measured == [input_identity(record.line) for record in log.measured]
     programs = [steps_of(record.line) for record in log.measured]
-    assert len(programs) == FAST.trials
     assert all(partition_rows(task.tvm_task, steps) == steps for steps in programs)
     assert all(record.latency for record in log.measured)
+
+
+def test_the_images_of_a_batch_are_divided_before_rows(target):
+    tasks = extract(OneLayer(8, 32), (2, 8, 8, 8), target)
+    (task,) = [task for task in tasks if "conv" in task.layers]
+    programs = [partition_rows(task.tvm_task, steps_of(record)) for record in random_records(task)]
+    images = [
+        split
+        for steps in programs
+        for split in splits_of(task.tvm_task.compute_dag, steps)
+        if len(split.lengths) == SPATIAL_LEVELS and task.axes[split.axes[0]][1] == "nn"
+    ]
+    assert images
+    # Both images are in the outermost loop, or one program's tile holds both.
+    assert all(split.lengths[0] == 1 for split in images)
+    assert any(split.product == 1 for split in images)

@@ -27,7 +27,7 @@ from tvm.contrib.cprune.targets.target import parse_target, pinned_target
 from tvm.contrib.cprune.transform.pin_algorithms import pin_algorithms
 from tvm.contrib.cprune.types import Algorithm, CandidateError, RelayModel
 
-# Bytes of the weights of models after whose builds the garbage collector runs.
+# The garbage collector runs once the models built since its last run have more bytes of weights than this.
 MAX_UNCOLLECTED = 1 << 29
 
 

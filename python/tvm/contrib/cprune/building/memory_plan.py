@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which tensors of a compiled model share a buffer.
 
-TVM's plan (src/relay/backend/graph_plan_memory.cc) puts a tensor into any free buffer of up to 16 times its
-size. Each core computes one part of a tensor, such as its first or its last rows. If the tensor before it in
-the buffer was much larger or smaller, its parts lay at other addresses: a core then writes to lines that
-another core's cache holds, and waits until they are invalidated. A buffer for each size is no remedy: it
-needs more memory, and takes more time where cores share a cache.
+TVM's plan (src/relay/backend/graph_plan_memory.cc) puts a tensor into a free buffer of a sixteenth to 16
+times its size. Each core computes one part of a tensor, such as its first or its last rows. If the tensor
+before it in the buffer was much larger or smaller, its parts lay at other addresses: a core then writes to
+lines that another core's cache holds, and waits until they are invalidated. A buffer for each size is no
+remedy: it needs more memory, and takes more time where cores share a cache.
 """
 
 import json
@@ -26,14 +26,14 @@ MAX_RATIO = 2.0
 def plan_graph(graph_json: str, max_ratio: float = MAX_RATIO) -> str:
     """Return a graph in which tensors share a buffer only if their sizes are similar.
 
-    Inputs, weights and outputs keep buffers of their own.
+    No other tensor is written to the buffers of inputs and weights, and none to that of an output after it.
 
     Parameters
     ----------
     graph_json
         A graph of the graph executor (src/runtime/graph_executor/graph_executor.h).
     max_ratio
-        Of two tensors that use a buffer one after the other, the larger one has at most so many times the
+        Of two tensors that use a buffer one after the other, the larger one has at most this many times the
         bytes of the smaller one.
     """
     graph = json.loads(graph_json)
@@ -69,7 +69,7 @@ def _buffers(graph: dict[str, Any], max_ratio: float) -> list[int]:
             else:
                 buffer = _best(free, places[tensor], sizes[tensor], max_ratio)
             if buffer is None:
-                # One more read than there is: the buffer of an input is never free.
+                # The extra read keeps the buffer of an input from being freed.
                 buffer = _Buffer(len(buffers), places[tensor], reads=int(node["op"] != "tvm_op"))
                 buffers.append(buffer)
             buffer.size = sizes[tensor]

@@ -29,6 +29,8 @@ class RecordContext:
         Key of the RPC devices, or this machine's processor (see ``local_device``).
     tvm
         Version of TVM.
+    version
+        Version of the compute definitions and of the state of the caches.
     """
 
     target: str
@@ -36,6 +38,7 @@ class RecordContext:
     cold_weights: bool
     device: str
     tvm: str = tvm.__version__
+    version: int = 2
 
     @property
     def folder_name(self) -> str:

@@ -55,29 +55,36 @@ def pinned_threads() -> Iterator[None]:
 def activations_of(args: Sequence[te.Tensor]) -> list[int]:
     """Return the positions of a program's arguments that are activations.
 
-    These are the input of the layer, the output, which is the last argument, and other arguments of the
-    output's shape, such as the other operand of a residual addition. The input need not be the first one.
+    These are the input of the layer, the output, and other arguments of the output's shape, such as the other
+    operand of a residual addition. auto_scheduler's programs have the output last, AutoTVM's have it first.
     """
-    shapes = [[int(size) for size in tensor.shape] for tensor in args]
-    source = _input_of(args[-1])
-    inputs = [i for i, tensor in enumerate(args) if source is not None and tensor.op.same_as(source)] or [0]
-    return [i for i, shape in enumerate(shapes) if i in inputs or shape == shapes[-1]]
+    *_, output = [tensor for tensor in args if not isinstance(tensor.op, te.PlaceholderOp)]
+    source, shape = _input_of(output), _shape(output)
+    return [
+        index for index, tensor in enumerate(args) if tensor.op.same_as(source) or _shape(tensor) == shape
+    ]
 
 
-def _input_of(output: te.Tensor) -> te.tensor.Operation | None:
-    """Return the placeholder of a layer's input, None if the program has no reduction.
+def _shape(tensor: te.Tensor) -> list[int]:
+    return [int(size) for size in tensor.shape]
 
-    Convolutions and products read their input first, and then the weight.
+
+def _input_of(output: te.Tensor) -> te.tensor.Operation:
+    """Return the placeholder of a layer's input.
+
+    Convolutions and products read their input first, and then the weight. The last reduction is that of the
+    layer, or reads its result.
     """
-    pending = [output.op]
+    op, pending = output.op, [output.op]
     while pending:
-        op = pending.pop(0)
-        if getattr(op, "reduce_axis", None):
-            while op.input_tensors:
-                op = op.input_tensors[0].op
-            return op
-        pending += [tensor.op for tensor in op.input_tensors]
-    return None
+        candidate = pending.pop(0)
+        if getattr(candidate, "reduce_axis", None):
+            op = candidate
+            break
+        pending += [tensor.op for tensor in candidate.input_tensors]
+    while op.input_tensors:
+        op = op.input_tensors[0].op
+    return op
 
 
 def register_prepare(weights: Sequence[int]) -> None:
@@ -96,7 +103,7 @@ def register_prepare(weights: Sequence[int]) -> None:
 
     def prepare(*args: Any) -> None:
         for index in weights:
-            # The function keeps its first argument.
+            # The function leaves its first argument in the cache.
             flush(args[index - 1], args[index])
         wake_threads()
 

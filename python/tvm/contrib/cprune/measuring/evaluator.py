@@ -73,8 +73,8 @@ def time_alternately(
 def fill_weights(model: Any, names: Iterable[str]) -> None:
     """Set weights of a graph executor to random values.
 
-    Their standard deviation keeps the activations of usual networks far from infinity and from subnormal
-    numbers, which slow down some processors.
+    Their standard deviation keeps the activations of most networks far from subnormal numbers, which slow
+    down some processors.
     """
     shapes, _ = model.get_input_info()
     block = np.random.default_rng(0).normal(scale=WEIGHT_SCALE, size=1 << 16).astype("float32")

@@ -72,7 +72,7 @@ def build_file(serialized: Any, path: str, preset: Preset) -> ArgSpecs | Failure
 
 
 def _compile(serialized: Any, finish: Callable[[Any, Any], None], error_no: int) -> ArgSpecs | Failure:
-    """Compile a program, pass its module and arguments to ``finish``, and return the specs of these.
+    """Compile a program, pass its module and arguments to ``finish``, and return the specs of its arguments.
 
     Templates, schedules and passes of TVM raise exceptions of any type: they are failures of the program
     (``error_no`` if it could be instantiated).

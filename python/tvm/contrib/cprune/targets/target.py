@@ -115,9 +115,9 @@ def host_threads() -> int:
 
 
 def core_count(tvm_task: Any) -> int:
-    """Return the number of cores that share the loops of a ``SearchTask``.
+    """Return the number of cores of a ``SearchTask``'s target.
 
-    It is that of the target. TVM's own hardware parameters have that of this machine, also for other devices.
+    If the target does not name it, it is TVM's own hardware parameter, which is that of this machine.
     """
     attrs = tvm_task.target.attrs
     return int(attrs.get("num-cores") or tvm_task.hardware_params.num_cores)

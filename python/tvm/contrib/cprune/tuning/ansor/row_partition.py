@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs whose cores compute the first and the last rows of the output.
+"""Programs that divide the rows of the output among the cores.
 
 The cores share the iterations of the outermost loops. auto_scheduler draws the lengths of these loops at
 random, so that a core may compute some rows, some columns or some channels. If one layer's cores divide rows
@@ -72,7 +72,8 @@ def _factor(iterations: int, second: int, cores: int) -> int:
 def _row_axis(tvm_task: Any) -> int | None:
     """Return the number of the axis over the output's rows, None if the rows should not be divided.
 
-    It is the outermost axis of the reduction that has the output's shape, in a task of a CPU.
+    It is the first axis longer than 1 of the reduction that has the output's shape, in a task of a CPU. With
+    several images, that is the axis over the images.
     """
     dag = tvm_task.compute_dag
     if tvm_task.target.kind.name != "llvm" or _has_large_weights(dag):
