@@ -210,7 +210,7 @@ def test_the_final_search_treats_both_models_alike_and_the_test_split_is_read_on
 def test_a_failure_of_the_infrastructure_stops_the_run_and_drops_no_group(
     tuned_dir, latency_by_macs, monkeypatch
 ):
-    def full_disk(*_):
+    def full_disk(*_, **__):
         raise InfrastructureError("cannot link net.so: No space left on device")
 
     monkeypatch.setattr(Compiler, "build", full_disk)
@@ -237,7 +237,7 @@ def test_a_candidate_with_far_too_slow_programs_is_not_built(tuned_dir, monkeypa
         )
 
     monkeypatch.setattr(Compiler, "transplant", slow)
-    monkeypatch.setattr(Compiler, "build", lambda *_: pytest.fail("a candidate was built"))
+    monkeypatch.setattr(Compiler, "build", lambda *_, **__: pytest.fail("a candidate was built"))
     result = CPruner(make_model(), SHAPE, training(), config(max_iterations=2), tuned_dir).run()
     assert [it["verdict"] for it in result["iterations"]] == ["latency", "latency"]
     for it in result["iterations"]:
