@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Buffers of compiled models: tensors in use never share one, and neighbors in one have similar sizes."""
+"""Buffers of compiled models: live tensors never share one, and tensors in one have similar sizes."""
 
 import json
 import math

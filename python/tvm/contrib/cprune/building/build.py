@@ -5,7 +5,7 @@ import gc
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,14 +135,15 @@ def build(
             f"{count} of {len(table.rows)} tasks were compiled with their program; without one: {names}"
         )
     planned = isinstance(library, GraphExecutorFactoryModule) and target.kind.name == "llvm"
-    return _with_graph(library, plan_graph(library.get_graph_json())) if planned else library
+    return (
+        _replace(library, plan_graph(library.get_graph_json()), library.get_params()) if planned else library
+    )
 
 
-def _with_graph(
-    library: GraphExecutorFactoryModule, graph: str, weights: bool = True
+def _replace(
+    library: GraphExecutorFactoryModule, graph: str, params: Mapping[str, Any]
 ) -> GraphExecutorFactoryModule:
-    """Return a compiled model with another graph, and without its weights unless ``weights`` is set."""
-    params = {k: v for k, v in library.get_params().items() if weights or not v.dtype.startswith("float")}
+    """Return a compiled model with another graph and other parameters."""
     parts = (library.ir_mod, library.target, library.executor, graph, library.get_lib(), library.libmod_name)
     return GraphExecutorFactoryModule(*parts, params, library.function_metadata)
 
@@ -186,9 +187,11 @@ class ModelBuilder:
         path = self._folder / f"{name}-{time.time_ns()}.so"
         with self.objects.serve_builds(weights), self.functions.serve_build() as lower_passes:
             library = build(model, table, lower_passes=lower_passes)
-        self._uncollected += sum(4 * math.prod(value.shape) for value in library.get_params().values())
+        params = library.get_params()
+        self._uncollected += sum(4 * math.prod(value.shape) for value in params.values())
         if not weights:
-            library = _with_graph(library, library.get_graph_json(), weights=False)
+            kept = {name: value for name, value in params.items() if not value.dtype.startswith("float")}
+            library = _replace(library, library.get_graph_json(), kept)
         with replaced(path) as aside:
             self._preset.link(library, aside)
         return path

@@ -5,7 +5,7 @@ TVM's plan (src/relay/backend/graph_plan_memory.cc) puts a tensor into a free bu
 times its size. Each core computes one part of a tensor, such as its first or its last rows. If the tensor
 before it in the buffer was much larger or smaller, its parts lay at other addresses: a core then writes to
 lines that another core's cache holds, and waits until they are invalidated. A buffer for each size is no
-remedy: it needs more memory, and takes more time where cores share a cache.
+solution: it needs more memory, and takes more time where cores share a cache.
 """
 
 import json

@@ -49,5 +49,5 @@ def restore(run: Run, state: LoopState, donor: AcceptedModel) -> AcceptedModel:
     if not state.checkpoint:
         return donor
     model = load_checkpoint(run.folder, state.checkpoint, run.model)
-    candidate = run.compiler.move(donor.candidate, model)
+    candidate = run.compiler.move(donor.candidate, model, weights=False)
     return AcceptedModel(candidate, PrunableModel.trace(model, run.input_shape))

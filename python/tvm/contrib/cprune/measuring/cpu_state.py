@@ -72,8 +72,8 @@ def _shape(tensor: te.Tensor) -> list[int]:
 def _input_of(output: te.Tensor) -> te.tensor.Operation:
     """Return the placeholder of a layer's input.
 
-    Convolutions and products read their input first, and then the weight. The last reduction is that of the
-    layer, or reads its result.
+    The reduction nearest to the output is the layer's, or computes with its result. Convolutions and products
+    read their input first, and then the weight.
     """
     op, pending = output.op, [output.op]
     while pending:
@@ -113,9 +113,9 @@ def register_prepare(weights: Sequence[int]) -> None:
 @functools.cache
 def _parallel_kernel() -> Any:
     """Return a trivial kernel that runs on every thread."""
-    data = tvm.te.placeholder((64,), name="data")
-    result = tvm.te.compute((64,), lambda i: data[i] + 1)
-    schedule = tvm.te.create_schedule(result.op)
+    data = te.placeholder((64,), name="data")
+    result = te.compute((64,), lambda i: data[i] + 1)
+    schedule = te.create_schedule(result.op)
     schedule[result].parallel(result.op.axis[0])
     array = tvm.nd.array(np.zeros(64, "float32"))
     kernel = tvm.build(schedule, [data, result], "llvm")

@@ -105,7 +105,7 @@ class Measurer(ABC):
         Parameters
         ----------
         rewrite
-            Returns the program to measure in place of a program, both as ``MeasureInput``.
+            Maps a program to the one to measure in its place, both as ``MeasureInput``.
         """
         names = ("auto_scheduler.local_builder.build", "auto_scheduler.local_runner.run")
         originals = [tvm.get_global_func(name) for name in names]

@@ -30,6 +30,16 @@ def axes_of(dag: Any) -> tuple[Axis, ...]:
     return tuple(axes)
 
 
+def first_axes(dag: Any) -> list[tuple[Any, int]]:
+    """Return each operation of a compute DAG with the number of its first axis."""
+    pairs, number = [], 0
+    for op in dag.ops:
+        pairs.append((op, number))
+        is_input = isinstance(op, te.PlaceholderOp)
+        number += len(op.output(0).shape) if is_input else len(op.axis) + len(op.reduce_axis)
+    return pairs
+
+
 def _extent(axis: Any) -> int:
     return int(axis.dom.extent) if isinstance(axis.dom.extent, IntImm | int) else 0
 
@@ -58,14 +68,7 @@ def channel_axes(dag: Any, anchor: Any) -> tuple[tuple[int, ...], tuple[int, ...
     if anchor.op.name == "nn.batch_matmul":
         return (), ()
     classes = _plugin.axis_classes(list(dag.ops))
-    first_axis, count = {}, 0
-    for op in dag.ops:
-        first_axis[op] = count
-        if isinstance(op, te.PlaceholderOp):
-            count += len(op.output(0).shape)
-        else:
-            count += len(op.axis) + len(op.reduce_axis)
-
+    first_axis = dict(first_axes(dag))
     compute_ops = [op for op in dag.ops if isinstance(op, te.ComputeOp)]
     output = compute_ops[-1]
     out_class = classes[first_axis[output] + _output_channel_dim(anchor, len(output.axis))]

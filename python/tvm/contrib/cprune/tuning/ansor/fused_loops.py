@@ -8,13 +8,12 @@ lengths of the stage that reads it. So does the number of threads, because its s
 their splits. On CPUs, Ansor splits the fused loops of a reduction to factor it (``RF``).
 """
 
-import json
 import math
 
 import tvm
 from tvm.contrib.cprune.measuring.records import state_of
 from tvm.contrib.cprune.messages import last_line
-from tvm.contrib.cprune.tuning.ansor.steps import VECTORIZED, Step, splits_of
+from tvm.contrib.cprune.tuning.ansor.steps import VECTORIZED, Step, splits_of, with_steps
 from tvm.contrib.cprune.types import Split, Task, TransplantError
 
 
@@ -54,10 +53,9 @@ def resize_fused_splits(record: str, steps: list[Step], old: Task, new: Task) ->
 
 def _extent(record: str, before: list[Step], split: Step, task: Task) -> int:
     """Return the extent of the loop that a step splits, from TVM's bound inference on the steps before it."""
-    data = json.loads(record)
-    data["i"][0][0], data["i"][1][1] = task.workload_key, before
+    line = with_steps(record, before, task.workload_key)
     try:
-        state = task.tvm_task.compute_dag.infer_bound_from_state(state_of(json.dumps(data)))
+        state = task.tvm_task.compute_dag.infer_bound_from_state(state_of(line))
     except tvm.error.TVMError as error:
         raise TransplantError(f"TVM rejects the transplanted program: {last_line(error)}") from error
     return int(state.stages[split[1]].iters[split[2]].range.extent)

@@ -8,17 +8,16 @@ alone does not show this. If all layers divide the rows, the data stays where it
 are larger than its activations keeps its loops, since each core would read all of them.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
 from tvm import auto_scheduler, te
 from tvm.contrib.cprune.measuring.cpu_state import activations_of
-from tvm.contrib.cprune.measuring.records import dump, state_of
+from tvm.contrib.cprune.measuring.records import dump, to_input
 from tvm.contrib.cprune.targets.target import core_count
-from tvm.contrib.cprune.tuning.ansor.axes import axes_of
-from tvm.contrib.cprune.tuning.ansor.steps import Step, splits_of, steps_of
+from tvm.contrib.cprune.tuning.ansor.axes import first_axes
+from tvm.contrib.cprune.tuning.ansor.steps import Step, splits_of, steps_of, with_steps
 
 # Inner lengths of a spatial axis in Ansor's tiling for CPUs, "SSRSRS".
 SPATIAL_LEVELS = 3
@@ -53,12 +52,7 @@ def with_partitioned_rows(measure_input: Any) -> Any:
     """Return a ``MeasureInput`` of auto_scheduler with the steps of ``partition_rows``."""
     unmeasured = auto_scheduler.MeasureResult([0.0], 0, "", 0.0, 0.0)
     line = dump(measure_input, unmeasured).line
-    steps = partition_rows(measure_input.task, steps_of(line))
-    if steps == steps_of(line):
-        return measure_input
-    data = json.loads(line)
-    data["i"][1][1] = steps
-    return auto_scheduler.MeasureInput(measure_input.task, state_of(json.dumps(data)))
+    return to_input(with_steps(line, partition_rows(measure_input.task, steps_of(line))), measure_input.task)
 
 
 def _factor(iterations: int, second: int, cores: int) -> int:
@@ -78,15 +72,11 @@ def _row_axis(tvm_task: Any) -> int | None:
     dag = tvm_task.compute_dag
     if tvm_task.target.kind.name != "llvm" or _has_large_weights(dag):
         return None
-    axes, number = axes_of(dag), 0
-    output = [int(size) for size in dag.ops[-1].output(0).shape]
-    for op in dag.ops:
-        spatial = list(op.output(0).shape) if isinstance(op, te.PlaceholderOp) else list(op.axis)
-        count = len(spatial) + (0 if isinstance(op, te.PlaceholderOp) else len(op.reduce_axis))
-        extents = [extent for _, _, extent in axes[number : number + len(spatial)]]
-        if count > len(spatial) and extents == output:
-            return next((number + i for i, extent in enumerate(extents) if extent > 1), None)
-        number += count
+    shape = [int(size) for size in dag.ops[-1].output(0).shape]
+    for op, first in first_axes(dag):
+        reduces = isinstance(op, te.ComputeOp) and op.reduce_axis
+        if reduces and [int(size) for size in op.output(0).shape] == shape:
+            return next((first + i for i, size in enumerate(shape) if size > 1), None)
     return None
 
 

@@ -34,6 +34,15 @@ def steps_of(record: str) -> list[Step]:
         raise CPruneError(f"not a record of auto_scheduler: {record[:80]!r}") from None
 
 
+def with_steps(record: str, steps: Sequence[Step], workload_key: str | None = None) -> str:
+    """Return a record with other transform steps, and with another workload key if one is given."""
+    data = json.loads(record)
+    data["i"][1][1] = steps
+    if workload_key is not None:
+        data["i"][0][0] = workload_key
+    return json.dumps(data)
+
+
 class _Stages:
     """The loops of every stage as the axes that they run over, updated step by step."""
 

@@ -10,6 +10,7 @@ from tvm.tir import IntImm, ProducerLoad, Reduce, Var
 from tvm.tir.stmt_functor import post_order_visit
 
 from tvm import te
+from tvm.contrib.cprune.tuning.ansor.axes import first_axes
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,13 @@ def tiled_operation(dag: Any) -> TiledOperation | None:
     Register tiles do not suit depthwise and grouped convolutions, not all of whose channels read the same
     input, nor poolings.
     """
-    best, most, first = None, 0, 0
-    for op in dag.ops:
+    best, most = None, 0
+    for op, first in first_axes(dag):
         if isinstance(op, te.PlaceholderOp):
-            first += len(op.output(0).shape)
             continue
         extents = [_extent(axis) for axis in [*op.axis, *op.reduce_axis]]
         if op.reduce_axis and math.prod(extents) > most and not _is_unrolled(op):
             best, most = _describe(op, first), math.prod(extents)
-        first += len(extents)
     return best
 
 

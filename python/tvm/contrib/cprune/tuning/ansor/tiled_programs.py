@@ -9,7 +9,7 @@ from typing import Any
 from tvm.auto_scheduler import _ffi_api as ffi
 
 from tvm import auto_scheduler
-from tvm.contrib.cprune.measuring.records import Measured, dump, state_of
+from tvm.contrib.cprune.measuring.records import Measured, dump, to_input
 from tvm.contrib.cprune.targets.target import core_count, vector_lanes, vector_registers
 from tvm.contrib.cprune.tuning.ansor.register_tiles import (
     Tile,
@@ -21,7 +21,7 @@ from tvm.contrib.cprune.tuning.ansor.register_tiles import (
     with_tile,
 )
 from tvm.contrib.cprune.tuning.ansor.row_partition import partition_rows
-from tvm.contrib.cprune.tuning.ansor.steps import Step, steps_of, vectorized_stages
+from tvm.contrib.cprune.tuning.ansor.steps import Step, steps_of, vectorized_stages, with_steps
 from tvm.contrib.cprune.tuning.ansor.tiled_operation import tiled_operation
 from tvm.contrib.cprune.types import Task
 
@@ -131,6 +131,4 @@ class TiledPrograms:
         return changed
 
     def _input(self, steps: Sequence[Step]) -> Any:
-        data = json.loads(self._record)
-        data["i"][1][1] = steps
-        return auto_scheduler.MeasureInput(self._task.tvm_task, state_of(json.dumps(data)))
+        return to_input(with_steps(self._record, steps), self._task.tvm_task)

@@ -9,7 +9,6 @@ the same loop nest with other extents. If an extent is not a multiple of a split
 are rewritten. The innermost length, usually the vector, is changed last.
 """
 
-import json
 from typing import Any
 
 import tvm
@@ -26,7 +25,7 @@ from tvm.contrib.cprune.tuning.ansor.epilogue import (
 )
 from tvm.contrib.cprune.tuning.ansor.fused_loops import resize_fused_splits
 from tvm.contrib.cprune.tuning.ansor.row_partition import partition_rows
-from tvm.contrib.cprune.tuning.ansor.steps import Step, splits_of, steps_of
+from tvm.contrib.cprune.tuning.ansor.steps import Step, splits_of, steps_of, with_steps
 from tvm.contrib.cprune.tuning.variants import Lengths, length_variants
 from tvm.contrib.cprune.types import Split, Task, TransplantError
 
@@ -55,11 +54,9 @@ def transplant(record: str, old: Task, new: Task, limit: int = 3) -> list[Any]:
     """
     inputs, cause = [], ""
     for steps in rewrite_steps(record, old, new, limit):
-        data = json.loads(record)
-        data["i"][0][0] = new.workload_key
-        data["i"][1][1] = partition_rows(new.tvm_task, steps)
+        steps = partition_rows(new.tvm_task, steps)
         try:
-            state = state_of(json.dumps(data))
+            state = state_of(with_steps(record, steps, new.workload_key))
             new.tvm_task.compute_dag.infer_bound_from_state(state)
         except tvm.error.TVMError as error:
             cause = last_line(error)
