@@ -71,9 +71,9 @@ def test_a_one_shot_method_measures_one_candidate_and_is_not_repeated_after_a_ki
     (candidate,) = journal_of(tuned_dir, "candidate")
     moved, move = [], Compiler.move
 
-    def recorded_move(compiler, current, model):
+    def recorded_move(compiler, current, model, **options):
         moved.append(model)
-        return move(compiler, current, model)
+        return move(compiler, current, model, **options)
 
     monkeypatch.setattr(Compiler, "move", recorded_move)
     result = run(tuned_dir, settings, resume=True)
