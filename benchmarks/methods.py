@@ -9,9 +9,10 @@
 Each method prunes the same trained network at three strengths: requirements of accuracy for methods that
 train their candidates, speedups for knapsack, and shares of the multiply-accumulates for the others. These
 train for 18 epochs at the end, as many as progressive took for ResNet-18 in total. cprune and netadapt, which
-train many candidates, have a time limit. The runs of knapsack and progressive share their staircases. Each
-run ends with a search for the programs of its pruned network. Then all networks take turns in TVM and in ONNX
-Runtime; latencies are relative to the unpruned network in ONNX Runtime.
+train many candidates, have a time limit. They reach it before the accuracy, so they run at the first strength
+only. With their candidates, they train for about 18 epochs, too. The runs of knapsack and progressive share
+their staircases. Each run ends with a search for the programs of its pruned network. Then all networks take
+turns in TVM and in ONNX Runtime; latencies are relative to the unpruned network in ONNX Runtime.
 
 Accuracies on glyphs are measured on newly generated images, ten times as many as in the test split. Their
 standard error is 0.002; that of the test split is 0.006, as large as the differences between methods.
@@ -24,32 +25,23 @@ interrupted benchmark continues there.
 
 import argparse
 import json
-import shutil
 import subprocess
-from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, TensorDataset
 
-from common import CACHE, median, print_machine, spread
-from data import Splits
+from common import CACHE, print_machine
 from evaluation import accuracy
-from glyphs import CLASSES, glyph_images
 from methods_report import Row, equal_accuracy_table, page_section, table
+from methods_rows import TRAINS_CANDIDATES, Run, images_to_compare, rows_of
 from models import make_model
-from peers import OURS, Peer, export_onnx, take_turns
 from tutorial_runs import add_options, load_splits, run_tutorial, trained_weights
-from tvm.contrib.cprune.files import write_text
-from tvm.contrib.cprune.measuring.timing import sample_input
 from tvm.contrib.cprune.report.page import document
 
 NETWORKS = ("resnet18", "vgg16", "mobilenetv2")
 METHODS = ("uniform", "uniform-rounded", "global", "knapsack", "progressive", "cprune", "netadapt")
-TRAINS_CANDIDATES = ("progressive", "cprune", "netadapt")
+TIMED = ("cprune", "netadapt")
 MEASURES_STAIRCASES = ("knapsack", "progressive")
 # Accuracy that a network may lose, speedups, and shares of the multiply-accumulates. The mildest comes last.
 LOSSES, SPEEDUPS, SHARES = (0.02, 0.04, 0.01), (14.0, 20.0, 10.0), (0.05, 0.02, 0.15)
@@ -58,8 +50,9 @@ ROUNDED_SHARES = (0.1, 0.2, 0.4)
 # The networks are large for the data: below the default limit of 0.8, pruning costs hardly any accuracy.
 SPARSITY = "0.95"
 # Epochs at the end. Methods without trained candidates get as many as progressive took for ResNet-18 in
-# total: one for each of three candidates, five more for two of them, and five at the end.
-EPOCHS, ONE_SHOT_EPOCHS = {"cprune": 2, "netadapt": 2, "progressive": 5}, 18
+# total: one for each of three candidates, five more for two of them, and five at the end. For ResNet-18,
+# cprune trains its candidates for about 7 epochs, and netadapt for about 3.
+EPOCHS, ONE_SHOT_EPOCHS = {"cprune": 11, "netadapt": 15, "progressive": 5}, 18
 # Time limit of the pruning, for methods with many candidates: about what knapsack takes for ResNet-18 on two
 # cores of a Zen 4.
 _LIMIT = ("--max-seconds", "720")
@@ -71,10 +64,6 @@ OPTIONS = {
 }
 # A network with less than this multiple of the accuracy of guessing has not learned.
 LEARNED = 4
-# Images that are drawn to compare networks, and the seed, which is not that of the splits.
-NEW_GLYPHS, NEW_SEED = 400 * len(CLASSES), 1
-OTHER = "ONNX Runtime"
-ROUNDS, RUNS = 10, 10
 
 
 class Strength(NamedTuple):
@@ -87,7 +76,8 @@ class Strength(NamedTuple):
 def strengths(method: str, start: float) -> list[Strength]:
     """Return the strengths of a method for a network whose validation accuracy is ``start``."""
     if method in TRAINS_CANDIDATES:
-        floors = [f"{start - loss:.4f}" for loss in LOSSES]
+        losses = LOSSES[:1] if method in TIMED else LOSSES
+        floors = [f"{start - loss:.4f}" for loss in losses]
         return [Strength(f"accuracy {floor}", ("--accuracy-requirement", floor)) for floor in floors]
     if method == "knapsack":
         return [Strength(f"speedup {goal}", ("--speed-up", str(goal))) for goal in SPEEDUPS]
@@ -102,72 +92,6 @@ def options_of(method: str, strength: Strength, final_trials: int) -> list[str]:
     method = method.partition("-")[0]
     fixed = ("--method", method, "--sparsity", SPARSITY, "--final-trials", str(final_trials))
     return [*fixed, "--fine-tune-epochs", str(epochs), *OPTIONS.get(method, ()), *strength.options]
-
-
-class Run(NamedTuple):
-    """A finished run of main.py: its folder and its result."""
-
-    method: str
-    strength: str
-    folder: Path
-    result: dict[str, Any]
-
-
-def time_in_turn(runs: Sequence[Run], threads: int) -> list[list[float]]:
-    """Return the seconds of the unpruned network in ONNX Runtime, and of each pruned one in TVM and there."""
-    first = runs[0].folder
-    shape = tuple(json.loads((first / "config.json").read_text())["input_shape"])
-    data = sample_input(shape)
-    with ExitStack() as stack:
-        original = export_onnx(torch.jit.load(first / "unpruned.pt"), shape, first / "unpruned").parent
-        peers = [stack.enter_context(Peer(OTHER, original, data, threads))]
-        for run in runs:
-            folder = export_onnx(torch.jit.load(run.folder / "model.pt"), shape, run.folder / "pruned").parent
-            shutil.copy(run.folder / "net.so", folder)
-            peers += [stack.enter_context(Peer(name, folder, data, threads)) for name in (OURS, OTHER)]
-            np.testing.assert_allclose(peers[-2].output, peers[-1].output, rtol=1e-3, atol=1e-3)
-        return take_turns(peers, ROUNDS, RUNS)
-
-
-def images_to_compare(dataset: str, splits: Splits) -> DataLoader:
-    """Return images for accuracies: those of the test split, or more of them if they are generated."""
-    if dataset != "glyphs":
-        return splits.test
-    return DataLoader(TensorDataset(*glyph_images(NEW_SEED, range(NEW_GLYPHS))), splits.test.batch_size)
-
-
-def accuracy_of(run: Path, images: DataLoader) -> float:
-    """Return the accuracy of a run's pruned network, which is measured once."""
-    file = run / "accuracy.json"
-    if not file.exists():
-        with torch.no_grad():  # copies of a scripted model's parameters have gradients otherwise
-            write_text(file, json.dumps(accuracy(torch.jit.load(run / "model.pt"), images)))
-    return float(json.loads(file.read_text()))
-
-
-def rows_of(runs: Sequence[Run], images: DataLoader, threads: int) -> list[Row]:
-    """Measure the pruned networks of all runs."""
-    accuracies = [accuracy_of(run.folder, images) for run in runs]
-    reference, *samples = time_in_turn(runs, threads)
-    unit, rows = median(reference), []
-    for run, fraction, ours, other in zip(runs, accuracies, samples[::2], samples[1::2], strict=True):
-        result = run.result
-        row = Row(
-            run.method,
-            run.strength,
-            result["pruned"]["macs"] / result["baseline"]["macs"],
-            fraction,
-            median(ours) / unit,
-            spread(ours) / unit,
-            median(other) / unit,
-            spread(other) / unit,
-            unit * 1e3,
-            result["speedup"],
-            sum(result["trials"]["pruning_and_final_tuning"].values()),
-            sum(result["seconds"].values()) - result["seconds"]["first_tuning"],
-        )
-        rows.append(row)
-    return rows
 
 
 def compare(network: str, args: argparse.Namespace, folder: Path) -> list[Row]:
@@ -199,7 +123,7 @@ def compare(network: str, args: argparse.Namespace, folder: Path) -> list[Row]:
             starts[kind] = run
     if not runs:
         raise SystemExit(f"no method has a result for {network}: see the errors above")
-    rows = rows_of(runs, images, args.threads)
+    rows = rows_of(runs, images, len(splits.train.dataset), args.threads)
     print(f"\n{network}, accuracy of the unpruned network {accuracy(model, images):.4f}\n\n{table(rows)}")
     if comparison := equal_accuracy_table(rows):
         title = "latency over that of a method in TVM at the same accuracy: in TVM, in ONNX Runtime"
@@ -215,7 +139,9 @@ def main() -> None:
     )
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), metavar="NAME")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--strengths", type=int, default=3, help="of each method (default: %(default)s)")
+    parser.add_argument(
+        "--strengths", type=int, default=3, help="of each method, at most (default: %(default)s)"
+    )
     parser.add_argument(
         "--final-trials",
         type=int,

@@ -20,7 +20,7 @@ class Row(NamedTuple):
     ``tvm`` and ``onnx_runtime`` are latencies over that of the unpruned network in ONNX Runtime, which takes
     ``reference_ms``; each is followed by its spread. ``speedup`` is the latency of the unpruned network in
     TVM over that of the pruned one, as the run measured it. Trials and seconds are those after the first
-    tuning.
+    tuning; epochs are those of all trainings of candidates and of the pruned network.
     """
 
     method: str
@@ -35,6 +35,7 @@ class Row(NamedTuple):
     speedup: float
     trials: int
     seconds: float
+    epochs: float
 
 
 def methods_of(rows: Iterable[Row]) -> list[str]:

@@ -34,6 +34,7 @@ from ablation import path_of
 from ablation_runs import OneSubgraph, Pruned, UntunedCompiler
 from equal_macs import draw_variants, make_variant
 from methods_report import Row, equal_accuracy_table, latency_over, table
+from methods_rows import epochs_of
 from models.resnet import resnet8
 from motivation import loss_of_choice, rank_correlation
 from new_search import (
@@ -89,7 +90,7 @@ def test_latency_at_a_level_is_interpolated():
 
 def test_rows_are_compared_with_own_methods_at_the_same_accuracy():
     def row(method, accuracy, tvm, onnx_runtime=1.0):
-        return Row(method, "", 0.1, accuracy, tvm, 0.0, onnx_runtime, 0.0, 10.0, 1.0, 1, 1.0)
+        return Row(method, "", 0.1, accuracy, tvm, 0.0, onnx_runtime, 0.0, 10.0, 1.0, 1, 1.0, 18.0)
 
     ours = [row("knapsack", 0.75, 4.0), row("knapsack", 0.5, 2.0)]
     others = [row("uniform", 0.625, 6.0, 9.0), row("uniform", 0.25, 1.0), row("global", 0.8, 8.0)]
@@ -104,6 +105,21 @@ def test_rows_are_compared_with_own_methods_at_the_same_accuracy():
     assert "| uniform |  | 0.6250 | 2.00, 3.00 |" in equal_accuracy_table(rows)
     assert len(table(rows).splitlines()) == 2 + len(rows)
     assert equal_accuracy_table(others) == ""
+
+
+def test_epochs_of_a_run_are_those_of_candidates_and_of_the_pruned_network():
+    result = {"short_term_batches": 5, "short_term_epochs": 1, "long_term_epochs": 4, "batch_size": 8}
+    events: list[dict[str, object]] = [
+        {"event": "baseline", "accuracy_val": 0.9},
+        {"event": "candidate"},  # too slow, not trained
+        {"event": "candidate", "accuracy_part": [0.1, 0.2]},
+        {"event": "candidate", "accuracy_part": [0.8, 0.9], "accuracy_val": 0.85},
+    ]
+    assert epochs_of("cprune", result, events, images=80) == 2 * 0.5 + 4
+    assert epochs_of("knapsack", result, events, images=80) == 4
+    long = {"event": "candidate", "accuracy_val": 0.9, "accuracy_short_term": 0.8}
+    whole = {**result, "short_term_batches": 0}
+    assert epochs_of("progressive", whole, [*events, long], images=80) == 3 * 1 + 2 * 4
 
 
 def test_latencies_of_accepted_candidates_follow_from_that_of_the_last_one():
@@ -151,7 +167,7 @@ def candidate(trials, seconds, widths, accepted, timed=True):
 
 
 def test_candidates_have_their_own_trials_and_the_widths_accepted_before():
-    events = [
+    events: list[dict[str, object]] = [
         {"event": "baseline", "trials": {"search": 40, "transplant": 2}},
         candidate(12, 5.0, {"a": 32, "b": 48}, True),
         candidate(15, 1.0, {"c": 8}, False, timed=False),
