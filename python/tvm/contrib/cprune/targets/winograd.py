@@ -13,14 +13,16 @@ from tvm.topi.nn.utils import get_pad_tuple
 from tvm.topi.nn.winograd_util import winograd_transform_matrices
 from tvm.topi.utils import get_const_tuple
 
-from tvm import auto_scheduler, te, tir
+from tvm import auto_scheduler, te
 
 KERNEL = 3
 # Tile sizes to choose from.
 TILES = (2, 4, 6)
-# Floating-point operations that a processor does in the time in which it reads one byte of weights from
-# memory, or writes and reads one byte of transformed data in its second-level cache.
-OPERATIONS_PER_BYTE, OPERATIONS_PER_CACHED_BYTE = 8.0, 2.0
+# Attribute of an operation: axes that auto_scheduler unrolls.
+UNROLLED = "auto_scheduler_simplify_const_tensor_indices"
+# Floating-point operations that a processor does in the time that one byte of weights from memory adds to
+# the product's, or in which it writes and reads one byte of transformed data in its second-level cache.
+OPERATIONS_PER_BYTE, OPERATIONS_PER_CACHED_BYTE = 4.0, 2.0
 
 
 def best_tile(rows: int, columns: int, inputs: int, outputs: int) -> int:
@@ -42,8 +44,8 @@ def best_tile(rows: int, columns: int, inputs: int, outputs: int) -> int:
     def cost(tile: int) -> float:
         points, tiles = (tile + KERNEL - 1) ** 2, -(-rows // tile) * -(-columns // tile)
         product = 2.0 * points * tiles * inputs * outputs
-        # About half of the matrices' elements are zero.
-        transforms = 1.0 * points * tiles * (points * inputs + tile**2 * outputs)
+        alpha = tile + KERNEL - 1
+        transforms = 2.0 * tiles * (2 * alpha * points * inputs + alpha * tile * (alpha + tile) * outputs)
         weights, transformed = 4.0 * points * inputs * outputs, 4.0 * points * tiles * (inputs + outputs)
         moved = OPERATIONS_PER_BYTE * weights + OPERATIONS_PER_CACHED_BYTE * transformed
         return product + transforms + moved
@@ -87,8 +89,8 @@ def winograd_nhwc(
     padded = pad(data, (0, top, left, 0), (0, bottom, right, 0), name="data_pad")
     inverse_matrix, data_matrix, _ = winograd_transform_matrices(tile, KERNEL, out_dtype)
     input_tile = _tiles(padded, tile, tile_rows, tile_columns)
-    data_pack = _transform(input_tile, data_matrix, ("eps", "nu"), "data_pack")
-    inverse = _transform(_product(data_pack, weight, layout), inverse_matrix, ("vh", "vw"), "inverse")
+    data_pack = _transform(input_tile, data_matrix, "data_pack")
+    inverse = _transform(_product(data_pack, weight, layout), inverse_matrix, "inverse")
     return te.compute(
         (batch, rows, columns, get_const_tuple(inverse.shape)[3]),
         lambda n, h, w, co: inverse[
@@ -131,24 +133,23 @@ def _product(data_pack: te.Tensor, weight: te.Tensor, layout: str) -> te.Tensor:
     return auto_scheduler.rewrite_compute_body(product, layout) if layout else product
 
 
-def _transform(source: te.Tensor, matrix: te.Tensor, axes: tuple[str, str], name: str) -> te.Tensor:
-    """Multiply each tile from both sides: ``matrix.T @ tile @ matrix``.
+def _transform(source: te.Tensor, matrix: te.Tensor, name: str) -> te.Tensor:
+    """Multiply each tile from both sides, ``matrix.T @ tile @ matrix``, by one product after the other.
 
-    auto_scheduler unrolls the loops over ``axes`` and the reduction, so that the matrix becomes constants.
+    auto_scheduler unrolls the loops over a tile, so that the elements of the matrix become constants.
     """
-    _, _, tiles, channels = get_const_tuple(source.shape)
-    alpha, size = get_const_tuple(matrix.shape)
-    r_a, r_b = te.reduce_axis((0, alpha), "r_a"), te.reduce_axis((0, alpha), "r_b")
-
-    def element(*index: tir.Var) -> tir.PrimExpr:
-        i, j, p, channel = index
-        return te.sum(source[r_a, r_b, p, channel] * matrix[r_a, i] * matrix[r_b, j], axis=[r_a, r_b])
-
-    unrolled = [*axes, "r_a", "r_b"]
+    alpha, columns, tiles, channels = get_const_tuple(source.shape)
+    size = get_const_tuple(matrix.shape)[1]
+    row, column = te.reduce_axis((0, alpha), "row"), te.reduce_axis((0, alpha), "column")
+    left = te.compute(
+        (size, columns, tiles, channels),
+        lambda i, j, p, channel: te.sum(source[row, j, p, channel] * matrix[row, i], axis=[row]),
+        name=f"{name}_left",
+        attrs={UNROLLED: ["i", "j", "row"]},
+    )
     return te.compute(
         (size, size, tiles, channels),
-        element,
+        lambda i, j, p, channel: te.sum(left[i, column, p, channel] * matrix[column, j], axis=[column]),
         name=name,
-        attrs={"auto_scheduler_simplify_const_tensor_indices": unrolled},
-        varargs_names=[*axes, "p", "channel"],
+        attrs={UNROLLED: ["i", "j", "column"]},
     )

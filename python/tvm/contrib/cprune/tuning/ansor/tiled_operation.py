@@ -10,6 +10,7 @@ from tvm.tir import IntImm, ProducerLoad, Reduce, Var
 from tvm.tir.stmt_functor import post_order_visit
 
 from tvm import te
+from tvm.contrib.cprune.targets.winograd import UNROLLED
 from tvm.contrib.cprune.tuning.ansor.axes import first_axes
 
 
@@ -55,7 +56,7 @@ def _extent(axis: Any) -> int:
 
 def _is_unrolled(op: te.ComputeOp) -> bool:
     """Return whether auto_scheduler unrolls the reduction, as that of a Winograd transform."""
-    return "auto_scheduler_simplify_const_tensor_indices" in (op.attrs or {})
+    return UNROLLED in (op.attrs or {})
 
 
 def _describe(op: te.ComputeOp, first: int) -> TiledOperation | None:
