@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of a task with register tiles, made from loop nests that Ansor samples."""
+"""Programs of a task with register tiles or blocks of Winograd tiles."""
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from random import Random
 from typing import Any
 
@@ -22,6 +23,7 @@ from tvm.contrib.cprune.tuning.ansor.register_tiles import (
 )
 from tvm.contrib.cprune.tuning.ansor.row_partition import partition_rows
 from tvm.contrib.cprune.tuning.ansor.steps import Step, steps_of, vectorized_stages, with_steps
+from tvm.contrib.cprune.tuning.ansor.tile_blocks import block_programs
 from tvm.contrib.cprune.tuning.ansor.tiled_operation import tiled_operation
 from tvm.contrib.cprune.types import Task
 
@@ -56,6 +58,8 @@ class TiledPrograms:
     def generate(self, measured: Iterable[Measured]) -> list[Any]:
         """Return distinct programs: half with new tiles, half variants of the fastest ones.
 
+        Those of a Winograd convolution that compute blocks of tiles come first.
+
         Parameters
         ----------
         measured
@@ -65,10 +69,11 @@ class TiledPrograms:
         -------
         ``MeasureInput`` of each, none if register tiles do not suit the task or its target.
         """
+        blocks = list(islice(block_programs(self._task.tvm_task, self._random), CANDIDATES))
         if self._kinds and not self._record:
             self._sample()
         if not self._sampled:
-            return []
+            return blocks
         valid = [(record.latency.median, record.line) for record in measured if record.latency]
         fastest = [steps_of(line) for _, line in sorted(valid)[:MAX_VARIED]]
         fastest = [steps for steps in fastest if self._splits(steps)]
@@ -78,7 +83,7 @@ class TiledPrograms:
             steps = self._vary(fastest) if vary else self._retile([*self._sampled, *fastest])
             steps = partition_rows(self._task.tvm_task, steps)
             programs[json.dumps(steps)] = steps
-        return [self._input(steps) for steps in programs.values()]
+        return [*blocks, *(self._input(steps) for steps in programs.values())]
 
     def _sample(self) -> None:
         """Sample loop nests, and keep those that a tile fits and whose operation is vectorized."""
