@@ -68,7 +68,9 @@ def loss_of_choice(before: list[float], after: list[float]) -> float:
 def tune(compiler: Compiler, base: Candidate, model: nn.Module, trials: int, path: Path) -> None:
     """Compile a variant with transplanted programs, after a search for faster ones."""
     transplanted = compiler.transplant(base, model)
-    candidate = compiler.search_again(model, trials, "tuned") if trials else compiler.build(transplanted)
+    candidate = (
+        compiler.search_again(transplanted, trials, "tuned") if trials else compiler.build(transplanted)
+    )
     with replaced(path) as aside:
         shutil.move(candidate.library, aside)
 

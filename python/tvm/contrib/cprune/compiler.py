@@ -20,7 +20,7 @@ from tvm.contrib.cprune.program_store import ProgramStore
 from tvm.contrib.cprune.stopwatch import Stopwatch
 from tvm.contrib.cprune.table import TaskTable
 from tvm.contrib.cprune.targets.presets import find_preset
-from tvm.contrib.cprune.targets.target import pinned_target
+from tvm.contrib.cprune.targets.target import pinned_target, with_cores
 from tvm.contrib.cprune.task_tuner import TaskTuner
 from tvm.contrib.cprune.tuning.backends import BACKENDS
 from tvm.contrib.cprune.types import Algorithm, CPruneError, Latency, RelayModel
@@ -87,9 +87,11 @@ class Compiler:
     ) -> None:
         self.config, self.input_shape, self.run_dir, self.tracker = config, input_shape, run_dir, tracker
         self.preset = find_preset(target)
-        plain = self.preset.make_target()
-        self.target = pinned_target(plain) if config.tune.tuner == "ansor" else plain
         self.measurer = create_measurer(config.tune, self.preset, tracker, report)
+        plain = self.preset.make_target()
+        if self.preset.runs_here and tracker is None:
+            plain = with_cores(plain, self.measurer.threads)
+        self.target = pinned_target(plain) if config.tune.tuner == "ansor" else plain
         self._stopwatch = stopwatch or Stopwatch()
         try:
             backend = BACKENDS[config.tune.tuner]
@@ -183,11 +185,14 @@ class Compiler:
         table = self.tuner.transplant(model, donor)
         return table, self._build(model, table, name)
 
-    def search_again(self, model: torch.nn.Module, trials: int, name: str) -> Candidate:
-        """Compile a model after a search for faster programs; see ``TaskTuner.search_again``."""
-        relay_model = self.import_model(model)
-        table = self.tuner.search_again(relay_model, trials)
-        return Candidate(model, relay_model, table, self._build(relay_model, table, name))
+    def search_again(self, current: Unbuilt | Candidate, trials: int, name: str) -> Candidate:
+        """Compile a model, with its present weights, after a search for faster programs.
+
+        See ``TaskTuner.search_again``.
+        """
+        relay_model = self.import_model(current.model)
+        table = self.tuner.search_again(relay_model, current.table, trials)
+        return Candidate(current.model, relay_model, table, self._build(relay_model, table, name))
 
     def rebuild(self, candidate: Candidate, name: str) -> Candidate:
         """Compile a candidate again, with its model's present weights and the fastest measured programs."""

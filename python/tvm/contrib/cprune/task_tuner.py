@@ -79,19 +79,23 @@ class TaskTuner:
         self._searched = self._table(self.extract(model, algorithms))
         return self._searched
 
-    def search_again(self, model: RelayModel, trials: int) -> TaskTable:
+    def search_again(self, model: RelayModel, table: TaskTable, trials: int) -> TaskTable:
         """Return the table of a model after a search that starts from its measured programs.
 
-        Transplants stay if no new program is faster. The algorithms of layers can change.
+        Transplants stay if no new program is faster. The algorithms of layers can change, but those that are
+        Winograd convolutions keep their tile size if they remain such.
 
         Parameters
         ----------
+        table
+            The model's table before the search.
         trials
             Average number of trials per task, including those of earlier searches.
         """
         tune = replace(self._config.tune, trials=trials)
         # A search that finds no valid program is no error: the layers have one.
-        algorithms = self._fastest_algorithms(model, partial(self._search, tune=tune, strict=False))
+        search = partial(self._search, tune=tune, strict=False)
+        algorithms = self._fastest_algorithms(model, search, algorithms_of(table))
         return self._table(self.extract(model, algorithms))
 
     def transplant(self, model: RelayModel, donor: TaskTable, improve: bool = True) -> TaskTable:
@@ -174,10 +178,12 @@ class TaskTuner:
         if new:
             self._search(new, replace(self._config.tune, trials=self._config.tune.batch), strict=False)
 
-    def _fastest_algorithms(self, model: RelayModel, search: Callable[..., None]) -> dict[str, Algorithm]:
+    def _fastest_algorithms(
+        self, model: RelayModel, search: Callable[..., None], present: Mapping[str, Algorithm] | None = None
+    ) -> dict[str, Algorithm]:
         """Return the algorithms of a model's layers whose programs are the fastest after ``search``."""
         if self._config.tune.tuner == "ansor":
-            return self._search_both(model, search)
+            return self._search_both(model, search, present or {})
         return self._search_templates(model, search)
 
     def _search_templates(self, model: RelayModel, search: Callable[..., None]) -> dict[str, Algorithm]:
@@ -191,10 +197,13 @@ class TaskTuner:
         fastest = {layer: max(rows, key=lambda row: row.speed) for layer, rows in by_layer.items()}
         return {layer: str(row.task.subgraphs[0].algorithm) for layer, row in fastest.items()}
 
-    def _search_both(self, model: RelayModel, search: Callable[..., None]) -> dict[str, Algorithm]:
+    def _search_both(
+        self, model: RelayModel, search: Callable[..., None], present: Mapping[str, Algorithm]
+    ) -> dict[str, Algorithm]:
         """Search direct and Winograd programs; return the layers for which Winograd is faster."""
         direct = self.extract(model, {})
-        legal = winograd_algorithms(model.mod)
+        # The best tile size depends on the width, but there are programs for the present one.
+        legal = {**winograd_algorithms(model.mod), **present}
         winograd = self.extract(model, legal)
         tasks = list({task.workload_key: task for task in (*direct, *winograd)}.values())
         search(tasks, alternatives=alternative_tasks(direct, winograd))

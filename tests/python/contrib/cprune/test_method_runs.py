@@ -223,9 +223,9 @@ def test_knapsack_searches_for_the_programs_of_its_candidates(
 ):
     searches, search_again = [], Compiler.search_again
 
-    def killed_once(compiler, model, trials, name):
+    def killed_once(compiler, current, trials, name):
         searches.append((name, trials))
-        made = search_again(compiler, model, trials, name)
+        made = search_again(compiler, current, trials, name)
         if len(searches) == 1:
             raise KeyboardInterrupt
         return made

@@ -175,9 +175,9 @@ def test_the_final_search_treats_both_models_alike_and_the_test_split_is_read_on
     searches, tests, exports = [], [], []
     search_again = Compiler.search_again
 
-    def counted(compiler, model, trials, name):
+    def counted(compiler, current, trials, name):
         searches.append((name, trials))
-        return search_again(compiler, model, trials, name)
+        return search_again(compiler, current, trials, name)
 
     def interrupted_export(run, candidate):
         exports.append(candidate)

@@ -124,7 +124,7 @@ def _tune(run: Run, name: str, candidate: Candidate) -> Candidate:
     """
     started, trials = time.monotonic(), run.config.final_trials
     if trials:
-        candidate = run.compiler.search_again(candidate.model, trials, name)
+        candidate = run.compiler.search_again(candidate, trials, name)
     elif name == "pruned":
         candidate = run.compiler.rebuild(candidate, name)
     seconds = round(time.monotonic() - started, 2)

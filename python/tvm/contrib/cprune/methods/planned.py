@@ -140,7 +140,7 @@ def _measure(
     drops = {step.group.root: channels_to_drop(scores[step.group.root], step) for step in steps}
     transplanted = run.compiler.transplant(current.candidate, current.prunable.drop_channels(drops).model)
     if action.search and run.config.final_trials:
-        made = run.compiler.search_again(transplanted.model, run.config.final_trials, "candidate")
+        made = run.compiler.search_again(transplanted, run.config.final_trials, "candidate")
     else:
         made = run.compiler.build(transplanted, weights=False)
     try:

@@ -114,6 +114,12 @@ def host_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def with_cores(target: tvm.target.Target, cores: int) -> tvm.target.Target:
+    """Return a CPU target with another number of cores."""
+    host = target.host
+    return tvm.target.Target({**dict(target.export()), "num-cores": cores}, host=host)
+
+
 def core_count(tvm_task: Any) -> int:
     """Return the number of cores of a ``SearchTask``'s target.
 
