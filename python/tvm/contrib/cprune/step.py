@@ -104,6 +104,8 @@ def paper_step(
 
 def _next_fitting_width(group: ChannelGroup, width: int, constraints: tuple[Constraint, ...]) -> int:
     """Return the largest width below ``width`` that meets the constraints, or 0."""
+    if width == 1:  # fitting_width would take the range from 0 to 1 as an ascending one
+        return 0
     removed = group.width - width
     at_width = [Constraint(c.extent - removed * c.scale, c.scale, c.divisor) for c in constraints]
     return fitting_width(width, width - 1, 1, group.round_to, at_width)

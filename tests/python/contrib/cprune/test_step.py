@@ -7,6 +7,7 @@ import pytest
 
 from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.loop.proposal import separate, stay_above
+from tvm.contrib.cprune.methods.widths import fitting_widths
 from tvm.contrib.cprune.step import joint_step, minimum_width, paper_step, partial_steps, plan_step
 from tvm.contrib.cprune.table import Row, TaskTable
 from tvm.contrib.cprune.types import (
@@ -55,6 +56,14 @@ def test_joint_step_is_none_if_no_width_fits():
     members = (GroupMember("a", "out", 4, 1), GroupMember("b", "in", 4, 1))
     programs = table(row("a", out=[(4, (3,))]), row("b", inputs=[(4, (5,))]))
     assert joint_step(group(4, *members), programs) is None
+
+
+def test_joint_step_ends_at_a_width_of_one():
+    programs = table(row("a", out=[(2, (1,))]))
+    channels = group(2, GroupMember("a", "out", 2, 1))
+    assert joint_step(channels, programs).next_width == 1
+    assert joint_step(channels, programs, start=1) is None
+    assert fitting_widths(channels, programs, 2, PruneConfig(min_width=1, max_sparsity=0.9)) == (2, 1)
 
 
 def test_joint_step_lets_one_inner_length_shrink_if_it_would_remove_more_than_half():
