@@ -4,7 +4,6 @@
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
 
 from compute import Report, ignore
 from data import Splits
@@ -87,11 +86,6 @@ def training_on(
             report=report,
         )
 
-    def batches() -> DataLoader:
-        # A resumed run must rank the channels on the same images.
-        torch.manual_seed(settings.prune.seed)
-        return splits.train
-
     def recalibrated(model: torch.nn.Module) -> None:
         recalibrate(model, splits.train, compute)
 
@@ -100,7 +94,7 @@ def training_on(
         long_term=long_term if long_term_epochs(options) else None,
         evaluate=lambda model: accuracy(model, splits.validation, compute),
         test=lambda model: accuracy(model, splits.test, compute),
-        batches=batches,
+        batches=lambda: splits.train,
         criterion=torch.nn.CrossEntropyLoss(),
         recalibrate=recalibrated if settings.prune.step_rule != "paper" else None,
         evaluate_part=evaluation_of_part(splits.validation, settings.prune.seed, compute),

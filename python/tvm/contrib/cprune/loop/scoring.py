@@ -4,6 +4,7 @@
 import torch
 
 from tvm.contrib.cprune.loop.run import Run
+from tvm.contrib.cprune.loop.training import seeded_batches
 from tvm.contrib.cprune.models.importance import accumulate_gradients, score
 from tvm.contrib.cprune.models.surgery import Scorer
 
@@ -20,8 +21,8 @@ def scorer_of(run: Run, model: torch.nn.Module, number: int) -> Scorer:
     """
     importance, training = run.config.importance, run.training
     if importance == "taylor":
-        assert training.batches is not None and training.criterion is not None
+        assert training.criterion is not None
         with run.journal.stopwatch("train"):
-            accumulate_gradients(model, training.batches(), training.criterion)
+            accumulate_gradients(model, seeded_batches(training, run.config.seed), training.criterion)
     seed = run.config.seed + number
     return lambda group: score(group, importance, seed)

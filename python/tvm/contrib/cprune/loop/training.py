@@ -27,6 +27,8 @@ class Training:
         Returns the accuracy on the test split, in [0, 1]. Called once per model, at the end.
     batches
         Returns training batches ``(inputs, targets)``, for the Taylor importance and for sample inputs.
+        torch's random generator is seeded before each call, so that a shuffled ``DataLoader`` without a
+        generator of its own returns the same batches in a resumed run.
     criterion
         Loss for the Taylor importance.
     recalibrate
@@ -52,6 +54,16 @@ class Training:
     recalibrate: Callable[[torch.nn.Module], None] | None = None
     evaluate_part: Callable[[torch.nn.Module], tuple[int, int]] | None = None
     validation_size: int | None = None
+
+
+def seeded_batches(training: Training, seed: int) -> Iterable[Batch]:
+    """Return training batches that do not depend on what precedes the call: a resumed run reads the same.
+
+    Iterate over them before torch's random generator is used for anything else.
+    """
+    assert training.batches is not None
+    torch.manual_seed(seed)
+    return training.batches()
 
 
 def timed(training: Training, stopwatch: Stopwatch) -> Training:

@@ -8,6 +8,7 @@ import torch
 
 from tvm.contrib.cprune.importers.onnx_session import onnx_session
 from tvm.contrib.cprune.loop.run import Run
+from tvm.contrib.cprune.loop.training import seeded_batches
 from tvm.contrib.cprune.models.reference import check_batches, compare_with_torch, torch_outputs
 from tvm.contrib.cprune.numerics import Array, OutputError
 
@@ -17,7 +18,9 @@ TOLERANCE = 1e-3
 
 def read_samples(run: Run, count: int) -> Array | None:
     """Return up to ``count`` inputs of the first training batch, None if the run has no batches."""
-    batch = next(iter(run.training.batches()), None) if run.training.batches else None
+    if run.training.batches is None:
+        return None
+    batch = next(iter(seeded_batches(run.training, run.config.seed)), None)
     return None if batch is None else batch[0][:count].cpu().numpy()
 
 
