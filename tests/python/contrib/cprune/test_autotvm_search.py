@@ -3,20 +3,36 @@
 
 import gc
 import json
+import random
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from programs import random_configurations, template_task_of
 from tvm.autotvm.tuner import XGBTuner
 
-from tvm import autotvm
+from tvm import auto_scheduler, autotvm
 from tvm.contrib.cprune.config import STRATEGIES, TuneConfig
 from tvm.contrib.cprune.measuring.records import RecordLog, parse
 from tvm.contrib.cprune.tuning.autotvm.configuration import fallback_config
-from tvm.contrib.cprune.tuning.autotvm.search import StridedGridTuner, search
+from tvm.contrib.cprune.tuning.autotvm.search import search
+from tvm.contrib.cprune.tuning.autotvm.tuners import StridedGridTuner
 from tvm.contrib.cprune.tuning.progress import Progress
 
 POPEN_WORKER = "tvm.exec.popen_worker"
+
+
+class ConstantMeasurer:
+    """Returns 2 s for every configuration, without building it."""
+
+    def measure(self, inputs: Sequence[Any]) -> list[auto_scheduler.MeasureResult]:
+        return [auto_scheduler.MeasureResult([2.0], 0, "", 0.1, 0.0) for _ in inputs]
+
+
+def index_of(record) -> int:
+    return json.loads(record.line)["config"]["index"]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -28,9 +44,9 @@ def test_every_strategy_finds_programs_and_resumes_from_its_records(strategy, po
     assert isinstance(reports[-1], Progress) and reports[-1].trials == 4
     # TVM's fallback configuration is measured first, so that no strategy ends with a slower one.
     (untuned, *_) = log.measured
-    assert json.loads(untuned.line)["config"]["index"] == fallback_config(task.tvm_task).index
+    assert index_of(untuned) == fallback_config(task.tvm_task).index
     assert 0 < log.best(task.workload_key).latency.median <= untuned.latency.median
-    indices = [json.loads(record.line)["config"]["index"] for record in log.measured]
+    indices = [index_of(record) for record in log.measured]
     assert len(set(indices)) == 4
     # TVM can read the log.
     assert len(list(autotvm.record.load_from_file(str(tmp_path / "log.json")))) == 4
@@ -81,11 +97,11 @@ def test_only_the_fallback_configuration_of_a_settled_task_is_measured(pool):
     fallback = fallback_config(task.tvm_task).index
     config, log = TuneConfig(tuner="autotvm", trials=4, batch=2, repeats=3), RecordLog(None)
     donors = [parse(line) for line in random_configurations(task, 3)]
-    donors = [donor for donor in donors if json.loads(donor.line)["config"]["index"] != fallback]
+    donors = [donor for donor in donors if index_of(donor) != fallback]
     log.append(donors)
     assert search([task], config, pool, log, settled={task.workload_key}) == 1
     *_, last = log.measured
-    assert json.loads(last.line)["config"]["index"] == fallback
+    assert index_of(last) == fallback
     assert search([task], config, pool, log, settled={task.workload_key}) == 0
 
 
@@ -100,7 +116,7 @@ def test_known_configurations_count_as_no_trials_and_are_not_measured_again(pool
         measured = autotvm.MeasureInput(task.tvm_task.target, task.tvm_task, configuration)
         known.append([parse(autotvm.record.encode(measured, fastest))])
     assert search([task], config, pool, log, report=reports.append, known=known) == 3
-    indices = [json.loads(record.line)["config"]["index"] for record in log.measured]
+    indices = [index_of(record) for record in log.measured]
     assert len(indices) == 3 and not set(indices) & set(first)
     assert (reports[-1].trials, reports[-1].best) == (3, 1e-9)
 
@@ -113,3 +129,24 @@ def test_grid_tuner_takes_even_strides_and_visits_each_configuration_once():
     rest = [config.index for config in tuner.next_batch(len(space))]
     assert sorted(first + rest) == list(range(len(space)))
     assert not tuner.has_next()
+
+
+def global_states():
+    return random.getstate(), np.random.get_state()[1].tolist(), np.random.get_state()[2]
+
+
+@pytest.mark.parametrize("strategy", ["random", "ga"])
+def test_the_seed_alone_decides_the_configurations(strategy):
+    task = template_task_of("1x1", 32)
+    config = TuneConfig(tuner="autotvm", strategy=strategy, trials=6, batch=3)
+
+    def searched(seed, state):
+        random.seed(state)
+        np.random.seed(state)
+        before, log = global_states(), RecordLog(None)
+        search([task], config, ConstantMeasurer(), log, seed)
+        assert global_states() == before
+        return [index_of(record) for record in log.measured]
+
+    assert searched(0, 1) == searched(0, 2)
+    assert searched(0, 1) != searched(1, 1)

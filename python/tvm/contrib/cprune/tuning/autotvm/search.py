@@ -6,34 +6,22 @@ TVM's fallback configuration is measured first, so that tuning never ends with a
 
 import functools
 import json
-import math
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import chain
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from tvm.autotvm.tuner import GATuner, GridSearchTuner, RandomTuner, XGBTuner
+from tvm.autotvm.tuner import GATuner, XGBTuner
 
 from tvm import autotvm
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.measuring.measurer import Measurer
 from tvm.contrib.cprune.measuring.records import Measured, RecordLog, dump
-from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.tuning.autotvm.configuration import fallback_config
+from tvm.contrib.cprune.tuning.autotvm.tuners import make_tuner, seeded
 from tvm.contrib.cprune.tuning.progress import Progress, SearchProgress, TaskSearch
 from tvm.contrib.cprune.types import CPruneError, Task
-
-# The genetic algorithm keeps the best three configurations of a population.
-MIN_POPULATION = 3
-# Loss and features of the cost models. For features of the loops (itervar), TVM lowers every program.
-_COST_MODELS = {
-    "xgb": ("reg", "itervar"),
-    "xgb-rank": ("rank-binary", "itervar"),
-    "xgb-knob": ("reg", "knob"),
-}
 
 
 def search(
@@ -85,18 +73,23 @@ def search(
     budget += sum(search.trials for search in searches if search not in searched)
     progress = SearchProgress(searches, budget, report)
     for current in searches:
-        batches = _tune(current, config, measurer, log, known, seed) if current in searched else ()
-        for _ in chain(_try_fallback(current, measurer, log), batches):
-            progress.report(current)
-            out_of_time = config.max_seconds and progress.seconds > config.max_seconds
-            if out_of_time and current.has_valid_program:
-                break
+        batches = (
+            _tune(current, config, measurer, log, known)
+            if current in searched
+            else _try_fallback(current, measurer, log)
+        )
+        with seeded(seed + zlib.crc32(current.task.workload_key.encode())), closing(batches):
+            for _ in batches:
+                progress.report(current)
+                out_of_time = config.max_seconds and progress.seconds > config.max_seconds
+                if out_of_time and current.has_valid_program:
+                    break
         if strict and not current.has_valid_program:
             raise current.no_valid_program()
     return progress.new_trials
 
 
-def _try_fallback(search: TaskSearch, measurer: Measurer, log: RecordLog) -> Iterator[None]:
+def _try_fallback(search: TaskSearch, measurer: Measurer, log: RecordLog) -> Generator[None, None, None]:
     """Measure TVM's fallback configuration of a task unless the log holds it, and yield."""
     tvm_task = search.task.tvm_task
     fallback = fallback_config(tvm_task)
@@ -106,15 +99,16 @@ def _try_fallback(search: TaskSearch, measurer: Measurer, log: RecordLog) -> Ite
 
 
 def _tune(
-    search: TaskSearch, config: TuneConfig, measurer: Measurer, log: RecordLog, known: RecordLog, seed: int
-) -> Iterator[None]:
-    """Measure the configurations of one task; yields after each batch."""
+    search: TaskSearch, config: TuneConfig, measurer: Measurer, log: RecordLog, known: RecordLog
+) -> Generator[None, None, None]:
+    """Measure the configurations of one task, TVM's fallback configuration first; yields after each batch."""
+    yield from _try_fallback(search, measurer, log)
     # Early stopping only counts configurations that this tuner proposes.
     search.trials_since_best, proposed = 0, 0
     measured: tuple[list[autotvm.MeasureInput], list[Any]] | None = None
     space_size = len(search.task.tvm_task.config_space)
     trials = min(config.trials, space_size)
-    with _tuner(search.task, config, log, known, seed) as (tuner, visited):
+    with _tuner(search.task, config, log, known) as (tuner, visited):
         while (
             search.trials < trials and search.trials_since_best < config.early_stopping and tuner.has_next()
         ):
@@ -137,7 +131,7 @@ def _tune(
 
 @contextmanager
 def _tuner(
-    task: Task, config: TuneConfig, log: RecordLog, known: RecordLog, seed: int
+    task: Task, config: TuneConfig, log: RecordLog, known: RecordLog
 ) -> Iterator[tuple[Any, set[int]]]:
     """Create the tuner of a task, which knows the earlier records.
 
@@ -146,9 +140,7 @@ def _tuner(
     A context with the tuner, and the indices of the configurations that were already measured. At its end,
     the processes that extract features for a cost model end, too.
     """
-    # AutoTVM's tuners draw from NumPy's global generator.
-    np.random.seed((seed + zlib.crc32(task.workload_key.encode())) % (1 << 32))
-    tuner = _make_tuner(task, config)
+    tuner = make_tuner(task.tvm_task, config)
     before = known.of(task.workload_key)
     done = (*before, *log.of(task.workload_key))
     # Values of knobs do not tell which shape they are for.
@@ -189,45 +181,6 @@ def _transfer_records(path: str) -> tuple[Measured, ...]:
     if not any("input" in json.loads(record.line) for record in records):
         raise CPruneError(f"{path} contains no AutoTVM records: expected a log of `tune --tuner autotvm`")
     return tuple(records)
-
-
-def _make_tuner(task: Task, config: TuneConfig) -> Any:
-    tvm_task = task.tvm_task
-    if config.strategy == "ga":
-        return GATuner(tvm_task, pop_size=max(MIN_POPULATION, min(config.trials, 50)))
-    if config.strategy == "random":
-        return RandomTuner(tvm_task)
-    if config.strategy == "gridsearch":
-        return StridedGridTuner(tvm_task)
-    loss, features = _COST_MODELS[config.strategy]
-    return XGBTuner(tvm_task, config.batch, features, loss, num_threads=host_threads())
-
-
-class StridedGridTuner(GridSearchTuner):
-    """Grid search in even strides, which visits each configuration once.
-
-    TVM's grid search visits configurations in order. With a realistic number of trials, it only reaches those
-    whose inner lengths are all 1.
-    """
-
-    def __init__(self, task: Any) -> None:
-        super().__init__(task)
-        self._next_index = 0
-        # Multiples of the golden ratio, modulo the range, are spread evenly for any number of trials. The
-        # stride must be coprime to the range to visit every configuration.
-        self._stride = max(1, round(self.range_length * (math.sqrt(5) - 1) / 2))
-        while math.gcd(self._stride, self.range_length) > 1:
-            self._stride += 1
-
-    def next_batch(self, batch_size: int) -> list[Any]:
-        """Return the next configurations, at most ``batch_size``."""
-        configs: list[Any] = []
-        while len(configs) < batch_size and self.has_next():
-            if self.space.is_index_valid(self._next_index):
-                self.visited.append(self._next_index)
-                configs.append(self.space.get(self._next_index))
-            self._next_index = (self._next_index + self._stride) % self.range_length
-        return configs
 
 
 def to_autotvm_result(result: Any) -> autotvm.MeasureResult:
