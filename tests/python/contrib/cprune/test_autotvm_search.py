@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 from programs import random_configurations, template_task_of
-from tvm.autotvm.tuner import XGBTuner
+from tvm.autotvm.tuner import GATuner, XGBTuner
 
 from tvm import auto_scheduler, autotvm
 from tvm.contrib.cprune.config import STRATEGIES, TuneConfig
@@ -29,6 +29,11 @@ class ConstantMeasurer:
 
     def measure(self, inputs: Sequence[Any]) -> list[auto_scheduler.MeasureResult]:
         return [auto_scheduler.MeasureResult([2.0], 0, "", 0.1, 0.0) for _ in inputs]
+
+
+def record_of(task, configuration, cost):
+    measured = autotvm.MeasureInput(task.tvm_task.target, task.tvm_task, configuration)
+    return parse(autotvm.record.encode(measured, autotvm.MeasureResult((cost,), 0, 0.0, 0.0)))
 
 
 def index_of(record) -> int:
@@ -111,10 +116,7 @@ def test_known_configurations_count_as_no_trials_and_are_not_measured_again(pool
     known, log, reports = RecordLog(None), RecordLog(None), []
     tuner = StridedGridTuner(task.tvm_task)
     first = [measured.index for measured in tuner.next_batch(2)]
-    fastest = autotvm.MeasureResult((1e-9,), 0, 0.0, 0.0)
-    for configuration in map(task.tvm_task.config_space.get, first):
-        measured = autotvm.MeasureInput(task.tvm_task.target, task.tvm_task, configuration)
-        known.append([parse(autotvm.record.encode(measured, fastest))])
+    known.append([record_of(task, task.tvm_task.config_space.get(index), 1e-9) for index in first])
     assert search([task], config, pool, log, report=reports.append, known=known) == 3
     indices = [index_of(record) for record in log.measured]
     assert len(indices) == 3 and not set(indices) & set(first)
@@ -150,3 +152,50 @@ def test_the_seed_alone_decides_the_configurations(strategy):
 
     assert searched(0, 1) == searched(0, 2)
     assert searched(0, 1) != searched(1, 1)
+
+
+def test_the_genetic_algorithm_learns_from_its_whole_generation_in_order(monkeypatch):
+    """It assigns results to genes by position, and needs one for every gene before it evolves."""
+    task, proposed, learned = template_task_of("1x1", 32), [], []
+    space, fallback = task.tvm_task.config_space, fallback_config(task.tvm_task).index
+    next_batch, update = GATuner.next_batch, GATuner.update
+
+    def spy_on_batch(tuner, size):
+        configs = next_batch(tuner, size)
+        proposed.extend(config.index for config in configs)
+        return configs
+
+    def spy_on_update(tuner, inputs, results):
+        pairs = zip(inputs, results, strict=True)
+        learned.extend((measured.config.index, result.costs[0]) for measured, result in pairs)
+        update(tuner, inputs, results)
+
+    monkeypatch.setattr(GATuner, "next_batch", spy_on_batch)
+    monkeypatch.setattr(GATuner, "update", spy_on_update)
+    known = RecordLog(None)
+    even = [index for index in range(0, len(space), 2) if index != fallback]
+    known.append([record_of(task, space.get(index), 1.0) for index in even])
+    config, log = TuneConfig(tuner="autotvm", strategy="ga", trials=20, batch=4), RecordLog(None)
+    assert search([task], config, ConstantMeasurer(), log, known=known) == 20
+    assert len({index_of(record) for record in log.measured}) == 20
+    # The last batch is measured, but nothing is planned from it.
+    assert 20 < len(learned) < len(proposed)
+    assert [index for index, _ in learned] == proposed[: len(learned)]
+    assert all(cost == (1.0 if index in even else 2.0) for index, cost in learned)
+
+
+def test_the_time_limit_ends_a_tuner_that_proposes_only_known_configurations(monkeypatch):
+    task, batches = template_task_of("1x1", 32), []
+    fallback, log = fallback_config(task.tvm_task), RecordLog(None)
+    log.append([record_of(task, fallback, 1.0)])
+
+    def same_again(*_):
+        batches.append([fallback])
+        return batches[-1]
+
+    monkeypatch.setattr(GATuner, "next_batch", same_again)
+    config = TuneConfig(tuner="autotvm", strategy="ga", trials=20, batch=4, max_seconds=1e-9)
+    reports = []
+    assert search([task], config, ConstantMeasurer(), log, report=reports.append) == 0
+    assert len(batches) == 1
+    assert not reports

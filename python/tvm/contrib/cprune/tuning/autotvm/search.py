@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from tvm.autotvm.measure import MeasureErrorNo
 from tvm.autotvm.tuner import GATuner, XGBTuner
 
 from tvm import autotvm
@@ -79,8 +80,9 @@ def search(
             else _try_fallback(current, measurer, log)
         )
         with seeded(seed + zlib.crc32(current.task.workload_key.encode())), closing(batches):
-            for _ in batches:
-                progress.report(current)
+            for count in batches:
+                if count:
+                    progress.report(current)
                 out_of_time = config.max_seconds and progress.seconds > config.max_seconds
                 if out_of_time and current.has_valid_program:
                     break
@@ -89,56 +91,59 @@ def search(
     return progress.new_trials
 
 
-def _try_fallback(search: TaskSearch, measurer: Measurer, log: RecordLog) -> Generator[None, None, None]:
-    """Measure TVM's fallback configuration of a task unless the log holds it, and yield."""
+def _try_fallback(search: TaskSearch, measurer: Measurer, log: RecordLog) -> Generator[int, None, None]:
+    """Measure TVM's fallback configuration of a task unless the log holds it, and yield 1."""
     tvm_task = search.task.tvm_task
     fallback = fallback_config(tvm_task)
     if fallback is not None and not log.holds(autotvm.MeasureInput(tvm_task.target, tvm_task, fallback)):
-        _measure(search, [fallback], measurer, log)
-        yield
+        yield len(_measure(search, [fallback], measurer, log))
 
 
 def _tune(
     search: TaskSearch, config: TuneConfig, measurer: Measurer, log: RecordLog, known: RecordLog
-) -> Generator[None, None, None]:
-    """Measure the configurations of one task, TVM's fallback configuration first; yields after each batch."""
+) -> Generator[int, None, None]:
+    """Measure the configurations of one task, TVM's fallback configuration first.
+
+    Yields
+    ------
+    After each batch, the number of measured configurations. It is 0 if all of them were known.
+    """
     yield from _try_fallback(search, measurer, log)
     # Early stopping only counts configurations that this tuner proposes.
-    search.trials_since_best, proposed = 0, 0
-    measured: tuple[list[autotvm.MeasureInput], list[Any]] | None = None
-    space_size = len(search.task.tvm_task.config_space)
-    trials = min(config.trials, space_size)
-    with _tuner(search.task, config, log, known) as (tuner, visited):
+    search.trials_since_best, known_in_a_row = 0, 0
+    proposed: list[Any] = []
+    tvm_task = search.task.tvm_task
+    trials = min(config.trials, len(tvm_task.config_space))
+    with _tuner(search.task, config, log, known) as (tuner, results):
         while (
             search.trials < trials and search.trials_since_best < config.early_stopping and tuner.has_next()
         ):
-            if measured:
+            if proposed:
                 # This plans the next batch, which can take minutes. There is none to plan after the last one.
-                tuner.update(*measured)
-                measured = None
-            configs = tuner.next_batch(min(config.batch, config.trials - search.trials))
-            proposed += len(configs)
-            unmeasured = [candidate for candidate in configs if candidate.index not in visited]
-            if unmeasured:
-                inputs, results = _measure(search, unmeasured, measurer, log)
-                visited.update(candidate.index for candidate in unmeasured)
-                measured = inputs, [to_autotvm_result(result) for result in results]
-                yield
-            elif not configs or proposed > space_size:
-                # The random and grid tuners are not told what was measured, so they may propose only that.
+                # The genetic algorithm needs the results of its whole generation in order.
+                inputs = [autotvm.MeasureInput(tvm_task.target, tvm_task, c) for c in proposed]
+                tuner.update(inputs, [results[candidate.index] for candidate in proposed])
+            proposed = tuner.next_batch(min(config.batch, config.trials - search.trials))
+            unmeasured = {c.index: c for c in proposed if c.index not in results}
+            known_in_a_row = 0 if unmeasured else known_in_a_row + len(proposed)
+            if not proposed or known_in_a_row > len(tvm_task.config_space):
                 return
+            if unmeasured:
+                records = _measure(search, list(unmeasured.values()), measurer, log)
+                results |= zip(unmeasured, map(_result_of, records), strict=True)
+            yield len(unmeasured)
 
 
 @contextmanager
 def _tuner(
     task: Task, config: TuneConfig, log: RecordLog, known: RecordLog
-) -> Iterator[tuple[Any, set[int]]]:
+) -> Iterator[tuple[Any, dict[int, autotvm.MeasureResult]]]:
     """Create the tuner of a task, which knows the earlier records.
 
     Returns
     -------
-    A context with the tuner, and the indices of the configurations that were already measured. At its end,
-    the processes that extract features for a cost model end, too.
+    A context with the tuner, and the results of the configurations that were already measured, by index. At
+    its end, the processes that extract features for a cost model end, too.
     """
     tuner = make_tuner(task.tvm_task, config)
     before = known.of(task.workload_key)
@@ -146,14 +151,14 @@ def _tuner(
     # Values of knobs do not tell which shape they are for.
     others = config.strategy != "xgb-knob"
     history = [*_transfer_records(config.transfer), *before, *log.measured] if others else done
-    visited = {json.loads(record.line)["config"]["index"] for record in done}
+    results = {json.loads(record.line)["config"]["index"]: _result_of(record) for record in done}
     try:
         if history and isinstance(tuner, XGBTuner):
             pairs = [autotvm.record.decode(record.line) for record in history if record.latency]
             tuner.load_history(pairs, min_seed_records=4 * config.batch)
         if isinstance(tuner, XGBTuner | GATuner):
-            tuner.visited |= visited
-        yield tuner, visited
+            tuner.visited.update(results)
+        yield tuner, results
     finally:
         if isinstance(tuner, XGBTuner):
             tuner.cost_model._close_pool()  # TVM does so at the end of XGBTuner.tune
@@ -161,15 +166,15 @@ def _tuner(
 
 def _measure(
     search: TaskSearch, configs: Sequence[Any], measurer: Measurer, log: RecordLog
-) -> tuple[list[autotvm.MeasureInput], list[Any]]:
-    """Measure configurations, add their records to the log and return inputs and results."""
+) -> list[Measured]:
+    """Measure configurations, add their records to the log and return them."""
     tvm_task = search.task.tvm_task
     inputs = [autotvm.MeasureInput(tvm_task.target, tvm_task, config) for config in configs]
     results = measurer.measure(inputs)
     records = [dump(i, r) for i, r in zip(inputs, results, strict=True)]
     log.append(records)
     search.add(records)
-    return inputs, results
+    return records
 
 
 @functools.cache
@@ -183,11 +188,8 @@ def _transfer_records(path: str) -> tuple[Measured, ...]:
     return tuple(records)
 
 
-def to_autotvm_result(result: Any) -> autotvm.MeasureResult:
-    """Convert an auto_scheduler ``MeasureResult``, as the measurer returns it, to AutoTVM's."""
-    if result.error_no:
-        message = str(result.error_msg or "")
-        error = (message, RuntimeError(message))
-        return autotvm.MeasureResult(error, int(result.error_no), float(result.all_cost), result.timestamp)
-    costs = tuple(float(cost) for cost in result.costs)
-    return autotvm.MeasureResult(costs, 0, float(result.all_cost), float(result.timestamp))
+def _result_of(record: Measured) -> autotvm.MeasureResult:
+    """Return the measurement of a record, as far as tuners read it."""
+    if record.latency is None:
+        return autotvm.MeasureResult((record.error,), MeasureErrorNo.UNKNOWN_ERROR, 0.0, 0.0)
+    return autotvm.MeasureResult(record.latency.samples, MeasureErrorNo.NO_ERROR, 0.0, 0.0)
