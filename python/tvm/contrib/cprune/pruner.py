@@ -24,6 +24,7 @@ from tvm.contrib.cprune.models.checkpoint import digest
 from tvm.contrib.cprune.models.importance import check_importance
 from tvm.contrib.cprune.models.prunable import PrunableModel
 from tvm.contrib.cprune.models.reference import check_batches, torch_outputs
+from tvm.contrib.cprune.models.surgery import copy_model
 from tvm.contrib.cprune.numerics import require_finite
 from tvm.contrib.cprune.report.write import write_report
 from tvm.contrib.cprune.stopwatch import Stopwatch
@@ -37,7 +38,8 @@ class CPruner:
     Parameters
     ----------
     model
-        The trained network; it is not changed.
+        The trained network. The run works with a copy, so that its weights, gradients, mode and device do
+        not change.
     input_shape
         Shape of one inference, ``(N, C, H, W)``.
     training
@@ -102,11 +104,12 @@ class CPruner:
         if self.config.importance == "taylor" and not (self.training.batches and self.training.criterion):
             raise CPruneError("importance 'taylor' needs Training.batches and Training.criterion")
         check_importance(self.model, self.config.importance)
+        model = copy_model(self.model)
         for batch in check_batches(self.input_shape, None):
-            require_finite(torch_outputs(self.model, batch), "the unpruned model")
+            require_finite(torch_outputs(model, batch), "the unpruned model")
         stopwatch = Stopwatch()
         training = timed(self.training, stopwatch)
-        accuracy, prunable = self._accuracy(training), self._prunable()
+        accuracy, prunable = self._accuracy(training, model), self._prunable(model)
         self.method.check(prunable, self.config)
         with locked(self.run_dir):
             remove_partial_files(self.run_dir)
@@ -141,7 +144,7 @@ class CPruner:
             self.config, *where, profile=self.profile, tracker=self.tracker, stopwatch=journal.stopwatch
         ) as compiler:
             run = Run(
-                model=self.model,
+                model=prunable.model,
                 input_shape=self.input_shape,
                 training=training,
                 config=self.config,
@@ -155,11 +158,11 @@ class CPruner:
             pruned, stop = self.method.prune(run, baseline)
             return finish(run, pruned, baseline.candidate, stop)
 
-    def _accuracy(self, training: Training) -> float:
+    def _accuracy(self, training: Training, model: torch.nn.Module) -> float:
         """Return the model's validation accuracy, which must meet the requirement."""
-        accuracy, required = evaluate(training, self.model), self.config.accuracy_requirement
+        accuracy, required = evaluate(training, model), self.config.accuracy_requirement
         if training.evaluate_part is not None:
-            estimate(training, self.model)  # Wrong counts are reported before anything is tuned.
+            estimate(training, model)  # Wrong counts are reported before anything is tuned.
         if accuracy < required:
             raise CPruneError(
                 f"the unpruned model's validation accuracy is {accuracy:.4f}, "
@@ -167,9 +170,9 @@ class CPruner:
             )
         return accuracy
 
-    def _prunable(self) -> PrunableModel:
+    def _prunable(self, model: torch.nn.Module) -> PrunableModel:
         """Return the model with its channel groups, of which there must be one."""
-        prunable = PrunableModel.trace(self.model, self.input_shape)
+        prunable = PrunableModel.trace(model, self.input_shape)
         groups = prunable.groups(self.config.include, self.config.exclude)
         if not groups.groups:
             reasons = "; ".join(f"{layer}: {reason}" for layer, reason in groups.unprunable.items())

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small network to prune, its settings, and a training and timing that do not depend on the machine."""
 
+from typing import Any
+
 import torch
 from programs import FAST
 from torch import nn
 
 from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.loop.training import Training
+from tvm.contrib.cprune.models.checkpoint import digest
 from tvm.contrib.cprune.models.surgery import macs_and_params
 from tvm.contrib.cprune.types import Latency
 
@@ -31,6 +34,13 @@ class Chain(nn.Module):
 def make_model(winograd: bool = False) -> nn.Module:
     torch.manual_seed(0)
     return Chain(winograd).eval()
+
+
+def state_of(model: nn.Module) -> tuple[Any, ...]:
+    """Return what a run must not change: a digest of the weights, the gradients, modes and devices."""
+    gradients = {name: None if p.grad is None else p.grad.tolist() for name, p in model.named_parameters()}
+    modes = [module.training for module in model.modules()]
+    return digest(model), gradients, modes, [p.device for p in model.parameters()]
 
 
 def training(accuracies=None) -> Training:

@@ -104,6 +104,14 @@ def test_taylor_needs_gradients_of_every_layer():
         accumulate_gradients(model, data, nn.CrossEntropyLoss())
 
 
+def test_gradients_are_accumulated_in_evaluation_mode_and_the_mode_is_restored():
+    model, modes = OneLayer(4, 16).train(), []
+    model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    accumulate_gradients(model, [(torch.randn(2, 4, 8, 8), torch.tensor([1, 2]))] * 2, nn.CrossEntropyLoss())
+    assert modes == [False, False]
+    assert model.training
+
+
 def test_weights_of_zero_are_scored():
     model = OneLayer(4, 16)
     for parameter in model.parameters():

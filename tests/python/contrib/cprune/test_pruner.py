@@ -11,7 +11,7 @@ import pytest
 import torch
 from commands import error_of, run_cprune
 from programs import FAST
-from pruning import SHAPE, Chain, config, make_model, training
+from pruning import SHAPE, Chain, config, make_model, state_of, training
 from torch import nn
 
 import tvm
@@ -53,16 +53,15 @@ def check_compiled_model(folder: Path) -> None:
 
 
 def test_a_run_prunes_measures_and_leaves_its_folder(tmp_path, latency_by_macs):
-    model = make_model(winograd=True)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    events = []
+    model = make_model(winograd=True).train()
+    before, events = state_of(model), []
     pruner = CPruner(
         model, SHAPE, training(), config(), tmp_path, labels={"dataset": "none"}, report=events.append
     )
     started = time.monotonic()
     result = pruner.run()
     elapsed = time.monotonic() - started
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert state_of(model) == before
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(result))
     # The number of steps depends on the programs that the search finds.
     assert 1 <= result["accepted"] == len(result["iterations"])

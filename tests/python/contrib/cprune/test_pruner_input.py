@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Input of a run that is refused."""
+"""Input of a run: what is refused, and that the caller's model is not changed."""
 
 import pytest
+import torch
 from networks import OneLayer
-from pruning import SHAPE, config, make_model, training
+from pruning import SHAPE, config, make_model, state_of, training
 from torch import nn
 
 from tvm.contrib.cprune.loop.training import Training
@@ -60,3 +61,21 @@ def test_invalid_input_is_reported_before_anything_is_tuned_or_written(make, mes
     with pytest.raises(CPruneError, match=message):
         make(tmp_path / "run").run()
     assert not (tmp_path / "run").exists()
+
+
+def test_the_callers_model_keeps_its_gradients_and_modes(tuned_dir, latency_by_macs):
+    """The Taylor importance needs gradients, and functions of the user may set the mode."""
+    model = make_model().train()
+    model.b.eval()
+    model.a.weight.grad = torch.ones_like(model.a.weight)
+    before, batch = state_of(model), (torch.randn(2, *SHAPE[1:]), torch.tensor([0, 1]))
+
+    def evaluate(evaluated):
+        evaluated.eval()
+        return 0.9
+
+    functions = Training(lambda _: None, evaluate, batches=lambda: [batch], criterion=nn.CrossEntropyLoss())
+    settings = config(importance="taylor", max_iterations=1)
+    result = CPruner(model, SHAPE, functions, settings, tuned_dir).run()
+    assert result["accepted"] == 1
+    assert state_of(model) == before

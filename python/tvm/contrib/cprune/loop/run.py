@@ -25,7 +25,7 @@ class Run:
     Attributes
     ----------
     model
-        The unpruned model; it is never changed.
+        A copy of the caller's unpruned model. Its weights are never changed.
     folder
         Takes everything that the run writes.
     labels

@@ -15,7 +15,7 @@ def scorer_of(run: Run, model: torch.nn.Module, number: int) -> Scorer:
     Parameters
     ----------
     model
-        Receives the gradients that the Taylor importance reads.
+        Receives the gradients that the Taylor importance reads. They replace earlier ones.
     number
         Number of the candidate, on which the seed of the random importance depends.
     """

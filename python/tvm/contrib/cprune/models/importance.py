@@ -93,7 +93,7 @@ def accumulate_gradients(
 ) -> None:
     """Sum the gradients of the loss over the first ``limit`` batches in ``parameter.grad``.
 
-    The Taylor importance reads them there.
+    The Taylor importance reads them there. They replace earlier ones. The model computes in evaluation mode.
 
     Raises
     ------
@@ -102,9 +102,11 @@ def accumulate_gradients(
     """
     check_importance(model, "taylor")
     model.zero_grad()
+    was_training = model.training
     model.eval()
     for _, (inputs, targets) in zip(range(limit), batches, strict=False):
         criterion(model(inputs), targets).backward()
+    model.train(was_training)
 
 
 def check_importance(model: torch.nn.Module, importance: str) -> None:
