@@ -22,8 +22,21 @@ from tvm.contrib.cprune.types import INPUT
 RELEASE_TIMEOUT, REQUEST_MARGIN = 10.0, 10.0
 # Seconds that a session lasts in addition to the programs or models that run in it.
 SESSION_MARGIN = 20
+# Seconds in addition to a session within which a free device runs the reference program: to be assigned, even
+# after a pause, and for a check of its speed.
+PROOF_MARGIN = 120
 # Seconds before the next request after the tracker assigned no device, or a paused one.
 RETRY_SECONDS, PAUSED_RETRY_SECONDS = 0.5, 1.0
+
+
+def session_timeout(settings: RunSettings) -> int:
+    """Return the seconds after which the server ends a session, which frees the device if a program hangs."""
+    return int(4 * (settings.timeout + settings.cooldown)) + SESSION_MARGIN
+
+
+def proof_timeout(settings: RunSettings) -> int:
+    """Return the seconds within which a device that works has run the reference program after a hang."""
+    return session_timeout(settings) + PROOF_MARGIN
 
 
 class RpcDevice:
@@ -52,9 +65,7 @@ class RpcDevice:
         self._health, self._reference = health, reference
         self._process = WorkerProcess()
         self._acquired_at = 0.0
-        # The server ends a session after this many seconds, which frees the device if a program hangs.
-        self._min_session_timeout = int(4 * (settings.timeout + tracker.cooldown)) + SESSION_MARGIN
-        self._session_timeout = self._min_session_timeout
+        self._session_timeout = session_timeout(settings)
 
     def acquire(self, seconds: float = 0.0) -> bool:
         """Request a device from the tracker; return whether it assigned a usable one.
@@ -65,7 +76,7 @@ class RpcDevice:
             Duration of a call that the session must outlast, apart from programs.
         """
         tracker = self._tracker
-        self._session_timeout = self._min_session_timeout + int(seconds)
+        self._session_timeout = session_timeout(self._settings) + int(seconds)
         arguments = (tracker.host, tracker.port, tracker.key, tracker.wait, self._session_timeout)
         address = self._call(rpc_worker.request, *arguments, timeout=tracker.wait + REQUEST_MARGIN)
         if not isinstance(address, str):

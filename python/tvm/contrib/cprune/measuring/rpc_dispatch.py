@@ -8,7 +8,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from tvm.contrib.cprune.measuring import rpc_jobs
 from tvm.contrib.cprune.measuring.result import Costs, DeviceLost
 from tvm.contrib.cprune.measuring.rpc_device import RpcDevice
 from tvm.contrib.cprune.measuring.rpc_jobs import MAX_ATTEMPTS, JobQueue
@@ -35,6 +34,8 @@ class RpcDispatcher:
         Creates an ``RpcDevice`` that holds no device yet.
     report
         Receives messages for the user.
+    proof_timeout
+        Seconds after the last device was lost within which one must run the reference program.
 
     Attributes
     ----------
@@ -43,10 +44,15 @@ class RpcDispatcher:
     """
 
     def __init__(
-        self, tracker: Tracker, make_device: Callable[[], RpcDevice], report: Callable[[str], None]
+        self,
+        tracker: Tracker,
+        make_device: Callable[[], RpcDevice],
+        report: Callable[[str], None],
+        proof_timeout: float,
     ) -> None:
         self.devices: list[RpcDevice] = []
         self._tracker, self._make_device, self._report = tracker, make_device, report
+        self._proof_timeout = proof_timeout
 
     def run(self, jobs: JobQueue) -> None:
         """Return when every job is done or the batch is aborted; all devices are then released."""
@@ -144,7 +150,7 @@ class RpcDispatcher:
                 return outcome
             reason = outcome.reason
         lost = f"{MAX_ATTEMPTS} devices were lost while running the model: {reason}"
-        deadline = time.time() + rpc_jobs.PROOF_TIMEOUT
+        deadline = time.time() + self._proof_timeout + timeout  # The session was longer by that, too.
         while time.time() < deadline:
             if device.acquire() and isinstance(device.run_reference(), tuple):
                 device.release()

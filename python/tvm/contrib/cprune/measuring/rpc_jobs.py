@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiled programs that wait for an RPC device, and their results."""
 
+import itertools
 import queue
 import time
 from dataclasses import dataclass
@@ -15,8 +16,6 @@ from tvm.contrib.cprune.types import InfrastructureError
 
 # Lost devices after which the program itself is suspected as the cause.
 MAX_ATTEMPTS = 3
-# Seconds within which a device must then run the reference program, which proves that devices work.
-PROOF_TIMEOUT = 120.0
 
 
 @dataclass
@@ -38,15 +37,22 @@ class Job:
 class JobQueue:
     """Programs of one batch, in the order in which they finish compiling. It is safe to share by threads.
 
+    Suspected jobs come first: another hanging program would occupy the device that can judge them.
+
     Parameters
     ----------
     size
         Programs in the batch.
+    proof_timeout
+        Seconds after a job becomes suspected within which a device must run the reference program, which
+        proves that devices work.
     """
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._jobs: queue.Queue[Job] = queue.Queue()
+    def __init__(self, size: int, proof_timeout: float) -> None:
+        self._size, self._proof_timeout = size, proof_timeout
+        # Each job with what it is ordered by: suspected jobs first, and then the order in which they came.
+        self._jobs: queue.PriorityQueue[tuple[bool, int, Job]] = queue.PriorityQueue()
+        self._numbers = itertools.count()
         self._results: dict[int, auto_scheduler.MeasureResult] = {}
         self._error: BaseException | None = None
         # When each suspected job, by index, lost its last device.
@@ -75,12 +81,12 @@ class JobQueue:
 
     def put(self, job: Job) -> None:
         """Add a compiled program."""
-        self._jobs.put(job)
+        self._jobs.put((not job.suspected, next(self._numbers), job))
 
     def take(self, timeout: float) -> Job | None:
         """Return the next job, or None if there is none within ``timeout`` seconds."""
         try:
-            return self._jobs.get(timeout=timeout)
+            return self._jobs.get(timeout=timeout)[-1]
         except queue.Empty:
             return None
 
@@ -120,8 +126,9 @@ class JobQueue:
     def check_suspects(self) -> None:
         """End the batch if no device has proved in time that a suspected job is to blame."""
         suspected_at = list(self._suspected_at.values())  # other threads change the dictionary
-        if suspected_at and time.time() - min(suspected_at) > PROOF_TIMEOUT:
-            self._abort_suspected(f"none ran the reference program within {PROOF_TIMEOUT:.0f} s afterwards")
+        if suspected_at and time.time() - min(suspected_at) > self._proof_timeout:
+            timeout = f"{self._proof_timeout:.0f} s"
+            self._abort_suspected(f"none ran the reference program within {timeout} afterwards")
 
     def _abort_suspected(self, reason: str) -> None:
         self.abort(InfrastructureError(f"{MAX_ATTEMPTS} devices were lost while running a program; {reason}"))

@@ -17,7 +17,7 @@ from tvm.contrib.cprune.measuring import local_worker, model_timing, throttling
 from tvm.contrib.cprune.measuring.measurer import Measurer
 from tvm.contrib.cprune.measuring.process import ProcessPool, WorkerProcess
 from tvm.contrib.cprune.measuring.result import Costs, Failure
-from tvm.contrib.cprune.measuring.rpc_device import RpcDevice
+from tvm.contrib.cprune.measuring.rpc_device import RpcDevice, proof_timeout
 from tvm.contrib.cprune.measuring.rpc_dispatch import RpcDispatcher
 from tvm.contrib.cprune.measuring.rpc_health import DeviceHealth
 from tvm.contrib.cprune.measuring.rpc_jobs import Job, JobQueue
@@ -74,7 +74,10 @@ class RpcMeasurer(Measurer):
             report({"event": "device", "message": message})
 
         health = DeviceHealth(tell)
-        self._dispatcher = RpcDispatcher(tracker, lambda: RpcDevice(tracker, settings, health, library), tell)
+        self._proof_timeout = proof_timeout(settings)
+        self._dispatcher = RpcDispatcher(
+            tracker, lambda: RpcDevice(tracker, settings, health, library), tell, self._proof_timeout
+        )
         if tracker.warning:
             tell(tracker.warning)
         if not registered:
@@ -91,7 +94,7 @@ class RpcMeasurer(Measurer):
         self._folder.cleanup()
 
     def measure_serialized(self, serialized: Sequence[Any]) -> list[auto_scheduler.MeasureResult]:
-        jobs = JobQueue(len(serialized))
+        jobs = JobQueue(len(serialized), self._proof_timeout)
 
         def build(process: WorkerProcess, index: int, data: Any) -> None:
             if jobs.done:  # aborted
