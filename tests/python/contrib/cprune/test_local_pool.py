@@ -8,7 +8,8 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,81 @@ from tvm.contrib.cprune.measuring.records import RecordLog
 from tvm.contrib.cprune.measuring.result import Costs, Failure
 from tvm.contrib.cprune.targets.target import host_target, pinned_target
 from tvm.contrib.cprune.tuning.ansor.search import search
-from tvm.contrib.cprune.types import CPruneError, InfrastructureError
+from tvm.contrib.cprune.types import CandidateError, CPruneError, InfrastructureError
+
+# What happens to a process that times a program.
+BREAKS: dict[str, Callable[[], None]] = {
+    "dies": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "hangs": lambda: time.sleep(60),
+}
+FAILURES = {
+    "dies": Failure(MeasureErrorNo.RUNTIME_DEVICE, "the program crashed its process"),
+    "hangs": Failure(MeasureErrorNo.RUN_TIMEOUT, "running took longer than 1 s"),
+}
+both = pytest.mark.parametrize("name", BREAKS)
 
 
 @pytest.fixture(scope="module")
 def measurer() -> Iterator[LocalMeasurer]:
     with LocalMeasurer(FAST) as measuring:
         yield measuring
+
+
+@pytest.fixture
+def timed_for_a_second(measurer, monkeypatch) -> None:
+    """Let every program compile, and programs and models run for at most a second."""
+    monkeypatch.setattr(local_worker, "build", lambda *_: None)
+    monkeypatch.setattr(measurer, "config", replace(FAST, run_timeout=1))
+    monkeypatch.setattr(model_timing, "FIRST_RUN_TIMEOUT", 1.0)
+
+
+def breaks_once(name: str, folder: Path, result: Any) -> Callable[..., Any]:
+    """Return a function that breaks its process the first time, and then returns ``result``."""
+    marker, breaks = str(folder / "broke"), BREAKS[name]
+
+    def function(*_: Any) -> Any:
+        if not os.path.exists(marker):  # noqa: PTH110
+            with open(marker, "w"):  # noqa: PTH123
+                breaks()
+        return result
+
+    return function
+
+
+@both
+def test_a_program_whose_process_breaks_is_compiled_and_timed_once_more(
+    name, measurer, timed_for_a_second, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(local_worker, "run", breaks_once(name, tmp_path, (0.25,)))
+    (result,) = measurer.measure_serialized(["program"])
+    assert (tmp_path / "broke").exists()
+    assert result.error_no == MeasureErrorNo.NO_ERROR
+
+
+@both
+def test_a_model_whose_process_breaks_is_run_once_more(
+    name, measurer, timed_for_a_second, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(local_worker, "run_model", breaks_once(name, tmp_path, ["output"]))
+    assert measurer.run_model(Path("model.so"), np.zeros(1)) == ["output"]
+    assert (tmp_path / "broke").exists()
+
+
+@both
+def test_only_on_a_machine_that_works_are_programs_and_models_to_blame(
+    name, measurer, timed_for_a_second, monkeypatch
+):
+    breaks, die = BREAKS[name], BREAKS["dies"]
+    for function in ("run", "run_model"):
+        monkeypatch.setattr(local_worker, function, lambda *_: breaks())
+    assert measurer.run(0, "program") == FAILURES[name]
+    with pytest.raises(CandidateError, match=r"the model (crashed|took longer)"):
+        measurer.run_model(Path("model.so"), np.zeros(1))
+    monkeypatch.setattr(cpu_state, "run_parallel_kernel", die)
+    with pytest.raises(InfrastructureError, match="die even with a program that is known to work"):
+        measurer.run(0, "program")
+    with pytest.raises(InfrastructureError, match="die even with a program that is known to work"):
+        measurer.run_model(Path("model.so"), np.zeros(1))
 
 
 def test_a_compile_process_that_dies_is_replaced_once(measurer, tmp_path, monkeypatch):

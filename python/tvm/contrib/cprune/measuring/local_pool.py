@@ -70,29 +70,43 @@ class LocalMeasurer(Measurer):
         return failure
 
     def run(self, program_id: int, data: Any) -> Costs | Failure:
-        """Time a compiled program; compile ``data`` again if the process that held the program has died."""
-        process = next((p for p in self._pool.processes if program_id in p.programs), None)
-        if process is not None and not process.popen.is_alive():
+        """Time a compiled program; compile ``data`` again if the process that held the program has died.
+
+        A process that dies or hangs with the program is replaced once before the program counts as the cause.
+
+        Raises
+        ------
+        InfrastructureError
+            If the process then also dies or hangs with a program that is known to work.
+        """
+        processes = self._pool.processes
+        process = next((p for p in processes if program_id in p.programs), processes[0])
+        if not process.popen.is_alive():
             process.restart()
-            process = None
-        if process is None:
-            process = self._pool.processes[0]
-            failure = self._build(process, program_id, data)
-            if failure is not None:
-                return failure
-        process.programs.discard(program_id)
-        return self._time(process, program_id)
+        late = f"running took longer than {self.config.run_timeout:.0f} s"
+        for _ in range(MAX_ATTEMPTS):
+            if program_id not in process.programs:
+                failure = self._build(process, program_id, data)
+                if failure is not None:
+                    return failure
+            process.programs.discard(program_id)
+            try:
+                return self._time(process, program_id)
+            except TimeoutError:
+                cause = Failure(MeasureErrorNo.RUN_TIMEOUT, late)
+            except ChildProcessError:
+                cause = Failure(MeasureErrorNo.RUNTIME_DEVICE, "the program crashed its process")
+        self._check(process)
+        return cause
 
     def _time(self, process: WorkerProcess, program_id: int) -> Costs | Failure:
         config = self.config
         settings = (config.repeats, config.min_seconds, config.cold_weights)
-        try:
-            return process.call(local_worker.run, program_id, *settings, timeout=config.run_timeout)
-        except TimeoutError:
-            message = f"running took longer than {config.run_timeout:.0f} s"
-            return Failure(MeasureErrorNo.RUN_TIMEOUT, message)
-        except ChildProcessError:
-            return Failure(MeasureErrorNo.RUNTIME_DEVICE, "the program crashed its process")
+        return process.call(local_worker.run, program_id, *settings, timeout=config.run_timeout)
+
+    def _check(self, process: WorkerProcess) -> None:
+        """Run a program that is known to work; see ``WorkerProcess.check``."""
+        process.check(cpu_state.run_parallel_kernel, self.config.build_timeout)
 
     def time_models(self, libraries: Sequence[Path], data: np.ndarray, repeats: int) -> list[Costs]:
         paths = [str(path) for path in libraries]
@@ -104,19 +118,22 @@ class LocalMeasurer(Measurer):
         return self._run_models(local_worker.run_model, str(library), INPUT, data, timeout)
 
     def _run_models(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function that runs models; its arguments are followed by the timeout in seconds."""
+        """Call a function that runs models; its arguments are followed by the timeout in seconds.
+
+        A process that dies or hangs is replaced once, as in ``run``.
+        """
         *arguments, timeout = args
         for _ in range(MAX_ATTEMPTS):
             try:
                 return self.call(function, *arguments, timeout=timeout)
             except TimeoutError:
-                raise CandidateError(f"running the model took longer than {timeout:.0f} s") from None
+                cause = f"running the model took longer than {timeout:.0f} s"
             except ChildProcessError:
-                continue
+                cause = f"the model crashed its process {MAX_ATTEMPTS} times"
             except tvm.error.TVMError as error:
                 raise CandidateError(f"the model failed: {last_line(error)}") from error
-        self._pool.processes[0].check(cpu_state.run_parallel_kernel, self.config.build_timeout)
-        raise CandidateError(f"the model crashed its process {MAX_ATTEMPTS} times")
+        self._check(self._pool.processes[0])
+        raise CandidateError(cause)
 
     def call(self, function: Callable[..., Any], *args: Any, timeout: float | None = None) -> Any:
         """Call a function of ``local_worker`` in one process while the others are idle."""

@@ -24,7 +24,7 @@ from tvm.contrib.cprune.types import InfrastructureError
 # never frees what that caches (src/tir/transforms/common_subexpr_elim_tools.cc, a static cache).
 MAX_PROGRAMS_PER_PROCESS = 100
 
-# Processes that die with a program or model before it counts as the cause.
+# Processes that die, or hang while they run it, before a program or model counts as the cause.
 MAX_ATTEMPTS = 2
 
 Item = TypeVar("Item")
