@@ -98,7 +98,9 @@ def test_a_server_that_was_killed_is_replaced(worker):
     assert server_of(worker).pid != server.pid
 
 
-def test_the_server_and_its_workers_end_with_the_process_that_uses_them(server):
+@pytest.mark.parametrize("state", ["idle", "busy"])
+def test_the_server_and_its_workers_end_with_the_process_that_uses_them(state, server):
+    """The busy worker never returns to the loop that would notice that its user has ended."""
     outer, code = (
         ForkedWorker(),
         (
@@ -112,7 +114,11 @@ def test_the_server_and_its_workers_end_with_the_process_that_uses_them(server):
     call(outer, exec, code)
     inner = psutil.Process(call(outer, eval, "inner_pid"))
     processes = [inner, inner.parent()]
+    if state == "busy":
+        call(outer, exec, "inner.send(exec, ('while True: pass',))")
     os.kill(call(outer, os.getpid), signal.SIGKILL)
     _, alive = psutil.wait_procs(processes, timeout=10)
+    for process in alive:
+        process.kill()
     assert not alive
     outer.kill()

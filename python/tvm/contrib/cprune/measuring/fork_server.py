@@ -3,7 +3,8 @@
 
 Starting Python and importing TVM takes seconds, which TVM's ``PopenWorker`` spends for each process. A
 ``ForkedWorker`` is a fork of one server process. The server starts with the first worker, and ends with the
-process that uses it. It never starts TVM's thread pool, and runs nothing while it forks.
+process that uses it; its workers end with it, whatever they run. It never starts TVM's thread pool, and runs
+nothing while it forks.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from tvm.contrib.popen_pool import PopenWorker
 from tvm.exec import popen_worker
 
 from tvm.contrib.cprune.measuring import local_worker, rpc_worker
+from tvm.contrib.cprune.measuring.parent_death import end_with_parent
 from tvm.contrib.cprune.types import InfrastructureError
 
 # Imported for the workers: the functions that run there are found by name.
@@ -141,7 +143,7 @@ class ForkServer:
             raise
 
     def _abandon(self) -> None:
-        """Let the server end; the next worker starts another one."""
+        """Let the server and its workers end; the next worker starts another server."""
         if self._socket is not None:
             self._socket.close()
         self._process = self._socket = None
@@ -204,19 +206,20 @@ def serve(requests: socket.socket) -> None:
             if not header:
                 return
             request = json.loads(_receive(requests, _INT.unpack(header)[0]))
-            pid = os.fork()
+            server, pid = os.getpid(), os.fork()
             if pid == 0:
                 requests.close()
-                _work(descriptors, request)
+                _work(server, descriptors, request)
             for descriptor in descriptors:
                 os.close(descriptor)
             requests.sendall(_INT.pack(pid))
 
 
-def _work(descriptors: list[int], request: dict[str, Any]) -> NoReturn:
-    """Turn a fork of the server into a worker of TVM."""
+def _work(server: int, descriptors: list[int], request: dict[str, Any]) -> NoReturn:
+    """Turn a fork of the server, whose process id is given, into a worker of TVM."""
     status = 1
     try:
+        end_with_parent(server)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         commands, output, folder = descriptors
