@@ -204,6 +204,13 @@ class Compiler:
         """Delete the library of a candidate that is no longer needed."""
         candidate.library.unlink(missing_ok=True)
 
+    def discard_all(self) -> None:
+        """Delete the libraries of all candidates, also those of earlier processes.
+
+        Only the process that locks the run folder may do so.
+        """
+        self._builder.remove_libraries()
+
     def time(self, candidates: Mapping[str, Candidate], rounds: int = 1) -> dict[str, Latency]:
         """Time candidates side by side; see ``time_side_by_side``."""
         return self.time_libraries({name: c.library for name, c in candidates.items()}, rounds)

@@ -143,6 +143,7 @@ class CPruner:
         with Compiler(
             self.config, *where, profile=self.profile, tracker=self.tracker, stopwatch=journal.stopwatch
         ) as compiler:
+            compiler.discard_all()  # of earlier processes, whose candidates are compiled again
             run = Run(
                 model=prunable.model,
                 input_shape=self.input_shape,

@@ -195,3 +195,11 @@ class ModelBuilder:
         with replaced(path) as aside:
             self._preset.link(library, aside)
         return path
+
+    def remove_libraries(self) -> None:
+        """Delete all libraries in the folder, such as those of a killed process; keep the object files.
+
+        Only the process that locks the folder may do so.
+        """
+        for path in self._folder.glob("*.so"):
+            path.unlink()

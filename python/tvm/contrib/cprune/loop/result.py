@@ -3,7 +3,7 @@
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -68,9 +68,7 @@ def finish(run: Run, last: Candidate, baseline: Candidate, stop: str) -> dict[st
     trained = run.journal.last("final_training") or _train(run, last)
     run.report(trained)
     model = load_checkpoint(run.folder, trained["checkpoint"], run.model)
-    pruned = _tune(run, "pruned", Candidate(model, last.relay, last.table, last.library))
-    # Last, because programs found for the pruned model suit the layers that both share.
-    baseline = _tune(run, "baseline", baseline)
+    pruned, baseline = _tune_both(run, replace(last, model=model), baseline)
     baseline.table.save(run.folder / "table_unpruned.json")
     latencies = run.compiler.time({"baseline": baseline, "pruned": pruned}, ROUNDS)
     first = run.journal.last("baseline")
@@ -115,6 +113,16 @@ def _train(run: Run, last: Candidate) -> Event:
     seconds = round(time.monotonic() - started, 2)
     event = {"event": "final_training", "checkpoint": name, "accuracy_val": max(before, after)}
     return run.journal.append({**event, "seconds": seconds})
+
+
+def _tune_both(run: Run, pruned: Candidate, baseline: Candidate) -> tuple[Candidate, Candidate]:
+    """Tune both models (see ``_tune``), and delete the libraries that are replaced."""
+    # The unpruned model last, because programs found for the pruned one suit the layers that both share.
+    tuned = _tune(run, "pruned", pruned), _tune(run, "baseline", baseline)
+    for candidate in (pruned, baseline):
+        if candidate.library not in [made.library for made in tuned]:
+            run.compiler.discard(candidate)
+    return tuned
 
 
 def _tune(run: Run, name: str, candidate: Candidate) -> Candidate:
