@@ -2,10 +2,13 @@
 """Files of a run, which are repaired, and files of users, which are only read."""
 
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from tvm.contrib.cprune.building.object_cache import ObjectCache
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.files import partial_path, remove_partial_files
 from tvm.contrib.cprune.measuring.context import RecordContext
@@ -79,3 +82,20 @@ def test_partial_files_of_a_killed_process_are_removed(tmp_path):
     partial.touch()
     remove_partial_files(tmp_path)
     assert kept.exists() and not partial.exists()
+
+
+def test_an_object_file_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    """A power loss must not leave an empty file that the next build links."""
+    path, synced, fsync = tmp_path / "a.o", [], os.fsync
+
+    def record(descriptor: int) -> None:
+        assert not path.exists()
+        synced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    module = SimpleNamespace(save=lambda name: Path(name).write_bytes(b"object"))
+    ObjectCache(tmp_path)._save(module, path)
+    assert path.read_bytes() == b"object"
+    assert synced == [path.stat().st_ino]
+    assert list(tmp_path.iterdir()) == [path]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import tvm
-from tvm.contrib.cprune.files import partial_path
+from tvm.contrib.cprune.files import replaced
 from tvm.contrib.cprune.messages import last_line
 from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.types import CPruneError, InfrastructureError
@@ -119,12 +119,10 @@ class ObjectCache:
         return load(str(path), [str(func.attrs["global_symbol"])])
 
     def _save(self, module: tvm.runtime.Module, path: Path) -> None:
-        part = partial_path(path)
         try:
-            module.save(str(part))
-            part.replace(path)
+            with replaced(path) as part:
+                module.save(str(part))
         except (tvm.error.TVMError, OSError) as error:
-            part.unlink(missing_ok=True)
             reason = last_line(error)
             self._failure = InfrastructureError(f"cannot write the object file {path}: {reason}")
             raise self._failure from error
