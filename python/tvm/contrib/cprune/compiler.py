@@ -11,7 +11,7 @@ import torch
 from tvm.contrib.cprune.building.build import ModelBuilder
 from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.importers.from_torch import from_torch
-from tvm.contrib.cprune.measuring.context import RecordContext, local_device
+from tvm.contrib.cprune.measuring.context import RecordContext
 from tvm.contrib.cprune.measuring.create import create_measurer
 from tvm.contrib.cprune.measuring.timing import time_side_by_side
 from tvm.contrib.cprune.measuring.tracker import Tracker
@@ -95,11 +95,10 @@ class Compiler:
         self._stopwatch = stopwatch or Stopwatch()
         try:
             backend = BACKENDS[config.tune.tuner]
-            device = tracker.key if tracker else local_device()
-            threads, cold = self.measurer.threads, config.tune.cold_weights
-            context = RecordContext(str(self.target), threads, cold, device)
+            context = RecordContext.of(str(self.target), config.tune, tracker)
             self.programs = ProgramStore(backend, self.measurer, run_dir / "records", context, profile)
-            library = ProgramLibrary(library_folder(config.tune.library), str(self.target), threads, cold)
+            folder, threads, cold = library_folder(config.tune.library), context.threads, context.cold_weights
+            library = ProgramLibrary(folder, context.target, threads, cold)
         except CPruneError:
             self.measurer.close()
             raise

@@ -18,6 +18,7 @@ from tvm.contrib.cprune.loop.result import finish
 from tvm.contrib.cprune.loop.run import Report, Run
 from tvm.contrib.cprune.loop.state import Event
 from tvm.contrib.cprune.loop.training import Training, timed
+from tvm.contrib.cprune.measuring.context import RecordContext
 from tvm.contrib.cprune.measuring.tracker import Tracker
 from tvm.contrib.cprune.methods.registry import method_of
 from tvm.contrib.cprune.models.checkpoint import digest
@@ -98,8 +99,8 @@ class CPruner:
         ------
         CPruneError
             If the model's outputs are not finite, its accuracy is below the requirement, nothing can be
-            pruned, the method cannot reach its goal, the run folder belongs to another configuration or is in
-            use by another process, or the model cannot be tuned.
+            pruned, the method cannot reach its goal, the run folder belongs to another configuration, device
+            or version of TVM, or is in use by another process, or the model cannot be tuned.
         """
         if self.config.importance == "taylor" and not (self.training.batches and self.training.criterion):
             raise CPruneError("importance 'taylor' needs Training.batches and Training.criterion")
@@ -113,7 +114,9 @@ class CPruner:
         self.method.check(prunable, self.config)
         with locked(self.run_dir):
             remove_partial_files(self.run_dir)
-            journal = self._journal = open_run(self.run_dir, self._settings(), resume, stopwatch)
+            conditions = RecordContext.of(self.preset.target, self.config.tune, self.tracker).conditions
+            journal = open_run(self.run_dir, self._settings(), resume, stopwatch, conditions)
+            self._journal = journal
             try:
                 result: dict[str, Any] = (
                     self._run(journal, training, accuracy, prunable)

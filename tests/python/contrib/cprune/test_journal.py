@@ -134,6 +134,24 @@ def test_a_run_with_another_configuration_is_refused_and_unchanged(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+def test_a_run_measured_under_other_conditions_is_refused_and_unchanged(tmp_path):
+    seed, here = {"seed": 1}, {"device": "local", "tvm": "0.17.0"}
+    open_run(tmp_path, seed, resume=False, conditions=here)
+    open_run(tmp_path, seed, resume=True, conditions=here)
+    before = (tmp_path / "config.json").read_bytes()
+    other = r"other conditions \(tvm: '0.17.0' there, '0.18.0' now\): continue it under those, or choose"
+    with pytest.raises(CPruneError, match=other):
+        open_run(tmp_path, seed, resume=True, conditions={**here, "tvm": "0.18.0"})
+    with pytest.raises(CPruneError, match=r"another configuration \(device: .*, seed: 1 there, 2 now\)"):
+        open_run(tmp_path, {"seed": 2}, resume=True, conditions={**here, "device": "phone"})
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_a_run_of_a_version_that_did_not_record_its_conditions_continues(tmp_path):
+    open_run(tmp_path, {"seed": 1}, resume=False)
+    open_run(tmp_path, {"seed": 1}, resume=True, conditions={"device": "local"})
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.json"
     write_text(path, "old")

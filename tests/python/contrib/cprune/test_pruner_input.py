@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Input of a run: what is refused, and that the caller's model is not changed."""
 
+import json
+
 import pytest
 import torch
 from networks import OneLayer
 from pruning import SHAPE, config, make_model, state_of, training
 from torch import nn
 
+import tvm
+from tvm.contrib.cprune import pruner
 from tvm.contrib.cprune.loop.training import Training
+from tvm.contrib.cprune.measuring import context
 from tvm.contrib.cprune.pruner import CPruner
+from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.types import CPruneError
 
 
@@ -79,3 +85,25 @@ def test_the_callers_model_keeps_its_gradients_and_modes(tuned_dir, latency_by_m
     result = CPruner(model, SHAPE, functions, settings, tuned_dir).run()
     assert result["accepted"] == 1
     assert state_of(model) == before
+
+
+def test_a_run_of_another_processor_is_refused_before_its_records_are_missed(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    def run(resume):
+        CPruner(make_model(), SHAPE, training(), config(), tmp_path).run(resume)
+
+    monkeypatch.setattr(pruner, "Compiler", interrupted)
+    monkeypatch.setattr(context, "local_device", lambda: "local (A)")
+    with pytest.raises(KeyboardInterrupt):
+        run(resume=False)
+    recorded = json.loads((tmp_path / "config.json").read_text())
+    assert recorded.items() >= {"device": "local (A)", "threads": host_threads()}.items()
+    assert recorded["tvm"] == tvm.__version__
+    with pytest.raises(KeyboardInterrupt):
+        run(resume=True)
+    monkeypatch.setattr(context, "local_device", lambda: "local (B)")
+    message = r"other conditions \(device: 'local \(A\)' there, 'local \(B\)' now\)"
+    with pytest.raises(CPruneError, match=message):
+        run(resume=True)

@@ -80,44 +80,64 @@ class Journal:
 
 
 def open_run(
-    folder: Path, config: Mapping[str, Any], resume: bool, stopwatch: Stopwatch | None = None
+    folder: Path,
+    config: Mapping[str, Any],
+    resume: bool,
+    stopwatch: Stopwatch | None = None,
+    conditions: Mapping[str, Any] | None = None,
 ) -> Journal:
-    """Open a run folder: a new one, or with ``resume`` one with the same configuration.
+    """Open a run folder: a new one, or with ``resume`` one with the same configuration and conditions.
 
     Parameters
     ----------
+    conditions
+        See ``record_settings``.
     stopwatch
         Times the work of this process (see ``Journal``).
 
     Raises
     ------
     CPruneError
-        If the folder holds a run and ``resume`` is false, or a run with another configuration. Nothing is
-        changed then.
+        If the folder holds a run and ``resume`` is false, or a run with another configuration or other
+        conditions. Nothing is changed then.
     """
-    record_settings(folder / "config.json", config, resume)
+    record_settings(folder / "config.json", config, resume, conditions)
     return Journal(folder / "journal.jsonl", stopwatch)
 
 
-def record_settings(path: Path, settings: Mapping[str, Any], resume: bool) -> None:
+def record_settings(
+    path: Path, settings: Mapping[str, Any], resume: bool, conditions: Mapping[str, Any] | None = None
+) -> None:
     """Write the settings of a new run, or compare them with those of the run to resume.
+
+    Parameters
+    ----------
+    conditions
+        What the measurements are valid for, such as the device. Files of earlier versions do not have it, and
+        count as equal.
 
     Raises
     ------
     CPruneError
-        If the file exists and ``resume`` is false, or the file has other settings.
+        If the file exists and ``resume`` is false, or the file has other settings or conditions.
     """
-    requested = json.loads(json.dumps(settings))
+    own = json.loads(json.dumps(conditions or {}))
+    requested = {**json.loads(json.dumps(settings)), **own}
     if not path.exists():
         write_text(path, json.dumps(requested, indent=1))
         return
     try:
-        stored = json.loads(path.read_text())
+        stored = {**own, **json.loads(path.read_text())}
     except ValueError:
         raise CPruneError(f"{path} is damaged: it is not JSON") from None
     names = sorted(k for k in stored.keys() | requested.keys() if stored.get(k) != requested.get(k))
     if names:
         pairs = ", ".join(f"{k}: {stored.get(k)!r} there, {requested.get(k)!r} now" for k in names[:3])
+        if own.keys() >= set(names):
+            raise CPruneError(
+                f"{path.parent} was measured under other conditions ({pairs}): "
+                "continue it under those, or choose another folder"
+            )
         raise CPruneError(f"{path.parent} belongs to another configuration ({pairs}); choose another folder")
     if not resume:
         raise CPruneError(f"{path.parent} holds a run with this configuration; continue it with --resume")

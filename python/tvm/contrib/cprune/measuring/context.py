@@ -5,9 +5,13 @@ import json
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import tvm
+from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.files import write_text
+from tvm.contrib.cprune.measuring.tracker import Tracker
+from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.types import CPruneError
 
 _FILE = "context.json"
@@ -39,6 +43,22 @@ class RecordContext:
     device: str
     tvm: str = tvm.__version__
     version: int = 2
+
+    @classmethod
+    def of(cls, target: str, tune: TuneConfig, tracker: Tracker | None) -> "RecordContext":
+        """Return the context of measurements on the devices of a tracker, or on this machine."""
+        threads = tune.threads or (0 if tracker else host_threads())
+        return cls(target, threads, tune.cold_weights, tracker.key if tracker else local_device())
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What the settings of a run leave open: a run with the same settings may have other conditions."""
+        return {
+            "device": self.device,
+            "threads": self.threads,
+            "tvm": self.tvm,
+            "records_version": self.version,
+        }
 
     @property
     def folder_name(self) -> str:
