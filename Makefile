@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 #
-#   make demo      train, tune, prune and time a small network (5 to 10 minutes on 2 cores)
+#   make demo      train, tune, prune and time a small network (about 6 minutes on 2 cores)
 #                  TUNER=autotvm uses AutoTVM; DEMO_ARGS holds further options of tutorials/frontend/main.py
 #   make test      run the tests; TEST_ARGS holds further options of pytest
 #   make lint      check formatting, lint and types

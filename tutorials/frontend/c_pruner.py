@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``CPruner`` class of the original implementation, on top of ``tvm.contrib.cprune``."""
+"""A ``CPruner`` class with the interface of the authors' implementation, on top of ``tvm.contrib.cprune``."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path

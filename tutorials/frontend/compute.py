@@ -43,7 +43,7 @@ class ComputeSettings:
     Attributes
     ----------
     accelerator
-        Kind of processor that trains and evaluates. auto takes a GPU if there is one.
+        Kind of processor that trains and evaluates. auto uses a GPU if available.
     devices
         Number of these processors. Each trains on its share of every batch, in a process of its own.
     precision

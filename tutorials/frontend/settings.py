@@ -17,14 +17,15 @@ class DataSettings:
     Attributes
     ----------
     model
-        resnet8, resnet18, vgg16, mobilenetv1, mobilenetv2, lenet, or the name of a torchvision model. A name
-        that both have means torchvision's network for images of 64x64 and larger; a prefix selects one, as in
-        small/resnet18 and torchvision/resnet18.
+        resnet8, resnet18, vgg16, mobilenetv1, mobilenetv2, lenet (for small images), or a torchvision model.
+        If both exist, images of 64x64 or more select torchvision's. Use the prefix small/ or torchvision/ to
+        choose.
     dataset
-        Data set to train on. Only digits and glyphs need no files. imagefolder is for your own images.
+        Data set to train on. digits and glyphs need no files; the others are read from --data-dir and are not
+        downloaded. imagefolder is for your own images.
     data_dir
-        Folder that contains cifar10, the folders train and val of imagenet, or the class folders of
-        imagefolder.
+        Folder with cifar-10-batches-py (cifar10), with train/ and val/ (imagenet), or with one folder of
+        images per class (imagefolder).
     image_size
         Rows and columns of the images of imagenet and imagefolder; the default is 224.
     weights
@@ -139,9 +140,10 @@ class RunSettings:
     Attributes
     ----------
     experiment_data_dir
-        Folder of the run. The default is a new folder in runs/ or, with --resume, the newest one there.
+        Folder of the run. The default is a new folder in runs/ or, with --resume, the newest one there for
+        this model and data set.
     resume
-        Continue the run in that folder.
+        Continue an interrupted run. Repeat the other options of that run.
     """
 
     experiment_data_dir: Path | None = None

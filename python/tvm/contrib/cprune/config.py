@@ -102,9 +102,11 @@ class TuneConfig:
 
 @dataclass(frozen=True)
 class PruneConfig:
-    """Settings of a pruning method. ``alpha``, ``beta`` and the limits default to the CPrune paper's values.
+    """Settings of a pruning method.
 
-    A setting that the method does not use must keep its default (see ``method_settings``).
+    ``alpha``, ``beta``, ``max_iterations``, ``max_sparsity`` and ``latency_floor`` default to the values in
+    the authors' implementation of CPrune. A setting that the method does not use must keep its default (see
+    ``method_settings``).
 
     Attributes
     ----------
@@ -120,9 +122,8 @@ class PruneConfig:
         How many channels to prune per step: "joint" selects a width that fits the programs of all affected
         layers, "paper" follows section 3.3 of the paper.
     retry_smaller
-        After a candidate that costs too much accuracy, prune its channel groups one by one, and those that
-        still cost too much once more to a width halfway, before they are excluded. Off with the step rule
-        "paper", which excludes them at once.
+        If a candidate loses too much accuracy, prune its channel groups one by one. A group that still loses
+        too much is tried once more at a width halfway, then excluded. Off with the step rule "paper".
     hopeless
         Reject a candidate without training it if its accuracy before the training, with new batch-norm
         statistics, is below this fraction of the required accuracy; 0 trains every candidate. The default is
@@ -172,9 +173,8 @@ class PruneConfig:
     tune
         How to search for programs and measure them.
     final_trials
-        Trials per task, on average, of a final search for faster programs; 0 means none. Both models get as
-        many; earlier trials of the same tasks count. The method knapsack also searches for
-        the programs of each candidate.
+        Average trials per task of the final search, for the unpruned and the pruned model; 0 turns it off.
+        Trials of earlier searches count towards it. knapsack also searches for every candidate.
     method
         What decides the widths. cprune: the tuned programs, step by step; progressive: half of the latency at
         a time; knapsack: a latency budget; netadapt: the accuracy after equal cuts of latency; uniform: one
