@@ -15,16 +15,9 @@ import tvm
 from tvm.contrib.cprune.measuring.records import state_of
 from tvm.contrib.cprune.targets.winograd import TILES
 from tvm.contrib.cprune.transform.pin_algorithms import winograd
+from tvm.contrib.cprune.tuning.ansor.block_sizes import Block, Lengths, WinogradShape, block_choices
 from tvm.contrib.cprune.tuning.ansor.steps import loop_counts, steps_of, with_steps
-from tvm.contrib.cprune.tuning.ansor.tile_blocks import (
-    STAGES,
-    Blocks,
-    WinogradShape,
-    block_choices,
-    block_program,
-    block_programs,
-    winograd_shape,
-)
+from tvm.contrib.cprune.tuning.ansor.tile_blocks import STAGES, block_program, block_programs, winograd_shape
 from tvm.contrib.cprune.tuning.ansor.transplant import rewrite_steps
 
 # The first stage of ResNet-18 at 224x224.
@@ -83,6 +76,18 @@ def test_programs_compute_what_the_definition_does(tile, size, target):
     check_programs(winograd_task(OneLayer(6, 10), (2, 6, *size), tile, target), 3)
 
 
+def test_blocks_of_a_part_of_the_channels(target):
+    task = winograd_task(OneLayer(32, 64), (1, 32, 7, 7), 4, target)
+    dag, inputs = task.tvm_task.compute_dag, inputs_of(task)
+    shape, expected = winograd_shape(dag), reference(task, inputs)
+    assert shape.has_large_weights
+    for block, tiles in ((Block(2, 2, 32), 4), (Block(1, 2, 16), 2), (Block(1, 1, 32), 1)):
+        state = block_program(dag, shape, Lengths(block, tiles, 16, 2), 16)
+        check_output(task, state, inputs, expected)
+        _, tensors = dag.apply_steps_from_state(state, LayoutRewriteOption.REWRITE_FOR_PRE_TRANSFORMED)
+        assert 6 * 6 * 32 * 64 in sizes_of(tensors)
+
+
 def test_residuals_and_odd_widths(target):
     check_programs(winograd_task(Residual(), (1, 8, 12, 12), 4, target), 2)
     check_programs(winograd_task(OneLayer(5, 57), (1, 5, 8, 8), 2, target), 2)
@@ -93,17 +98,28 @@ def test_the_packed_weights_are_not_larger(target):
     program, *_ = block_programs(task.tvm_task, Random(0))
     option = LayoutRewriteOption.REWRITE_FOR_PRE_TRANSFORMED
     _, tensors = task.tvm_task.compute_dag.apply_steps_from_state(program.state, option)
-    sizes = [math.prod(int(n) for n in tensor.shape) for tensor in tensors]
-    assert 6 * 6 * 16 * 32 in sizes
+    assert 6 * 6 * 16 * 32 in sizes_of(tensors)
+
+
+def sizes_of(tensors):
+    return [math.prod(int(n) for n in tensor.shape) for tensor in tensors]
 
 
 def test_all_cores_have_blocks_with_several_tiles():
-    sizes = {choice[:2] for choice in block_choices(LARGE, 2, 16, 32)}
+    blocks = {choice.block for choice in block_choices(LARGE, 2, 16, 32)}
     # 14 rows of tiles for two cores: 7, 14 or 28 blocks. Smaller ones would read the weights too often.
-    assert sizes == {(1, 7), (1, 14), (2, 14), (7, 14)}
-    assert {choice[:2] for choice in block_choices(LARGE, 1, 16, 32)} > sizes
-    # With one row of tiles, a block is a part of it.
-    assert {choice[:2] for choice in block_choices(LARGE._replace(rows=1), 2, 16, 32)} == {(1, 7)}
+    assert blocks == {Block(rows, columns, 64) for rows, columns in ((1, 7), (1, 14), (2, 14), (7, 14))}
+    assert {choice.block for choice in block_choices(LARGE, 1, 16, 32)} > blocks
+
+
+def test_cores_divide_large_weights():
+    shape = WinogradShape(1, 4, 4, 512, 512, 2)
+    assert shape.has_large_weights
+    assert not LARGE.has_large_weights
+    blocks = {choice.block for choice in block_choices(shape, 2, 16, 32)}
+    assert {Block(4, 4, 512 // parts) for parts in (2, 4, 8)} <= blocks
+    assert Block(4, 4, 512) not in blocks
+    assert all(block.channels == 64 for block in {choice.block for choice in block_choices(LARGE, 2, 16, 32)})
 
 
 @pytest.mark.parametrize(("lanes", "registers"), [(16, 32), (8, 16), (4, 32)])
@@ -113,7 +129,7 @@ def test_results_fit_the_registers(lanes, registers):
     for choice in choices:
         vectors = choice.outputs // lanes
         assert choice.outputs % lanes == 0
-        assert choice.rows * choice.columns % choice.tiles == 0
+        assert choice.block.tiles % choice.tiles == 0
         assert choice.tiles > 1
         assert vectors * (choice.tiles + 1) < registers
 
@@ -151,7 +167,7 @@ def test_steps_are_replayed_as_tvm_does(target):
 def test_a_transplant_to_another_width_computes_the_right_numbers(target):
     old, new = (winograd_task(OneLayer(8, width), (1, 8, 16, 16), 4, target) for width in (32, 16))
     shape = winograd_shape(old.tvm_task.compute_dag)
-    state = block_program(old.tvm_task.compute_dag, shape, Blocks(2, 4, 4, 16, 2), 16)
+    state = block_program(old.tvm_task.compute_dag, shape, Lengths(Block(2, 4, 32), 4, 16, 2), 16)
     line = record_of(old, state)
     steps, *_ = rewrite_steps(line, old, new, 1)
     moved = state_of(with_steps(line, steps, new.workload_key))

@@ -8,61 +8,22 @@ its second-level cache, before those of the next block. Inference runtimes do th
 and Li, "Optimizing N-dimensional, Winograd-based convolution for manycore CPUs", PPoPP 2018).
 """
 
-import itertools
 from collections.abc import Iterator
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 from tvm import auto_scheduler, te
 from tvm.contrib.cprune.targets.target import core_count, vector_lanes, vector_registers
-from tvm.contrib.cprune.tuning.ansor.register_tiles import divisors
+from tvm.contrib.cprune.tuning.ansor.block_sizes import (
+    Block,
+    Lengths,
+    WinogradShape,
+    block_choices,
+    transform_vector,
+)
 
 # Operations of ``targets/winograd.py`` that a block computes, the last ones first.
 STAGES = ("inverse", "inverse_left", "bgemm", "data_pack", "data_pack_left", "data_pad")
-# Least fraction of the time in which all cores have blocks to compute.
-MIN_BALANCE = 0.8
-# Tiles of a block that make reading the weights worth it, if the image has so many for each core.
-MIN_TILES = 4
-# Vectors of results in a register tile: the latency of multiply-adds needs several, and LLVM keeps no more of
-# them in registers.
-MIN_RESULTS, MAX_RESULTS = 6, 24
-# Vectors that fill their registers by less than this fraction of what the best one does are not used.
-MIN_FILLED = 0.7
-# Longest vector of a transform, in registers.
-MAX_VECTORS = 4
-# Iterations of the product's reduction that are unrolled.
-REDUCTIONS = (1, 2, 4)
-
-
-class Blocks(NamedTuple):
-    """Lengths of a program's loops.
-
-    Attributes
-    ----------
-    rows, columns
-        Tiles of a block.
-    tiles, outputs
-        Tiles and output channels whose results the product keeps in registers.
-    inputs
-        Input channels that it adds in an unrolled loop.
-    """
-
-    rows: int
-    columns: int
-    tiles: int
-    outputs: int
-    inputs: int
-
-
-class WinogradShape(NamedTuple):
-    """Numbers of images, of tiles along rows and columns, and of channels, and the size of a tile."""
-
-    images: int
-    rows: int
-    columns: int
-    inputs: int
-    outputs: int
-    tile: int
 
 
 def winograd_shape(dag: Any) -> WinogradShape | None:
@@ -84,70 +45,12 @@ def block_programs(tvm_task: Any, random: Random) -> Iterator[Any]:
     target = str(tvm_task.target)
     lanes = vector_lanes(target)
     choices = list(block_choices(shape, core_count(tvm_task), lanes, vector_registers(target)))
-    for blocks in random.sample(choices, len(choices)):
-        state = block_program(tvm_task.compute_dag, shape, blocks, lanes)
+    for lengths in random.sample(choices, len(choices)):
+        state = block_program(tvm_task.compute_dag, shape, lengths, lanes)
         yield auto_scheduler.MeasureInput(tvm_task, state)
 
 
-def block_choices(shape: WinogradShape, cores: int, lanes: int, registers: int) -> Iterator[Blocks]:
-    """Return the lengths of programs whose blocks occupy all cores and whose results fit the registers.
-
-    Parameters
-    ----------
-    lanes, registers
-        Elements of a vector register, and the number of registers.
-    """
-    filled = {length: _filled(length, lanes) for length in divisors(shape.outputs)}
-    lengths = [length for length in filled if filled[length] >= MIN_FILLED * max(filled.values())]
-    for rows, columns in _block_sizes(shape, cores):
-        results = {
-            (tiles, outputs): tiles * -(-outputs // lanes)
-            for tiles, outputs in itertools.product(divisors(rows * columns), lengths)
-            if _fits(tiles, -(-outputs // lanes), registers) and (tiles > 1 or rows * columns == 1)
-        }
-        least = min(MIN_RESULTS, max(results.values(), default=0))
-        for (tiles, outputs), count in results.items():
-            for inputs in REDUCTIONS:
-                if count >= least and shape.inputs % inputs == 0:
-                    yield Blocks(rows, columns, tiles, outputs, inputs)
-
-
-def _block_sizes(shape: WinogradShape, cores: int) -> list[tuple[int, int]]:
-    """Return numbers of rows and columns of tiles in a block: whole rows, or a part of one.
-
-    All cores have blocks to compute for most of the time, and blocks have several tiles, if possible.
-    """
-    sizes = [(rows, shape.columns) for rows in divisors(shape.rows)]
-    sizes += [(1, columns) for columns in divisors(shape.columns)[:-1]]
-    least = min(MIN_TILES, max(1, shape.images * shape.rows * shape.columns // cores))
-    sizes = [(rows, columns) for rows, columns in sizes if rows * columns >= least]
-    balances = {size: _balance(shape, size, cores) for size in sizes}
-    return [size for size in sizes if balances[size] >= min(MIN_BALANCE, max(balances.values()))]
-
-
-def _fits(tiles: int, vectors: int, registers: int) -> bool:
-    """Return whether results, vectors of weights and an element of the data fit the registers."""
-    return tiles * vectors <= MAX_RESULTS and (tiles + 1) * vectors + 1 <= registers
-
-
-def _balance(shape: WinogradShape, size: tuple[int, int], cores: int) -> float:
-    """Return the fraction of time in which the cores have blocks to compute."""
-    blocks = shape.images * (shape.rows // size[0]) * (shape.columns // size[1])
-    return blocks / (-(-blocks // cores) * cores)
-
-
-def _filled(length: int, lanes: int) -> float:
-    """Return the part of its registers that a vector fills."""
-    return length / (-(-length // lanes) * lanes)
-
-
-def _vector(channels: int, lanes: int) -> int:
-    """Return the length of a transform's vectors: the shortest of those that fill their registers best."""
-    lengths = [length for length in divisors(channels) if length <= MAX_VECTORS * lanes]
-    return max(lengths, key=lambda length: (_filled(length, lanes), -length))
-
-
-def block_program(dag: Any, shape: WinogradShape, blocks: Blocks, lanes: int) -> Any:
+def block_program(dag: Any, shape: WinogradShape, lengths: Lengths, lanes: int) -> Any:
     """Return the state of a program.
 
     The parameters are those of ``block_choices``.
@@ -157,11 +60,12 @@ def block_program(dag: Any, shape: WinogradShape, blocks: Blocks, lanes: int) ->
     for op in state.stage_ops:
         if isinstance(op, te.ComputeOp) and op.name not in (*STAGES, output.name):
             state.compute_inline(op)
-    inputs, outputs = _vector(shape.inputs, lanes), _vector(shape.outputs, lanes)
-    _schedule_output(state, output, shape, blocks, outputs)
+    inputs, outputs = transform_vector(shape.inputs, lanes), transform_vector(shape.outputs, lanes)
+    parted = lengths.block.channels < shape.outputs
+    _schedule_output(state, output, shape.tile, lengths.block, outputs, parted)
     for name, vector in (("inverse", outputs), ("inverse_left", outputs)):
         _schedule_transform(state, stages[name], vector)
-    _schedule_product(state, stages["bgemm"], blocks)
+    _schedule_product(state, stages["bgemm"], lengths, parted)
     for name, vector in (("data_pack", inputs), ("data_pack_left", inputs)):
         _schedule_transform(state, stages[name], vector)
     _vectorize(state, stages["data_pad"], 3, inputs)
@@ -172,14 +76,23 @@ def block_program(dag: Any, shape: WinogradShape, blocks: Blocks, lanes: int) ->
     return state
 
 
-def _schedule_output(state: Any, output: Any, shape: WinogradShape, blocks: Blocks, vector: int) -> None:
-    """Make the first loop of the output one over blocks, which the cores share."""
-    _vectorize(state, output, 3, vector)
-    state.split(output, state[output].iters[2], [shape.tile * blocks.columns])
-    state.split(output, state[output].iters[1], [shape.tile * blocks.rows])
+def _schedule_output(state: Any, output: Any, tile: int, block: Block, vector: int, parted: bool) -> None:
+    """Make the first loop of the output one over blocks, which the cores share.
+
+    Parameters
+    ----------
+    parted
+        Whether blocks contain a part of the channels.
+    """
+    lengths = [block.channels // vector, vector] if parted else [vector]
+    state.split(output, state[output].iters[3], lengths)
+    state.vectorize(output, state[output].iters[-1])
+    state.split(output, state[output].iters[2], [tile * block.columns])
+    state.split(output, state[output].iters[1], [tile * block.rows])
     n, row, h, column, w, *channels = state[output].iters
-    state.reorder(output, [n, row, column, h, w, *channels])
-    state.parallel(output, state.fuse(output, [n, row, column]))
+    parts = channels[:-2] if parted else []
+    state.reorder(output, [n, row, column, *parts, h, w, *channels[len(parts) :]])
+    state.parallel(output, state.fuse(output, [n, row, column, *parts]))
 
 
 def _schedule_transform(state: Any, stage: Any, vector: int) -> None:
@@ -191,21 +104,25 @@ def _schedule_transform(state: Any, stage: Any, vector: int) -> None:
         state.unroll(stage, state[stage].iters[position])
 
 
-def _schedule_product(state: Any, product: Any, blocks: Blocks) -> None:
+def _schedule_product(state: Any, product: Any, lengths: Lengths, parted: bool) -> None:
     """Multiply with a register tile, for one point of the tiles after the other.
 
     When TVM rewrites the layout of weights, it takes the first loops of the product for those of the output
-    that are outside of it (``GetNewLayout`` in ``src/auto_scheduler/compute_dag.cc``). So there are three
-    loops over tiles here, of one iteration each, which the weights do not have.
+    that are outside of it (``GetNewLayout`` in ``src/auto_scheduler/compute_dag.cc``). So the first loops
+    here, of one iteration each, run over tiles, which the weights do not have, as often as the output has
+    loops over blocks of tiles, and then over channels if blocks contain a part of them.
     """
-    eps, nu, p, channel, reduction = state[product].iters
-    state.split(product, reduction, [blocks.inputs])
-    _vectorize(state, product, 3, blocks.outputs)
-    state.split(product, p, [1, 1, blocks.rows * blocks.columns // blocks.tiles, blocks.tiles])
-    eps, nu, *outer, p, tile, channel, lane, k, inner = state[product].iters
-    state.reorder(product, [*outer, eps, nu, channel, p, k, inner, tile, lane])
-    for position in (8, 9):
-        state.unroll(product, state[product].iters[position])
+    _, _, p, channel, reduction = state[product].iters
+    block, inner = lengths.block, lengths.outputs
+    state.split(product, reduction, [lengths.inputs])
+    state.split(product, channel, [block.channels // inner, inner] if parted else [inner])
+    state.split(product, p, [1, 1, block.tiles // lengths.tiles, lengths.tiles])
+    eps, nu, *iterators, k, added = state[product].iters
+    (*single, p, tile), (*part, channel, lane) = iterators[:5], iterators[5:]
+    state.reorder(product, [*single, *part, eps, nu, channel, p, k, added, tile, lane])
+    for unrolled in (added, tile):
+        state.unroll(product, unrolled)
+    state.vectorize(product, lane)
 
 
 def _vectorize(state: Any, stage: Any, position: int, length: int) -> None:
