@@ -9,6 +9,7 @@ import torch_pruning as tp
 
 from tvm.contrib.cprune.config import IMPORTANCES
 from tvm.contrib.cprune.models.layers import PRUNABLE_LAYERS
+from tvm.contrib.cprune.models.modes import evaluation_mode
 from tvm.contrib.cprune.models.tracing import TORCH_ERRORS, summary
 from tvm.contrib.cprune.types import CandidateError, CPruneError
 
@@ -102,11 +103,9 @@ def accumulate_gradients(
     """
     check_importance(model, "taylor")
     model.zero_grad()
-    was_training = model.training
-    model.eval()
-    for _, (inputs, targets) in zip(range(limit), batches, strict=False):
-        criterion(model(inputs), targets).backward()
-    model.train(was_training)
+    with evaluation_mode(model):
+        for _, (inputs, targets) in zip(range(limit), batches, strict=False):
+            criterion(model(inputs), targets).backward()
 
 
 def check_importance(model: torch.nn.Module, importance: str) -> None:

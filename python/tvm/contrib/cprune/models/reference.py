@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tvm.contrib.cprune.models.modes import evaluation_mode
 from tvm.contrib.cprune.numerics import Array, OutputError, compare_outputs
 
 
@@ -19,10 +20,8 @@ def torch_outputs(model: torch.nn.Module, data: Array) -> list[Array]:
         One batch, ``(N, C, H, W)``.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    was_training = model.training
-    with torch.no_grad():
-        outputs = model.eval()(torch.from_numpy(np.ascontiguousarray(data)).to(device))
-    model.train(was_training)
+    with evaluation_mode(model), torch.no_grad():
+        outputs = model(torch.from_numpy(np.ascontiguousarray(data)).to(device))
     return [tensor.cpu().numpy() for tensor in _flatten(outputs)]
 
 

@@ -10,6 +10,7 @@ import torch
 import torch_pruning as tp
 
 from tvm.contrib.cprune.models.layers import PRUNABLE_LAYERS, channels
+from tvm.contrib.cprune.models.modes import evaluation_mode
 from tvm.contrib.cprune.models.tracing import (
     TORCH_ERRORS,
     ChannelGraph,
@@ -126,10 +127,8 @@ def _layers(graph: ChannelGraph) -> list[tuple[torch.nn.Module, Any]]:
 def output_shapes(model: torch.nn.Module, input_shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Return the shapes of a model's outputs for an input of shape ``input_shape``."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    was_training = model.training
-    with torch.no_grad():
-        outputs = model.eval()(torch.zeros(input_shape, device=device))
-    model.train(was_training)
+    with evaluation_mode(model), torch.no_grad():
+        outputs = model(torch.zeros(input_shape, device=device))
     return [tuple(out.shape) for out in (outputs if isinstance(outputs, tuple | list) else [outputs])]
 
 

@@ -11,6 +11,7 @@ import torch_pruning as tp
 from torch_pruning.dependency.node import Node
 
 from tvm.contrib.cprune.models.layers import Kind
+from tvm.contrib.cprune.models.modes import evaluation_mode
 from tvm.contrib.cprune.types import CPruneError
 
 # What PyTorch and Torch-Pruning raise for a model that they cannot trace, prune or run.
@@ -168,13 +169,13 @@ def dependency_graph(model: torch.nn.Module, input_shape: tuple[int, ...]) -> Ch
     parameters = list(model.parameters())
     if not parameters:
         raise CPruneError(f"{type(model).__name__} has no parameters, and so no channels to prune")
-    was_training, trained = model.training, [parameter.requires_grad for parameter in parameters]
+    trained = [parameter.requires_grad for parameter in parameters]
     try:
         for parameter in parameters:  # frozen layers are traced, too
             parameter.requires_grad_(parameter.is_floating_point())
         data = torch.zeros(input_shape, device=parameters[0].device)
-        with torch.enable_grad():
-            return ChannelGraph().build_dependency(model.eval(), data, verbose=False)
+        with evaluation_mode(model), torch.enable_grad():
+            return ChannelGraph().build_dependency(model, data, verbose=False)
     except (*TORCH_ERRORS, RecursionError) as error:
         raise CPruneError(
             f"cannot trace {type(model).__name__} with inputs of shape {input_shape}: {summary(error)}"
@@ -182,7 +183,6 @@ def dependency_graph(model: torch.nn.Module, input_shape: tuple[int, ...]) -> Ch
     finally:
         for parameter, flag in zip(parameters, trained, strict=True):
             parameter.requires_grad_(flag)
-        model.train(was_training)
 
 
 def pruning_group(graph: tp.DependencyGraph, module: torch.nn.Module, channels: Iterable[int]) -> Any:
