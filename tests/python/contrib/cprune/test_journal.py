@@ -142,7 +142,7 @@ def test_a_run_measured_under_other_conditions_is_refused_and_unchanged(tmp_path
     other = r"other conditions \(tvm: '0.17.0' there, '0.18.0' now\): continue it under those, or choose"
     with pytest.raises(CPruneError, match=other):
         open_run(tmp_path, seed, resume=True, conditions={**here, "tvm": "0.18.0"})
-    with pytest.raises(CPruneError, match=r"another configuration \(device: .*, seed: 1 there, 2 now\)"):
+    with pytest.raises(CPruneError, match=r"another configuration \(seed: 1 there, 2 now\)"):
         open_run(tmp_path, {"seed": 2}, resume=True, conditions={**here, "device": "phone"})
     assert (tmp_path / "config.json").read_bytes() == before
 

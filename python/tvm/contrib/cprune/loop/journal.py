@@ -16,6 +16,8 @@ from tvm.contrib.cprune.types import CPruneError
 # Seconds after which a search or a training writes down its time, because a killed process loses what it did
 # not write.
 TIME_INTERVAL = 60
+# Entry of the conditions in the file of the settings.
+_CONDITIONS = "conditions"
 
 
 class Journal:
@@ -113,31 +115,35 @@ def record_settings(
     Parameters
     ----------
     conditions
-        What the measurements are valid for, such as the device. Files of earlier versions do not have it, and
-        count as equal.
+        What the measurements are valid for, such as the device; None if that is not known. Files of earlier
+        versions do not have it, and count as equal.
 
     Raises
     ------
     CPruneError
         If the file exists and ``resume`` is false, or the file has other settings or conditions.
     """
-    own = json.loads(json.dumps(conditions or {}))
-    requested = {**json.loads(json.dumps(settings)), **own}
+    requested, own = json.loads(json.dumps([settings, conditions]))
     if not path.exists():
-        write_text(path, json.dumps(requested, indent=1))
+        write_text(path, json.dumps({**requested, **({_CONDITIONS: own} if own else {})}, indent=1))
         return
     try:
-        stored = {**own, **json.loads(path.read_text())}
+        stored = json.loads(path.read_text())
     except ValueError:
         raise CPruneError(f"{path} is damaged: it is not JSON") from None
-    names = sorted(k for k in stored.keys() | requested.keys() if stored.get(k) != requested.get(k))
-    if names:
-        pairs = ", ".join(f"{k}: {stored.get(k)!r} there, {requested.get(k)!r} now" for k in names[:3])
-        if own.keys() >= set(names):
-            raise CPruneError(
-                f"{path.parent} was measured under other conditions ({pairs}): "
-                "continue it under those, or choose another folder"
-            )
+    recorded = stored.pop(_CONDITIONS, None)
+    if pairs := _differences(stored, requested):
         raise CPruneError(f"{path.parent} belongs to another configuration ({pairs}); choose another folder")
+    if recorded and own and (pairs := _differences(recorded, own)):
+        raise CPruneError(
+            f"{path.parent} was measured under other conditions ({pairs}): "
+            "continue it under those, or choose another folder"
+        )
     if not resume:
         raise CPruneError(f"{path.parent} holds a run with this configuration; continue it with --resume")
+
+
+def _differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
+    """Return the first few entries that differ, as text."""
+    names = sorted(k for k in stored.keys() | requested.keys() if stored.get(k) != requested.get(k))
+    return ", ".join(f"{k}: {stored.get(k)!r} there, {requested.get(k)!r} now" for k in names[:3])
