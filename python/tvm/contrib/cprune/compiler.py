@@ -89,7 +89,7 @@ class Compiler:
         self.preset = find_preset(target)
         self.measurer = create_measurer(config.tune, self.preset, tracker, report)
         plain = self.preset.make_target()
-        if self.preset.runs_here and tracker is None:
+        if self.preset.device == "cpu" and self.measurer.threads:  # 0 means the device's default
             plain = with_cores(plain, self.measurer.threads)
         self.target = pinned_target(plain) if config.tune.tuner == "ansor" else plain
         self._stopwatch = stopwatch or Stopwatch()

@@ -10,9 +10,10 @@ from networks import OneLayer
 from programs import extract, record_of, reference, task_of
 from torch import nn
 from tvm.auto_scheduler import LayoutRewriteOption
+from tvm.auto_scheduler.measure import MeasureErrorNo
 
 import tvm
-from tvm.contrib.cprune.measuring.records import state_of
+from tvm.contrib.cprune.measuring.records import state_of, to_input
 from tvm.contrib.cprune.targets.winograd import TILES
 from tvm.contrib.cprune.transform.pin_algorithms import winograd
 from tvm.contrib.cprune.tuning.ansor.block_sizes import Block, Lengths, WinogradShape, block_choices
@@ -27,12 +28,12 @@ LARGE = WinogradShape(1, 14, 14, 64, 64, 4)
 class Residual(nn.Module):
     """A convolution whose input is added to its output."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: nn.Module) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.conv, self.last = nn.Conv2d(8, 8, 3, padding=1), last
 
     def forward(self, x):
-        return nn.functional.relu(self.conv(x) + x)
+        return self.last(self.conv(x) + x)
 
 
 def winograd_task(model, shape, tile, target):
@@ -89,7 +90,8 @@ def test_blocks_of_a_part_of_the_channels(target):
 
 
 def test_residuals_and_odd_widths(target):
-    check_programs(winograd_task(Residual(), (1, 8, 12, 12), 4, target), 2)
+    for last in (nn.ReLU(), nn.Identity()):
+        check_programs(winograd_task(Residual(last), (1, 8, 12, 12), 4, target), 2)
     check_programs(winograd_task(OneLayer(5, 57), (1, 5, 8, 8), 2, target), 2)
 
 
@@ -122,6 +124,11 @@ def test_cores_divide_large_weights():
     assert all(block.channels == 64 for block in {choice.block for choice in block_choices(LARGE, 2, 16, 32)})
 
 
+def test_images_of_one_tile_have_blocks():
+    blocks = {choice.block for choice in block_choices(WinogradShape(8, 1, 1, 64, 64, 4), 2, 16, 32)}
+    assert Block(1, 1, 64) in blocks
+
+
 @pytest.mark.parametrize(("lanes", "registers"), [(16, 32), (8, 16), (4, 32)])
 def test_results_fit_the_registers(lanes, registers):
     choices = list(block_choices(LARGE, 2, lanes, registers))
@@ -143,6 +150,24 @@ def test_choices_are_distinct_and_the_seed_gives_their_order(target):
     assert first == again
     assert first != other
     assert sorted(first) == sorted(set(other))
+
+
+def test_a_program_whose_weights_tvm_packs_wrongly_fails(target, pool):
+    task = winograd_task(OneLayer(8, 64), (1, 8, 7, 7), 4, target)
+    dag = task.tvm_task.compute_dag
+    program = block_program(dag, winograd_shape(dag), Lengths(Block(1, 2, 32), 2, 16, 1), 16)
+    steps = steps_of(record_of(task, program))
+    # A block of 16 channels, and a product of 32.
+    (output,) = [number for number, step in enumerate(steps) if step[0] == "SP" and step[4] == [2, 16]][:1]
+    (product,) = [number for number, step in enumerate(steps) if step[0] == "SP" and step[4] == [2, 16]][1:]
+    wrong = [list(step) for step in steps]
+    wrong[output][4], wrong[product][4] = [1, 16], [1, 32]
+    line = record_of(task, program)
+    inputs = [to_input(with_steps(line, changed), task.tvm_task) for changed in (steps, wrong)]
+    good, bad = pool.measure(inputs)
+    assert good.error_no == 0
+    assert bad.error_no == MeasureErrorNo.INSTANTIATION_ERROR
+    assert "TVM packs" in bad.error_msg
 
 
 @pytest.mark.parametrize("kind", ["direct 3x3", "depthwise", "dense"])

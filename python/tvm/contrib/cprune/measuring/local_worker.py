@@ -5,6 +5,7 @@ A worker keeps the programs that it compiles in memory and times them on request
 disk, linked or loaded. For RPC devices it links them into libraries instead.
 """
 
+import math
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -117,7 +118,16 @@ def _instantiate(serialized: Any) -> tuple[Any, Any, Any]:
     schedule, args = task.compute_dag.apply_steps_from_state(
         measure_input.state, layout_rewrite=task.layout_rewrite_option
     )
+    plain, packed = (_element_counts(tensors) for tensors in (task.compute_dag.tensors, args))
+    if plain != packed:
+        # TVM times such a program, but cannot build a model with it. An example is one whose blocks of
+        # channels are not a multiple of the product's.
+        raise CPruneError(f"TVM packs {plain} elements of the arguments into {packed}")
     return schedule, args, task.target
+
+
+def _element_counts(tensors: Any) -> list[int]:
+    return [math.prod(int(size) for size in tensor.shape) for tensor in tensors]
 
 
 def _arg_specs(args: Any) -> ArgSpecs:

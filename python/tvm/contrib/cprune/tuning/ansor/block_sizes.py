@@ -107,7 +107,7 @@ def _blocks(shape: WinogradShape, cores: int, lanes: int) -> list[Block]:
     """
     sizes = [(rows, shape.columns) for rows in divisors(shape.rows)]
     sizes += [(1, columns) for columns in divisors(shape.columns)[:-1]]
-    least = min(MIN_TILES, max(1, shape.tiles // cores))
+    least = min(MIN_TILES, shape.rows * shape.columns, max(1, shape.tiles // cores))
     channels = [shape.outputs]
     if shape.has_large_weights:
         vector = transform_vector(shape.outputs, lanes)

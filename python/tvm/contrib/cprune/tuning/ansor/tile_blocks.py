@@ -58,7 +58,8 @@ def block_program(dag: Any, shape: WinogradShape, lengths: Lengths, lanes: int) 
     state = dag.get_init_state()
     stages, output = {op.name: op for op in state.stage_ops}, state.stage_ops[-1]
     for op in state.stage_ops:
-        if isinstance(op, te.ComputeOp) and op.name not in (*STAGES, output.name):
+        # Names need not be unique: there can be two additions.
+        if isinstance(op, te.ComputeOp) and op.name not in STAGES and not op.same_as(output):
             state.compute_inline(op)
     inputs, outputs = transform_vector(shape.inputs, lanes), transform_vector(shape.outputs, lanes)
     parted = lengths.block.channels < shape.outputs
@@ -73,11 +74,14 @@ def block_program(dag: Any, shape: WinogradShape, lengths: Lengths, lanes: int) 
         # A left product is computed for the vector of its right one.
         consumer = stages[name.removesuffix("_left")] if name.endswith("_left") else output
         state.compute_at(stages[name], consumer, state[consumer].iters[1 if consumer is not output else 0])
+    # The last step, because TVM's evolutionary search may fuse a parallel loop with the next one. It does not
+    # if other stages are already computed in the loop.
+    state.parallel(output, state[output].iters[0])
     return state
 
 
 def _schedule_output(state: Any, output: Any, tile: int, block: Block, vector: int, parted: bool) -> None:
-    """Make the first loop of the output one over blocks, which the cores share.
+    """Make the first loop of the output one over blocks.
 
     Parameters
     ----------
@@ -92,7 +96,7 @@ def _schedule_output(state: Any, output: Any, tile: int, block: Block, vector: i
     n, row, h, column, w, *channels = state[output].iters
     parts = channels[:-2] if parted else []
     state.reorder(output, [n, row, column, *parts, h, w, *channels[len(parts) :]])
-    state.parallel(output, state.fuse(output, [n, row, column, *parts]))
+    state.fuse(output, [n, row, column, *parts])
 
 
 def _schedule_transform(state: Any, stage: Any, vector: int) -> None:

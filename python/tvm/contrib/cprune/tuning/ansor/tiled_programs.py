@@ -75,8 +75,8 @@ class TiledPrograms:
         if not self._sampled:
             return blocks
         valid = [(record.latency.median, record.line) for record in measured if record.latency]
-        fastest = [steps_of(line) for _, line in sorted(valid)[:MAX_VARIED]]
-        fastest = [steps for steps in fastest if self._splits(steps)]
+        tiled = (steps for _, line in sorted(valid) if self._splits(steps := steps_of(line)))
+        fastest = list(islice(tiled, MAX_VARIED))
         programs: dict[str, list[Step]] = {}
         for number in range(CANDIDATES):
             vary = fastest and number % 2
