@@ -7,7 +7,7 @@ from random import Random
 import numpy as np
 import pytest
 from networks import OneLayer
-from programs import extract, record_of, reference, task_of
+from programs import extract, random_records, record_of, reference, task_of
 from torch import nn
 from tvm.auto_scheduler import LayoutRewriteOption
 from tvm.auto_scheduler.measure import MeasureErrorNo
@@ -18,7 +18,13 @@ from tvm.contrib.cprune.targets.winograd import TILES
 from tvm.contrib.cprune.transform.pin_algorithms import winograd
 from tvm.contrib.cprune.tuning.ansor.block_sizes import Block, Lengths, WinogradShape, block_choices
 from tvm.contrib.cprune.tuning.ansor.steps import loop_counts, steps_of, with_steps
-from tvm.contrib.cprune.tuning.ansor.tile_blocks import STAGES, block_program, block_programs, winograd_shape
+from tvm.contrib.cprune.tuning.ansor.tile_blocks import (
+    STAGES,
+    block_program,
+    block_programs,
+    is_block_program,
+    winograd_shape,
+)
 from tvm.contrib.cprune.tuning.ansor.transplant import rewrite_steps
 
 # The first stage of ResNet-18 at 224x224.
@@ -175,6 +181,13 @@ def test_other_operations_have_no_such_programs(kind, target):
     tvm_task = task_of(kind, 32, target).tvm_task
     assert winograd_shape(tvm_task.compute_dag) is None
     assert list(block_programs(tvm_task, Random(0))) == []
+
+
+def test_block_programs_are_told_from_those_of_ansor(target):
+    task = winograd_task(OneLayer(16, 32), (1, 16, 16, 16), 4, target)
+    blocks = [record_of(task, program.state) for program in block_programs(task.tvm_task, Random(0))]
+    assert all(is_block_program(steps_of(line)) for line in blocks)
+    assert not any(is_block_program(steps_of(line)) for line in random_records(task))
 
 
 def test_steps_are_replayed_as_tvm_does(target):

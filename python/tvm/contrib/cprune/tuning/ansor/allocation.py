@@ -12,6 +12,8 @@ from tvm.auto_scheduler import _ffi_api as ffi
 from tvm import auto_scheduler
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.measuring.records import Measured, RecordLog, training_data
+from tvm.contrib.cprune.tuning.ansor.steps import steps_of
+from tvm.contrib.cprune.tuning.ansor.tile_blocks import is_block_program
 from tvm.contrib.cprune.tuning.ansor.tiled_programs import TiledPrograms
 from tvm.contrib.cprune.tuning.progress import TaskSearch
 
@@ -73,7 +75,12 @@ class AnsorSearch(TaskSearch):
         self.model.update(*training_data(self.task, records))
 
     def remember(self, records: Sequence[Measured]) -> None:
-        """Pass programs to the policy, which mutates the fastest ones in its next round."""
+        """Pass programs to the policy, which mutates the fastest ones in its next round.
+
+        Block programs are left out: their loops are unrolled, and a mutation can make these so long that LLVM
+        takes minutes. All reasonable lengths are generated anyway.
+        """
+        records = [record for record in records if not is_block_program(steps_of(record.line))]
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             file.writelines(f"{record.line}\n" for record in records)
             file.flush()

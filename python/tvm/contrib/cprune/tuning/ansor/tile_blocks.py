@@ -8,7 +8,7 @@ its second-level cache, before those of the next block. Inference runtimes do th
 and Li, "Optimizing N-dimensional, Winograd-based convolution for manycore CPUs", PPoPP 2018).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
@@ -21,6 +21,7 @@ from tvm.contrib.cprune.tuning.ansor.block_sizes import (
     block_choices,
     transform_vector,
 )
+from tvm.contrib.cprune.tuning.ansor.steps import Step
 
 # Operations of ``targets/winograd.py`` that a block computes, the last ones first.
 STAGES = ("inverse", "inverse_left", "bgemm", "data_pack", "data_pack_left", "data_pad")
@@ -48,6 +49,11 @@ def block_programs(tvm_task: Any, random: Random) -> Iterator[Any]:
     for lengths in random.sample(choices, len(choices)):
         state = block_program(tvm_task.compute_dag, shape, lengths, lanes)
         yield auto_scheduler.MeasureInput(tvm_task, state)
+
+
+def is_block_program(steps: Sequence[Step]) -> bool:
+    """Return whether the steps are those of a block program: Ansor's divide no loop into five."""
+    return any(step[0] == "SP" and len(step[4]) == 4 for step in steps)
 
 
 def block_program(dag: Any, shape: WinogradShape, lengths: Lengths, lanes: int) -> Any:
