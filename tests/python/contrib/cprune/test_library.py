@@ -277,3 +277,13 @@ def test_the_package_has_starters_for_this_target_and_none_for_others(tmp_path):
     assert len(avx2.rows()) == len(TaskTable.load(files[0], same_version=False).rows)
     android = ProgramLibrary(tmp_path, "llvm -mtriple=aarch64-linux-android -mattr=+neon", 2, True)
     assert android.rows() == ()
+
+
+@pytest.mark.parametrize("algorithm", ["direct", "winograd-6"])
+def test_starters_are_programs_of_the_present_definitions(algorithm, tmp_path):
+    """A layer of VGG-16 at 224x224 is one of their tasks."""
+    target = "llvm -keys=cprune,cpu -mcpu=skylake-avx512 -num-cores=2"
+    tasks = extract(OneLayer(256, 256).eval(), (1, 256, 56, 56), target, algorithms={"conv": algorithm})
+    (task,) = [task for task in tasks if "conv" in task.layers]
+    rows = ProgramLibrary(tmp_path, target, 2, True).rows()
+    assert task.workload_key in {row.task.workload_key for row in rows}

@@ -159,15 +159,13 @@ def test_choices_are_distinct_and_the_seed_gives_their_order(target):
 
 
 def test_a_program_whose_weights_tvm_packs_wrongly_fails(target, pool):
-    task = winograd_task(OneLayer(8, 64), (1, 8, 7, 7), 4, target)
+    task = winograd_task(OneLayer(8, 96), (1, 8, 7, 7), 4, target)
     dag = task.tvm_task.compute_dag
-    program = block_program(dag, winograd_shape(dag), Lengths(Block(1, 2, 32), 2, 16, 1), 16)
+    program = block_program(dag, winograd_shape(dag), Lengths(Block(1, 2, 48), 2, 16, 1), 16)
     steps = steps_of(record_of(task, program))
-    # A block of 16 channels, and a product of 32.
-    (output,) = [number for number, step in enumerate(steps) if step[0] == "SP" and step[4] == [2, 16]][:1]
-    (product,) = [number for number, step in enumerate(steps) if step[0] == "SP" and step[4] == [2, 16]][1:]
+    _, product = [number for number, step in enumerate(steps) if step[0] == "SP" and step[4] == [3, 16]]
     wrong = [list(step) for step in steps]
-    wrong[output][4], wrong[product][4] = [1, 16], [1, 32]
+    wrong[product][4] = [1, 32]  # does not divide the 48 channels of a block
     line = record_of(task, program)
     inputs = [to_input(with_steps(line, changed), task.tvm_task) for changed in (steps, wrong)]
     good, bad = pool.measure(inputs)
