@@ -58,6 +58,7 @@ WITH_TORCH = {
     "models.importance",
     "models.layers",
     "models.macs",
+    "models.modes",
     "models.prunable",
     "models.reference",
     "models.surgery",
