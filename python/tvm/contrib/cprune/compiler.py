@@ -88,12 +88,12 @@ class Compiler:
         self.config, self.input_shape, self.run_dir, self.tracker = config, input_shape, run_dir, tracker
         self.preset = find_preset(target)
         self.measurer = create_measurer(config.tune, self.preset, tracker, report)
-        plain = self.preset.make_target()
-        if self.preset.device == "cpu" and self.measurer.threads:  # 0 means the device's default
-            plain = with_cores(plain, self.measurer.threads)
-        self.target = pinned_target(plain) if config.tune.tuner == "ansor" else plain
         self._stopwatch = stopwatch or Stopwatch()
         try:
+            plain = self.preset.make_target()
+            if self.preset.device == "cpu" and self.measurer.threads:  # 0 means the device's default
+                plain = with_cores(plain, self.measurer.threads)
+            self.target = pinned_target(plain) if config.tune.tuner == "ansor" else plain
             backend = BACKENDS[config.tune.tuner]
             context = RecordContext.of(str(self.target), config.tune, tracker)
             self.programs = ProgramStore(backend, self.measurer, run_dir / "records", context, profile)

@@ -148,8 +148,9 @@ def test_a_run_measured_under_other_conditions_is_refused_and_unchanged(tmp_path
 
 
 def test_a_run_of_a_version_that_did_not_record_its_conditions_continues(tmp_path):
-    open_run(tmp_path, {"seed": 1}, resume=False)
-    open_run(tmp_path, {"seed": 1}, resume=True, conditions={"device": "local"})
+    open_run(tmp_path, {"seed": 1}, resume=False).append({"event": "baseline"})
+    journal = open_run(tmp_path, {"seed": 1}, resume=True, conditions={"device": "local"})
+    assert [event["event"] for event in journal.events] == ["baseline"]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

@@ -87,7 +87,7 @@ def test_blocks_of_a_part_of_the_channels(target):
     task = winograd_task(OneLayer(32, 64), (1, 32, 7, 7), 4, target)
     dag, inputs = task.tvm_task.compute_dag, inputs_of(task)
     shape, expected = winograd_shape(dag), reference(task, inputs)
-    assert shape.has_large_weights
+    assert shape.large_weights
     for block, tiles in ((Block(2, 2, 32), 4), (Block(1, 2, 16), 2), (Block(1, 1, 32), 1)):
         state = block_program(dag, shape, Lengths(block, tiles, 16, 2), 16)
         check_output(task, state, inputs, expected)
@@ -120,10 +120,15 @@ def test_all_cores_have_blocks_with_several_tiles():
     assert {choice.block for choice in block_choices(LARGE, 1, 16, 32)} > blocks
 
 
+def test_weights_are_large_if_they_outweigh_the_activations(target):
+    sizes = {6: True, 48: False}
+    for size, large in sizes.items():
+        task = winograd_task(OneLayer(8, 8), (1, 8, size, size), 4, target)
+        assert winograd_shape(task.tvm_task.compute_dag).large_weights == large
+
+
 def test_cores_divide_large_weights():
-    shape = WinogradShape(1, 4, 4, 512, 512, 2)
-    assert shape.has_large_weights
-    assert not LARGE.has_large_weights
+    shape = WinogradShape(1, 4, 4, 512, 512, 2, large_weights=True)
     blocks = {choice.block for choice in block_choices(shape, 2, 16, 32)}
     assert {Block(4, 4, 512 // parts) for parts in (2, 4, 8)} <= blocks
     assert Block(4, 4, 512) not in blocks

@@ -116,8 +116,7 @@ def host_threads() -> int:
 
 def with_cores(target: tvm.target.Target, cores: int) -> tvm.target.Target:
     """Return a CPU target with another number of cores."""
-    host = target.host
-    return tvm.target.Target({**dict(target.export()), "num-cores": cores}, host=host)
+    return tvm.target.Target({**dict(target.export()), "num-cores": cores}, host=target.host)
 
 
 def core_count(tvm_task: Any) -> int:

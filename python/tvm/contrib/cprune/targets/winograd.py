@@ -42,9 +42,9 @@ def best_tile(rows: int, columns: int, inputs: int, outputs: int) -> int:
     """
 
     def cost(tile: int) -> float:
-        points, tiles = (tile + KERNEL - 1) ** 2, -(-rows // tile) * -(-columns // tile)
+        alpha, tiles = tile + KERNEL - 1, -(-rows // tile) * -(-columns // tile)
+        points = alpha**2
         product = 2.0 * points * tiles * inputs * outputs
-        alpha = tile + KERNEL - 1
         transforms = 2.0 * tiles * (2 * alpha * points * inputs + alpha * tile * (alpha + tile) * outputs)
         weights, transformed = 4.0 * points * inputs * outputs, 4.0 * points * tiles * (inputs + outputs)
         moved = OPERATIONS_PER_BYTE * weights + OPERATIONS_PER_CACHED_BYTE * transformed

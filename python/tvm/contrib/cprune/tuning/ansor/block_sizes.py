@@ -26,7 +26,7 @@ PARTS = (2, 4, 8)
 
 
 class Block(NamedTuple):
-    """Rows and columns of tiles in a block, and the output channels that it computes of them."""
+    """Rows and columns of tiles in a block, and its output channels."""
 
     rows: int
     columns: int
@@ -57,7 +57,19 @@ class Lengths(NamedTuple):
 
 
 class WinogradShape(NamedTuple):
-    """Numbers of images, of tiles along rows and columns, and of channels, and the size of a tile."""
+    """Shape of a Winograd convolution.
+
+    Attributes
+    ----------
+    images, rows, columns
+        Numbers of images, and of tiles along the rows and the columns of each.
+    inputs, outputs
+        Numbers of channels.
+    tile
+        Rows and columns of the output that a tile computes.
+    large_weights
+        Whether the transformed weights are larger than the activations.
+    """
 
     images: int
     rows: int
@@ -65,16 +77,11 @@ class WinogradShape(NamedTuple):
     inputs: int
     outputs: int
     tile: int
+    large_weights: bool = False
 
     @property
     def tiles(self) -> int:
         return self.images * self.rows * self.columns
-
-    @property
-    def has_large_weights(self) -> bool:
-        """Whether the transformed weights have more elements than the input and the output."""
-        weights = (self.tile + 2) ** 2 * self.inputs * self.outputs
-        return weights > self.tiles * self.tile**2 * (self.inputs + self.outputs)
 
 
 def block_choices(shape: WinogradShape, cores: int, lanes: int, registers: int) -> Iterator[Lengths]:
@@ -109,7 +116,7 @@ def _blocks(shape: WinogradShape, cores: int, lanes: int) -> list[Block]:
     sizes += [(1, columns) for columns in divisors(shape.columns)[:-1]]
     least = min(MIN_TILES, shape.rows * shape.columns, max(1, shape.tiles // cores))
     channels = [shape.outputs]
-    if shape.has_large_weights:
+    if shape.large_weights:
         vector = transform_vector(shape.outputs, lanes)
         channels += [shape.outputs // parts for parts in PARTS if shape.outputs % (parts * vector) == 0]
     blocks = [Block(*size, count) for size in sizes for count in channels if math.prod(size) >= least]
@@ -135,7 +142,7 @@ def _balance(shape: WinogradShape, block: Block, cores: int) -> float:
 
 
 def _filled(length: int, lanes: int) -> float:
-    """Return the part of its registers that a vector fills."""
+    """Return the fraction of its registers that a vector fills."""
     return length / (-(-length // lanes) * lanes)
 
 

@@ -70,7 +70,7 @@ def _row_axis(tvm_task: Any) -> int | None:
     several images, that is the axis over the images.
     """
     dag = tvm_task.compute_dag
-    if tvm_task.target.kind.name != "llvm" or _has_large_weights(dag):
+    if tvm_task.target.kind.name != "llvm" or has_large_weights(dag):
         return None
     shape = [int(size) for size in dag.ops[-1].output(0).shape]
     for op, first in first_axes(dag):
@@ -80,7 +80,7 @@ def _row_axis(tvm_task: Any) -> int | None:
     return None
 
 
-def _has_large_weights(dag: Any) -> bool:
+def has_large_weights(dag: Any) -> bool:
     """Return whether the weights have more elements than the activations."""
     sizes = [math.prod(int(size) for size in tensor.shape) for tensor in dag.tensors]
     activations = sum(sizes[index] for index in activations_of(dag.tensors))

@@ -21,9 +21,10 @@ from tvm.contrib.cprune.tuning.ansor.block_sizes import (
     block_choices,
     transform_vector,
 )
+from tvm.contrib.cprune.tuning.ansor.row_partition import has_large_weights
 from tvm.contrib.cprune.tuning.ansor.steps import Step
 
-# Operations of ``targets/winograd.py`` that a block computes, the last ones first.
+# Operations of ``targets/winograd.py`` that a block computes.
 STAGES = ("inverse", "inverse_left", "bgemm", "data_pack", "data_pack_left", "data_pad")
 
 
@@ -35,7 +36,8 @@ def winograd_shape(dag: Any) -> WinogradShape | None:
         return None
     images, height, width, outputs = shapes["conv2d_winograd"]
     tile, inputs = shapes["inverse"][0], shapes["data_pack"][3]
-    return WinogradShape(images, -(-height // tile), -(-width // tile), inputs, outputs, tile)
+    tiles = -(-height // tile), -(-width // tile)
+    return WinogradShape(images, *tiles, inputs, outputs, tile, has_large_weights(dag))
 
 
 def block_programs(tvm_task: Any, random: Random) -> Iterator[Any]:
@@ -70,16 +72,16 @@ def block_program(dag: Any, shape: WinogradShape, lengths: Lengths, lanes: int) 
     inputs, outputs = transform_vector(shape.inputs, lanes), transform_vector(shape.outputs, lanes)
     parted = lengths.block.channels < shape.outputs
     _schedule_output(state, output, shape.tile, lengths.block, outputs, parted)
-    for name, vector in (("inverse", outputs), ("inverse_left", outputs)):
-        _schedule_transform(state, stages[name], vector)
     _schedule_product(state, stages["bgemm"], lengths, parted)
-    for name, vector in (("data_pack", inputs), ("data_pack_left", inputs)):
-        _schedule_transform(state, stages[name], vector)
     _vectorize(state, stages["data_pad"], 3, inputs)
-    for name in STAGES:
-        # A left product is computed for the vector of its right one.
-        consumer = stages[name.removesuffix("_left")] if name.endswith("_left") else output
-        state.compute_at(stages[name], consumer, state[consumer].iters[1 if consumer is not output else 0])
+    for name, vector in (("inverse", outputs), ("data_pack", inputs)):
+        right, left = stages[name], stages[f"{name}_left"]
+        _schedule_transform(state, right, vector)
+        _schedule_transform(state, left, vector)
+        # The left product is computed for one vector of the right one.
+        state.compute_at(left, right, state[right].iters[1])
+    for name in ("inverse", "bgemm", "data_pack", "data_pad"):
+        state.compute_at(stages[name], output, state[output].iters[0])
     # The last step, because TVM's evolutionary search may fuse a parallel loop with the next one. It does not
     # if other stages are already computed in the loop.
     state.parallel(output, state[output].iters[0])
@@ -110,8 +112,8 @@ def _schedule_transform(state: Any, stage: Any, vector: int) -> None:
     _vectorize(state, stage, 3, vector)
     i, j, p, channel, lane, r = state[stage].iters
     state.reorder(stage, [p, channel, i, j, r, lane])
-    for position in (2, 3, 4):
-        state.unroll(stage, state[stage].iters[position])
+    for unrolled in (i, j, r):
+        state.unroll(stage, unrolled)
 
 
 def _schedule_product(state: Any, product: Any, lengths: Lengths, parted: bool) -> None:

@@ -80,15 +80,22 @@ def search(
             else _try_fallback(current, measurer, log)
         )
         with seeded(seed + zlib.crc32(current.task.workload_key.encode())), closing(batches):
-            for count in batches:
-                if count:
-                    progress.report(current)
-                out_of_time = config.max_seconds and progress.seconds > config.max_seconds
-                if out_of_time and current.has_valid_program:
-                    break
+            _measure_batches(current, batches, config, progress)
         if strict and not current.has_valid_program:
             raise current.no_valid_program()
     return progress.new_trials
+
+
+def _measure_batches(
+    search: TaskSearch, batches: Iterator[int], config: TuneConfig, progress: SearchProgress
+) -> None:
+    """Measure batches of a task until there are no more, or the time is up and a configuration is valid."""
+    for count in batches:
+        if count:
+            progress.report(search)
+        out_of_time = config.max_seconds and progress.seconds > config.max_seconds
+        if out_of_time and search.has_valid_program:
+            return
 
 
 def _try_fallback(search: TaskSearch, measurer: Measurer, log: RecordLog) -> Generator[int, None, None]:
