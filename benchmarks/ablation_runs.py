@@ -5,6 +5,7 @@ The share of the multiply-accumulates that a candidate keeps takes the place of 
 """
 
 import argparse
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -65,8 +66,9 @@ class UntunedCompiler(Compiler):
     def _table(self, model: RelayModel, templates: Mapping[str, str]) -> TaskTable:
         """Return the table of a model with TVM's fallback configurations."""
         tasks, tune, log = self.tuner.extract(model, templates), self.config.tune, self.programs.searched
-        # Of a task that counts as settled, only the fallback configuration is measured.
-        search(tasks, tune, self.measurer, log, strict=False, settled=[task.workload_key for task in tasks])
+        # Of a task that has reached its goal, only the fallback configuration is measured.
+        goals = {task.workload_key: math.inf for task in tasks}
+        search(tasks, tune, self.measurer, log, strict=False, goals=goals)
         where = (str(self.target), self.measurer.threads, tune.cold_weights)
         return make_table(tasks, self.programs.best, *where, strict=False)
 

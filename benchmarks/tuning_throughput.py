@@ -4,18 +4,23 @@
     python benchmarks/tuning_throughput.py
 
 Both measurers get the same programs, batch by batch in turn, with the same repeats, cold weights and number
-of processes. The search is the first tuning of torchvision's ResNet-18 at 224x224, from nothing.
+of processes. A profile shows how long one process takes for each stage of a program. The search is the first
+tuning of torchvision's ResNet-18 at 224x224, from nothing.
 """
 
 import argparse
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from tvm.auto_scheduler.measure import MeasureErrorNo
 
+import tvm
 from common import SHAPE, median, print_machine, resnet18, spread
 from tvm import auto_scheduler
 from tvm.contrib.cprune.compiler import Compiler
@@ -24,6 +29,7 @@ from tvm.contrib.cprune.importers.from_torch import from_torch
 from tvm.contrib.cprune.loop.console import ConsoleReport
 from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.models.torchvision_models import load_torchvision
+from tvm.contrib.cprune.targets.codegen import codegen_context
 from tvm.contrib.cprune.targets.target import host_target, host_threads
 from tvm.contrib.cprune.tasks import extract_from_program
 
@@ -66,6 +72,50 @@ def time_batch(measure: Measure, batch: Inputs) -> tuple[float, int]:
     return rate, sum(result.error_no != MeasureErrorNo.NO_ERROR for result in results)
 
 
+def profile(inputs: Inputs, config: TuneConfig) -> dict[str, float]:
+    """Return the mean seconds of each stage of compiling and timing programs, one after the other."""
+    stages: defaultdict[str, float] = defaultdict(float)
+    generate = tvm.get_global_func("target.build.llvm")
+
+    def record(stage: str, function: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        result = function()
+        stages[stage] += time.perf_counter() - started
+        return result
+
+    def timed_llvm(mod: tvm.IRModule, target: tvm.target.Target) -> tvm.runtime.Module:
+        return record("LLVM", lambda: generate(mod, target))
+
+    def compile_and_time(measure_input: auto_scheduler.MeasureInput) -> None:
+        task = measure_input.task
+        schedule, args = record(
+            "schedule", lambda: task.compute_dag.apply_steps_from_state(measure_input.state)
+        )
+        with codegen_context(task.target):
+            module = record("build", lambda: tvm.build(schedule, args, target=task.target))
+        record("machine code", lambda: module.get_function(module.entry_name, query_imports=True))
+        arrays = [tvm.nd.array(np.ones([int(n) for n in arg.shape], "float32")) for arg in args]
+        evaluate = module.time_evaluator(module.entry_name, tvm.cpu(), number=1, repeat=config.repeats)
+        record("timed runs", lambda: evaluate(*arrays))
+
+    tvm.register_func("target.build.llvm", timed_llvm, override=True)
+    try:
+        for measure_input in inputs:
+            compile_and_time(measure_input)
+    finally:
+        tvm.register_func("target.build.llvm", generate, override=True)
+    stages["TVM's passes"] = stages.pop("build") - stages["LLVM"]
+    return {stage: seconds / len(inputs) for stage, seconds in stages.items()}
+
+
+def print_profile(tasks: Sequence[auto_scheduler.SearchTask], config: TuneConfig) -> None:
+    """Print the mean seconds of each stage over a batch of programs of each task."""
+    means = profile([item for task in tasks for item in sample_batches(task)[0]], config)
+    total = sum(means.values())
+    stages = ", ".join(f"{name} {1e3 * value:.0f} ms" for name, value in means.items())
+    print(f"one process takes {1e3 * total:.0f} ms per program: {stages}")
+
+
 def time_search() -> None:
     """Print the trials per minute of a first tuning."""
     torch.manual_seed(0)
@@ -91,10 +141,11 @@ def main() -> None:
     tasks = extract_from_program(from_torch(resnet18(), SHAPE).mod, None, host_target())
     rates: dict[str, list[float]] = {"CPrune": [], "stock": []}
     failures = 0
+    chosen = [next(task for task in tasks if layer in task.layers).tvm_task for layer in LAYERS]
     with LocalMeasurer(config) as measurer:
         methods = {"CPrune": measurer.measure, "stock": make_stock(config)}
-        for layer in LAYERS:
-            for batch in sample_batches(next(task for task in tasks if layer in task.layers).tvm_task):
+        for layer, task in zip(LAYERS, chosen, strict=True):
+            for batch in sample_batches(task):
                 for name, measure in methods.items():
                     rate, failed = time_batch(measure, batch)
                     rates[name].append(rate)
@@ -106,6 +157,7 @@ def main() -> None:
         print(f"{name:6} {median(values):6.1f} ± {spread(values):.1f} programs per minute")
     ratios = [ours / stock for ours, stock in zip(rates["CPrune"], rates["stock"], strict=True)]
     print(f"ratio  {median(ratios):6.2f} ± {spread(ratios):.2f}   (goal: at least 3)")
+    print_profile(chosen, config)
     time_search()
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The start of a search: programs of the library on the tasks of a new network."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,23 +11,47 @@ import numpy as np
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.measuring.measurer import Measurer
 from tvm.contrib.cprune.measuring.records import RecordLog
-from tvm.contrib.cprune.program_library import nearest, work
+from tvm.contrib.cprune.program_library import distance, nearest, work
 from tvm.contrib.cprune.table import Row
 from tvm.contrib.cprune.types import CPruneError, Task
 
 # Donors measured on each task, and the nearest donors that are asked for them.
 MAX_DONORS, MAX_ASKED = 3, 12
-# A task is settled at this fraction of the speed that its donors have at their own shapes.
-SETTLED = 0.9
-# The speed of a donor is expected of a task only if their work differs by at most this factor.
-MAX_WORK_RATIO = 4.0
-# The speed of this machine relative to that of the donors is this quantile over all tasks. Slower tasks may
-# have donors that fit badly.
-QUANTILE = 0.75
-# With fewer tasks, or at a lower quantile, the donors must be matched at their own speed.
+# The search of a task ends at this fraction of the speed that its donors have at their own shapes.
+SETTLED = 0.95
+# The speed of a program is expected of a task if its shape is as near as this, and if its work is in this
+# range, relative to that of the task. Large operations run faster than small ones.
+MAX_DISTANCE, MIN_WORK, MAX_WORK = 4.0, 0.4, 8.0
+# A machine is slower than that of the donors if this quantile of all tasks is slower, because the others may
+# have donors that fit badly. It is faster if more than half of the tasks are faster.
+HIGH_QUANTILE = 0.9
+# With fewer tasks, the speeds of the machines count as equal. On a much slower machine, donors set no goals.
 MIN_TASKS, MIN_MACHINE_SPEED = 4, 0.5
 
 Transplant = Callable[..., list[Any]]
+
+
+@dataclass(frozen=True)
+class Start:
+    """The donors of a task.
+
+    Attributes
+    ----------
+    inputs : list
+        ``MeasureInput`` of the nearest programs that can move to the task, the nearest first.
+    expected : float
+        Latency in seconds of the task at the speed of the nearest programs at their own shapes, 0 if none is
+        similar.
+    """
+
+    inputs: list[Any]
+    expected: float
+
+    def latency(self, log: RecordLog) -> float:
+        """Return the latency of the fastest measured donor in seconds, infinite if none is valid."""
+        records = [log.find(item) for item in self.inputs]
+        latencies = (record.latency.median for record in records if record is not None and record.latency)
+        return min(latencies, default=math.inf)
 
 
 def measure_donors(
@@ -36,8 +61,12 @@ def measure_donors(
     measurer: Measurer,
     log: RecordLog,
     config: TuneConfig,
-) -> frozenset[str]:
+    alternatives: Mapping[str, str],
+) -> dict[str, float]:
     """Measure the programs of a library on the tasks that they are nearest to in shape.
+
+    A task tries one donor after the other until it is as fast as they are at their own shapes, or its
+    alternative is faster than that.
 
     Parameters
     ----------
@@ -50,95 +79,108 @@ def measure_donors(
     log
         Receives the records, as those of trials.
     config
-        Settings of the search. Donors of searches with fewer trials do not settle a task.
+        Settings of the search. Donors of searches with fewer trials set no goal.
+    alternatives
+        Pairs of workload keys of tasks that compute the same layers with different algorithms.
 
     Returns
     -------
-    The workload keys of the tasks that need no search.
+    By workload key, the latency in seconds at which the search of a task may end.
     """
-    inputs: dict[str, list[Any]] = {}
-    expected: dict[str, float] = {}
-    for task in tasks:
-        inputs[task.workload_key], rows = _donors(task, library, transplant)
-        expected[task.workload_key] = _expected_speed(task, rows, config.trials)
-    every = [item for moved in inputs.values() for item in moved]
-    for start in range(0, len(every), config.batch):
-        measurer.measure_new(every[start : start + config.batch], log)
-    speeds = {task.workload_key: _speed(task, inputs[task.workload_key], log) for task in tasks}
-    return settled(speeds, expected)
+    starts = {task.workload_key: _start(task, library, transplant, config.trials) for task in tasks}
+    expected = {key: start.expected for key, start in starts.items()}
+    while True:
+        latencies = {key: start.latency(log) for key, start in starts.items()}
+        goals = latency_goals(expected, latencies)
+        inputs = []
+        for key, start in starts.items():
+            fastest = min(latencies[key], latencies.get(alternatives.get(key, ""), math.inf))
+            if fastest > goals[key]:
+                inputs += [item for item in start.inputs if not log.holds(item)][:1]
+        if not inputs:
+            return goals
+        for first in range(0, len(inputs), config.batch):
+            measurer.measure_new(inputs[first : first + config.batch], log)
 
 
-def settled(speeds: Mapping[str, float], expected: Mapping[str, float]) -> frozenset[str]:
-    """Return the workload keys of the tasks on which a donor is as fast as at its own shape.
+def latency_goals(expected: Mapping[str, float], latencies: Mapping[str, float]) -> dict[str, float]:
+    """Return the latency in seconds at which the search of each task may end, 0 if there is none.
 
     Parameters
     ----------
-    speeds
-        Operations per second of the fastest donor on each task, 0 if none is valid.
     expected
-        Operations per second of each task's donors at their own shapes, 0 if that is unknown.
+        Latency of each task at the speed of its donors, 0 if that is unknown.
+    latencies
+        Latency of the fastest donor on each task, infinite if none is valid.
 
     Notes
     -----
-    Donors may have been measured on a faster or slower machine. So speeds are compared relative to those of
-    the other tasks, but not with donors that are slow on all of them.
+    Donors may have been measured on a faster or slower machine. So latencies are compared relative to those
+    of the other tasks. There are no goals if donors are slow on all of them.
     """
-    ratios = {key: speeds[key] / speed for key, speed in expected.items() if speed > 0}
+    ratios = [value / latencies[key] for key, value in expected.items() if value]
     machine = 1.0
-    if len(ratios) >= MIN_TASKS:
-        quantile = float(np.quantile(list(ratios.values()), QUANTILE))
-        machine = quantile if quantile >= MIN_MACHINE_SPEED else 1.0
-    return frozenset(key for key, ratio in ratios.items() if ratio >= SETTLED * machine)
+    if len(ratios) >= MIN_TASKS and any(ratios):
+        middle, high = np.quantile(ratios, (0.5, HIGH_QUANTILE))
+        machine = float(min(high, max(1.0, middle)))
+    known = machine >= MIN_MACHINE_SPEED
+    return {key: value / (SETTLED * machine) if known else 0.0 for key, value in expected.items()}
 
 
-def with_trials(rows: Sequence[Row], settled: Collection[str], log: RecordLog, trials: int) -> list[Row]:
+def reaches(row: Row, goals: Mapping[str, float]) -> bool:
+    """Return whether the program of a row is as fast as the goal of its task."""
+    return row.program.latency.median <= goals.get(row.task.workload_key, 0.0)
+
+
+def with_trials(rows: Sequence[Row], goals: Mapping[str, float], log: RecordLog, trials: int) -> list[Row]:
     """Return the rows of a finished search with the trials per task that they stand for.
 
     Parameters
     ----------
-    rows, settled
-        The fastest program of each task, and the workload keys of the tasks that were not searched.
+    rows
+        The fastest program of each task.
+    goals
+        Latencies in seconds by workload key. A program that reaches its goal stands for a whole search, and
+        one that does not for the trials of its task only.
     log
         The programs that were measured.
     trials
         Trials per task that the search was allowed. A time limit may have left fewer.
     """
-    searched = [row.task.workload_key for row in rows if row.task.workload_key not in settled]
-    average = sum(len(log.of(key)) for key in searched) // max(1, len(searched))
-    return [
-        replace(row, trials=trials if row.task.workload_key in settled else min(trials, average))
-        for row in rows
-    ]
+    counts = {row.task.workload_key: len(log.of(row.task.workload_key)) for row in rows}
+    searched = [count for key, count in counts.items() if not goals.get(key)]
+    average = sum(searched) // max(1, len(searched))
+
+    def stands_for(row: Row) -> int:
+        if reaches(row, goals):
+            return trials
+        key = row.task.workload_key
+        return min(trials, counts[key] if goals.get(key) else average)
+
+    return [replace(row, trials=stands_for(row)) for row in rows]
 
 
-def _donors(task: Task, library: Sequence[Row], transplant: Transplant) -> tuple[list[Any], list[Row]]:
-    """Return ``MeasureInput`` of the nearest programs that can move to a task, and their rows."""
+def _start(task: Task, library: Sequence[Row], transplant: Transplant, trials: int) -> Start:
+    """Return the donors of a task."""
     inputs: list[Any] = []
-    rows: list[Row] = []
-    for row in nearest(task, library)[:MAX_ASKED]:
-        if len(rows) == MAX_DONORS:
+    rows = nearest(task, library)[:MAX_ASKED]
+    for row in rows:
+        if len(inputs) == MAX_DONORS:
             break
         try:
             inputs += transplant(row.program.record, row.task, task, 1)
         except (CPruneError, ValueError, LookupError, TypeError):
             continue  # does not fit, or its steps, which come from a file, belong to another program
-        rows.append(row)
-    return inputs, rows
+    similar = [row for row in rows[:MAX_DONORS] if _is_similar(row, task, trials)]
+    speed = max(map(_speed, similar), default=0.0)
+    return Start(inputs, work(task) / speed if speed else 0.0)
 
 
-def _expected_speed(task: Task, donors: Iterable[Row], trials: int) -> float:
-    """Return the speed expected of a task, 0 if its donors differ too much or had fewer trials."""
-    own = work(task)
-    similar = [
-        row
-        for row in donors
-        if row.trials >= trials and own / MAX_WORK_RATIO <= work(row.task) <= own * MAX_WORK_RATIO
-    ]
-    return max((work(row.task) / row.program.latency.median for row in similar), default=0.0)
+def _speed(row: Row) -> float:
+    return work(row.task) / row.program.latency.median
 
 
-def _speed(task: Task, inputs: Iterable[Any], log: RecordLog) -> float:
-    """Return the speed of the fastest of some programs on a task, 0 if none is valid."""
-    records = [log.find(item) for item in inputs]
-    latencies = [record.latency.median for record in records if record is not None and record.latency]
-    return work(task) / min(latencies) if latencies else 0.0
+def _is_similar(row: Row, task: Task, trials: int) -> bool:
+    """Return whether a task is expected to be as fast as a donor, which had as many trials."""
+    near = distance(row.task, task) <= MAX_DISTANCE
+    return near and row.trials >= trials and MIN_WORK <= work(row.task) / work(task) <= MAX_WORK

@@ -10,10 +10,9 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import takewhile
 from pathlib import Path
 
 import tvm
@@ -161,14 +160,39 @@ def nearest(task: Task, rows: Iterable[Row]) -> list[Row]:
 
 
 def distance(a: Task, b: Task) -> float:
-    """Return how far apart two tasks are: the sum of the logarithms of their extents' ratios.
+    """Return how far apart two tasks are in shape.
 
-    An axis that only one of the tasks has, such as that of a residual, counts one.
+    This is the sum of the logarithms of the extents' ratios in the operation that differs most, plus one for
+    each input or operation that only one of the tasks has, such as a residual. The shapes of the inputs
+    follow from those of the operations, but for a bias that is written as a vector or as an image. Tasks
+    whose largest operations differ are infinitely far apart.
     """
-    pairs = takewhile(lambda pair: pair[0][:2] == pair[1][:2], zip(a.axes, b.axes, strict=False))
-    extents = [(one[2], other[2]) for one, other in pairs]
-    different = len(a.axes) + len(b.axes) - 2 * len(extents)
-    return different + sum(abs(math.log2(one / other)) for one, other in extents if one and other)
+    one, other = _extents(a), _extents(b)
+    if _largest(one) != _largest(other):
+        return math.inf
+    ratios = (_log_ratio(one[op], other[op]) for op in one.keys() & other.keys())
+    return len(one.keys() ^ other.keys()) + max(ratios, default=0.0)
+
+
+def _extents(task: Task) -> dict[str, dict[str, int]]:
+    """Return the extents of the axes of each operation; those of inputs are left out."""
+    extents: dict[str, dict[str, int]] = {}
+    for op, axis, extent in task.axes:
+        own = extents.setdefault(op, {})
+        if not axis.startswith("dim"):
+            own[axis] = extent
+    return extents
+
+
+def _largest(extents: Mapping[str, Mapping[str, int]]) -> str:
+    """Return the operation with the most iterations, "" if there is none."""
+    return max(extents, key=lambda op: math.prod(extents[op].values()), default="")
+
+
+def _log_ratio(one: Mapping[str, int], other: Mapping[str, int]) -> float:
+    """Return the sum of the logarithms of the ratios of extents; unknown ones count as 1."""
+    axes = one.keys() | other.keys()
+    return sum(abs(math.log2((one.get(axis) or 1) / (other.get(axis) or 1))) for axis in axes)
 
 
 def work(task: Task) -> float:

@@ -90,13 +90,18 @@ class ProgramStore:
                     continue
         self._measure(inputs, batch)
 
-    def share(self, rows: Sequence[Row], batch: int) -> None:
-        """Measure on each row's task the faster programs of other tasks with the same structure.
+    def share(self, rows: Sequence[Row], slow: Sequence[Row], batch: int) -> None:
+        """Measure on the tasks of slow rows the faster programs of other tasks with the same structure.
 
         A good program often suits all of them, and a few trials do not discover it for each task.
+
+        Parameters
+        ----------
+        rows, slow
+            All rows of a table, and those whose tasks may become faster.
         """
         inputs = []
-        for row in rows:
+        for row in slow:
             inputs += self._borrow(row.task, [other for other in rows if other.speed > row.speed])
         self._measure(inputs, batch)
 

@@ -11,7 +11,7 @@ import tvm
 from tvm.contrib.cprune.building.build import algorithms_of
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.lagging import lagging_rows
-from tvm.contrib.cprune.library_start import measure_donors, with_trials
+from tvm.contrib.cprune.library_start import measure_donors, reaches, with_trials
 from tvm.contrib.cprune.measuring.measurer import Measurer
 from tvm.contrib.cprune.measuring.records import faster
 from tvm.contrib.cprune.program_library import ProgramLibrary
@@ -217,32 +217,36 @@ class TaskTuner:
         return chosen
 
     def _first_search(self, tasks: Sequence[Task], **options: Any) -> None:
-        """Search the tasks that no donor settles, and add the fastest programs to the library."""
+        """Search until the tasks are as fast as their donors, and add the programs to the library."""
         tune, searched = self._config.tune, self._programs.searched
         self._programs.seed(tasks, tune.batch)
-        settled = self._measure_library(tasks)
-        self._search(tasks, tune, settled=settled, **options)
-        self._programs.share(self._table(tasks, strict=False).rows, tune.batch)
-        rows = with_trials(self._table(tasks, strict=False).rows, settled, searched, tune.trials)
+        goals = self._measure_library(tasks, options.get("alternatives", {}))
+        self._search(tasks, tune, goals=goals, **options)
+        rows = self._table(tasks, strict=False).rows
+        # Tasks with a goal have tried the programs of others, unless little is left to gain.
+        without = [row for row in rows if not goals.get(row.task.workload_key)]
+        self._programs.share(rows, without, tune.batch)
+        finished = with_trials(self._table(tasks, strict=False).rows, goals, searched, tune.trials)
         try:
-            self._library.add(rows)
+            self._library.add(finished)
         except (CPruneError, OSError) as error:
             self._say(f"the program library was not updated: {error}")
 
-    def _measure_library(self, tasks: Sequence[Task]) -> frozenset[str]:
-        """Measure programs of the library; return the workload keys of the tasks that need no search."""
+    def _measure_library(self, tasks: Sequence[Task], alternatives: Mapping[str, str]) -> dict[str, float]:
+        """Measure programs of the library; return the latency that each task can reach, in seconds."""
         try:
-            rows = self._library.rows()
+            library = self._library.rows()
         except (CPruneError, OSError) as error:
             self._say(f"the program library is not used: {error}")
-            return frozenset()
+            return {}
         log, tune = self._programs.searched, self._config.tune
-        settled = measure_donors(tasks, rows, self._backend.transplant, self._measurer, log, tune)
-        if settled:
-            self._say(
-                f"{len(settled)} of {len(tasks)} tasks need no search: programs of the library suit them"
-            )
-        return settled
+        goals = measure_donors(
+            tasks, library, self._backend.transplant, self._measurer, log, tune, alternatives
+        )
+        count = sum(reaches(row, goals) for row in self._table(tasks, strict=False).rows)
+        if count:
+            self._say(f"{count} of {len(tasks)} tasks need no search: programs of the library suit them")
+        return goals
 
     def _table(self, tasks: Sequence[Task], strict: bool | None = None) -> TaskTable:
         strict = self._strict if strict is None else strict

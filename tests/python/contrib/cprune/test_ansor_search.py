@@ -20,13 +20,12 @@ from tvm.contrib.cprune.measuring.local_pool import LocalMeasurer
 from tvm.contrib.cprune.measuring.records import Measured, RecordLog, identity, to_input
 from tvm.contrib.cprune.tuning.ansor import allocation
 from tvm.contrib.cprune.tuning.ansor import search as search_module
-from tvm.contrib.cprune.tuning.ansor.allocation import AnsorSearch, batch_size
 from tvm.contrib.cprune.tuning.ansor.axes import counted_flops
 from tvm.contrib.cprune.tuning.ansor.lending import lend
 from tvm.contrib.cprune.tuning.ansor.search import search, start_searches
 from tvm.contrib.cprune.tuning.ansor.tiled_programs import TiledPrograms
 from tvm.contrib.cprune.tuning.progress import Progress, SearchProgress, TaskSearch
-from tvm.contrib.cprune.types import CPruneError, Latency, Subgraph, Task
+from tvm.contrib.cprune.types import CPruneError, Latency, Task
 
 # Evaluated in a worker process. A function of this file would import torch there.
 ENVIRONMENT = (
@@ -55,9 +54,9 @@ def test_search_uses_its_budget_and_resumes_without_repeating_programs(pool, tar
 def test_progress_counts_earlier_trials_and_estimates_the_time_by_new_ones(budget, left, monkeypatch):
     """A search can take more trials than its budget: every algorithm gets some."""
     task, program, reports = Task("[]", (), 0), Measured("[]", "", Latency((1e-3,))), []
-    of_task = TaskSearch(task)
+    of_task = TaskSearch(task, budget)
     of_task.start([program], [program] * 6)
-    progress = SearchProgress([of_task], budget, reports.append)
+    progress = SearchProgress([of_task], reports.append)
     monkeypatch.setattr(SearchProgress, "seconds", 2.0)
     of_task.add([program])
     progress.report(of_task)
@@ -145,45 +144,6 @@ def test_a_much_slower_alternative_gets_a_fair_number_of_trials_and_no_more(targ
         search([slow, fast], config, pool, log, alternatives=alternatives)
     assert len(log.of(slow.workload_key)) == 6
     assert len(log.of(fast.workload_key)) == 10
-
-
-def waiting(task: Task, trials: int, best: float, *alternatives: AnsorSearch) -> AnsorSearch:
-    """Return a search with these trials."""
-    tiled = TiledPrograms(task, None, 0)
-    made = AnsorSearch(
-        task=task, policy=None, model=None, tiled=tiled, trials=trials, best=best, fair_trials=4
-    )
-    made.alternatives += alternatives
-    return made
-
-
-def test_trials_go_where_they_may_save_most(target):
-    task = replace(task_of("1x1", 16, target), subgraphs=(Subgraph("f", "nn.conv2d", ("conv",), "direct"),))
-    rival = waiting(task, 8, 1.0)
-    assert rival.expected_gain == pytest.approx(1 / 8)
-    assert waiting(task, 2, float("inf")).expected_gain == float("inf")
-    # Before its fair trials, a task counts as fast as its alternative; afterwards it must be able to beat it.
-    assert waiting(task, 2, 9.0, rival).expected_gain == pytest.approx(1 / 2)
-    assert waiting(task, 8, 1.1, rival).expected_gain == pytest.approx(1 - 1.1 * 7 / 8)
-    assert waiting(task, 8, 1.5, rival).expected_gain == 0
-    assert waiting(task, 8, float("inf"), rival).expected_gain == 0
-
-
-def test_a_task_gets_the_rest_of_its_first_batch_then_whole_batches(target):
-    task, config = task_of("1x1", 16, target), TuneConfig(trials=8, batch=6)
-    rival = waiting(task, 0, float("inf"))
-    # Two algorithms of the same layers share the first batch. Donors count as trials.
-    sizes = [batch_size(waiting(task, trials, 1.0, rival), config, 40) for trials in (0, 2, 3, 9)]
-    assert sizes == [3, 1, 6, 6]
-    assert batch_size(waiting(task, 6, 1.0), config, 4) == 4
-    assert batch_size(waiting(task, 6, 1.0), config, -1) == 1
-    started = [waiting(task, trials, 1.0).has_started(config) for trials in (0, 5, 6)]
-    assert started == [False, False, True]
-    # These need not wait for a first batch when the time is up.
-    for field in ("settled", "exhausted"):
-        search_without_trials = waiting(task, 0, 1.0)
-        setattr(search_without_trials, field, True)
-        assert search_without_trials.has_started(config)
 
 
 def test_a_program_is_lent_to_a_slower_task_once(tuned, pool, target):

@@ -96,7 +96,7 @@ def test_no_batch_is_planned_that_is_not_measured(pool, monkeypatch):
     assert learned == [2]
 
 
-def test_only_the_fallback_configuration_of_a_settled_task_is_measured(pool):
+def test_only_the_fallback_configuration_of_a_task_at_its_goal_is_measured(pool):
     """It is measured although donors count as trials of the task."""
     task = template_task_of("1x1", 32)
     fallback = fallback_config(task.tvm_task).index
@@ -104,10 +104,10 @@ def test_only_the_fallback_configuration_of_a_settled_task_is_measured(pool):
     donors = [parse(line) for line in random_configurations(task, 3)]
     donors = [donor for donor in donors if index_of(donor) != fallback]
     log.append(donors)
-    assert search([task], config, pool, log, settled={task.workload_key}) == 1
+    assert search([task], config, pool, log, goals={task.workload_key: float("inf")}) == 1
     *_, last = log.measured
     assert index_of(last) == fallback
-    assert search([task], config, pool, log, settled={task.workload_key}) == 0
+    assert search([task], config, pool, log, goals={task.workload_key: float("inf")}) == 0
 
 
 def test_known_configurations_count_as_no_trials_and_are_not_measured_again(pool):

@@ -6,17 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from networks import KINDS, OneLayer
+from networks import OneLayer
 from programs import FAST, extract, measured_table, random_records, table_of, task_of
-from tvm.auto_scheduler import MeasureResult
 
 from tvm.contrib.cprune import program_library
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.files import partial_path
-from tvm.contrib.cprune.library_start import measure_donors, settled, with_trials
-from tvm.contrib.cprune.measuring.records import Measured, RecordLog, dump, input_identity, parse
 from tvm.contrib.cprune.program_library import (
     ProgramLibrary,
     distance,
@@ -104,6 +100,25 @@ def test_the_nearest_task_has_the_most_similar_shape(target):
     assert distance(others[0], task) == pytest.approx(distances[0])
 
 
+def test_the_form_of_a_bias_does_not_change_the_distance_but_a_residual_does(target):
+    def axes(bias, *residual):
+        conv = [("p0", "dim0", 56), ("conv2d_nhwc", "yy", 56), ("conv2d_nhwc", "ff", 16)]
+        ends = [("T_add", "ax0", 56), ("T_add", "ax1", 16)]
+        return (*conv, *bias, *residual, *ends)
+
+    task = task_of("1x1", 16, target)
+    vector, image = [("p2", "dim0", 16)], [("p2", "dim0", 1), ("p2", "dim1", 16)]
+    one = replace(task, axes=axes(vector))
+    assert distance(one, replace(task, axes=axes(image))) == 0
+    assert distance(one, replace(task, axes=axes(image, ("p3", "dim0", 56)))) == 1
+    # Operators of another kind are no donors, although they have additions, too.
+    depthwise = [("DepthwiseConv2d" if op == "conv2d_nhwc" else op, *rest) for op, *rest in axes(vector)]
+    assert distance(one, replace(task, axes=tuple(depthwise))) == float("inf")
+    # An extent that is twice as large counts once, although several operations have it.
+    doubled = [(op, axis, extent * 2 if extent == 56 else extent) for op, axis, extent in axes(vector)]
+    assert distance(one, replace(task, axes=tuple(doubled))) == 1
+
+
 def test_programs_of_the_other_tuner_are_no_donors(tuned):
     task, best = tuned("direct 3x3")
     rows = measured_table(task, best).rows
@@ -135,73 +150,6 @@ class ResidualLayer(OneLayer):
         return self.fc((self.conv(x) + x).mean((2, 3)))
 
 
-def test_a_task_is_settled_if_it_is_as_fast_as_its_donors():
-    expected = {"a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0, "e": 0.0}
-    # c is slower than its donor, d has no valid program, and nothing is known of e.
-    assert settled({"a": 1.0, "b": 0.95, "c": 0.5, "d": 0.0, "e": 9.0}, expected) == {"a", "b"}
-    # This machine has 0.7 of the speed of the donors' machine.
-    assert settled({"a": 0.7, "b": 0.66, "c": 0.5, "d": 0.7, "e": 9.0}, expected) == {"a", "b", "d"}
-    # Donors that are slow on all tasks settle none of them, and neither do few tasks.
-    assert settled({"a": 0.3, "b": 0.3, "c": 0.3, "d": 0.3, "e": 9.0}, expected) == set()
-    assert settled({"a": 0.7, "b": 0.7}, {"a": 1.0, "b": 1.0}) == set()
-    assert settled({}, {}) == set()
-
-
-class Measurements:
-    """A measurer whose programs take a given time."""
-
-    def __init__(self, seconds):
-        self.seconds, self.count = seconds, 0
-
-    def measure_new(self, inputs, log):
-        new = [item for item in inputs if not log.holds(item)]
-        self.count += len(new)
-        log.append([dump(item, MeasureResult([self.seconds], 0, "", 0.0, 0.0)) for item in new])
-
-
-def test_donors_of_a_shorter_search_and_of_distant_shapes_settle_nothing(tuned, target):
-    task, best = tuned("direct 3x3")
-    seconds = best.latency.median
-    (row,) = measured_table(task, best).rows
-    far = task_of("direct 3x3", 8 * KINDS["direct 3x3"].width, target)
-    config = replace(FAST, trials=8)
-
-    def start(tasks, trials, seconds):
-        measurer = Measurements(seconds)
-        return measure_donors(
-            tasks, [replace(row, trials=trials)], transplant, measurer, RecordLog(None), config
-        )
-
-    assert start([task], 8, seconds) == {task.workload_key}
-    assert start([task], 7, seconds) == set()
-    assert start([task], 8, 2 * seconds) == set()
-    assert start([far], 8, seconds) == set()
-
-
-def test_a_resumed_start_measures_nothing_twice_and_decides_alike(tuned):
-    """What the search found in the meantime does not count."""
-    task, best = tuned("direct 3x3")
-    rows = [replace(row, trials=FAST.trials) for row in measured_table(task, best).rows]
-    log, measurer = RecordLog(None), Measurements(2 * best.latency.median)
-    assert measure_donors([task], rows, transplant, measurer, log, FAST) == set()
-    other = next(line for line in random_records(task) if input_identity(line) != input_identity(best.line))
-    log.append([replace(parse(other), latency=Latency((best.latency.median,)))])
-    assert measure_donors([task], rows, transplant, measurer, log, FAST) == set()
-    assert measurer.count == 1
-
-
-def test_a_donor_that_cannot_be_replayed_is_skipped(tuned):
-    task, best = tuned("direct 3x3")
-    (row,) = measured_table(task, best).rows
-    for steps in ([["SP", 99, 0, 8, [2], 1]], [["XX", 0]], [["SP", 0]]):
-        data = json.loads(best.line)
-        data["i"][1][1] = steps
-        broken = replace(row, program=replace(row.program, record=json.dumps(data)))
-        log, measurer = RecordLog(None), Measurements(1.0)
-        assert measure_donors([task], [broken], transplant, measurer, log, FAST) == set()
-        assert measurer.count == 0
-
-
 @pytest.mark.parametrize(
     "damage", [{"latency_s": []}, {"latency_s": [0.0]}, {"tuner": "autotvm"}, {"trials": "x"}], ids=str
 )
@@ -213,32 +161,6 @@ def test_rows_with_impossible_values_are_refused(damage, tuned, tmp_path):
     path.write_text(json.dumps(data))
     with pytest.raises(CPruneError, match="not a task table"):
         TaskTable.load(path)
-
-
-def test_a_search_that_ran_out_of_time_counts_with_the_trials_that_it_had():
-    rows, log = table_of(dict.fromkeys("abc", (2, 2))).rows, RecordLog(None)
-    keys = ["a", "a", "a", "b"]
-    log.append(Measured(key, json.dumps({"i": [[key], [[], [i]]]}), None) for i, key in enumerate(keys))
-    assert [row.trials for row in with_trials(rows, {"c"}, log, 8)] == [2, 2, 8]
-    assert [row.trials for row in with_trials(rows, {"c"}, log, 1)] == [1, 1, 1]
-
-
-def test_a_second_network_starts_from_the_programs_of_the_first(tmp_path, monkeypatch):
-    """Tasks that are settled get no trials; without the library, every task gets some."""
-    monkeypatch.setattr("tvm.contrib.cprune.library_start.SETTLED", 1e-9)
-    monkeypatch.setattr("tvm.contrib.cprune.program_library.STARTER_FILES", {})
-    trials = {}
-    for name, width, library in (("first", 16, "lib"), ("second", 24, "lib"), ("alone", 24, "none")):
-        setting = str(tmp_path / "lib") if library == "lib" else library
-        tune = replace(FAST, trials=6, library=setting)
-        torch.manual_seed(0)
-        with Compiler(PruneConfig(tune=tune, measure_repeats=3), (1, 8, 8, 8), tmp_path / name) as compiler:
-            compiler.tune(OneLayer(8, width).eval())
-            trials[name] = compiler.programs.trials()["search"]
-    assert trials["second"] < trials["alone"]
-    (path,) = table_files(tmp_path / "lib")
-    keys = {row.task.workload_key for row in TaskTable.load(path).rows}
-    assert len(keys) >= 4
 
 
 def test_a_library_that_cannot_be_used_is_reported_and_costs_no_run(tmp_path):

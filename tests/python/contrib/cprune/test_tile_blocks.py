@@ -3,6 +3,7 @@
 
 import math
 from random import Random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -189,8 +190,11 @@ def test_other_operations_have_no_such_programs(kind, target):
 def test_block_programs_are_told_from_those_of_ansor(target):
     task = winograd_task(OneLayer(16, 32), (1, 16, 16, 16), 4, target)
     blocks = [record_of(task, program.state) for program in block_programs(task.tvm_task, Random(0))]
-    assert all(is_block_program(steps_of(line)) for line in blocks)
-    assert not any(is_block_program(steps_of(line)) for line in random_records(task))
+    assert all(is_block_program(task.tvm_task, steps_of(line)) for line in blocks)
+    assert not any(is_block_program(task.tvm_task, steps_of(line)) for line in random_records(task))
+    # Ansor divides loops into five on GPUs.
+    on_gpu = SimpleNamespace(target=tvm.target.Target("opencl"))
+    assert not any(is_block_program(on_gpu, steps_of(line)) for line in blocks)
 
 
 def test_steps_are_replayed_as_tvm_does(target):
@@ -214,3 +218,17 @@ def test_a_transplant_to_another_width_computes_the_right_numbers(target):
     moved = state_of(with_steps(line, steps, new.workload_key))
     inputs = inputs_of(new)
     check_output(new, moved, inputs, reference(new, inputs))
+
+
+@pytest.mark.parametrize("size", [(15, 13), (16, 31), (9, 40)], ids=str)
+def test_a_transplant_to_another_image_keeps_the_blocks(size, target):
+    """Blocks need not divide the image, nor the number of its tiles."""
+    old, new = (winograd_task(OneLayer(8, 32), (1, 8, *image), 4, target) for image in ((16, 16), size))
+    shape = winograd_shape(old.tvm_task.compute_dag)
+    block = Lengths(Block(2, 4, 32), 4, 16, 2)
+    line = record_of(old, block_program(old.tvm_task.compute_dag, shape, block, 16))
+    (steps,) = rewrite_steps(line, old, new, 3)
+    lengths = [[step[4] for step in program if step[0] == "SP"] for program in (steps_of(line), steps)]
+    assert lengths[0] == lengths[1]
+    inputs = inputs_of(new)
+    check_output(new, state_of(with_steps(line, steps, new.workload_key)), inputs, reference(new, inputs))

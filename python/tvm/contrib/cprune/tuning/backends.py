@@ -31,9 +31,9 @@ class TuningBackend:
     keeps_inner_loops : callable (record, old, new) -> bool
         Returns whether the width of ``new`` fits the program: a transplant keeps its inner loops. Raises
         ``TransplantError`` if the program cannot be moved.
-    search : callable (tasks, config, measurer, log, seed, report, strict, settled, known) -> int
+    search : callable (tasks, config, measurer, log, seed, report, strict, goals, known) -> int
         Searches for fast programs, adds their records to ``log`` and returns the number of new trials. Tasks
-        with a workload key in ``settled`` get none. Records in ``known`` count as no trials.
+        that reach their latency in ``goals`` get no more. Records in ``known`` count as no trials.
         Ansor's also accepts ``alternatives``.
     width_of : callable (task, side) -> int
         Returns the number of output or input channels of a task.

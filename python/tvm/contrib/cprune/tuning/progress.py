@@ -47,6 +47,10 @@ class TaskSearch:
 
     Attributes
     ----------
+    budget : int
+        Trials that the task adds to the budget of the whole search.
+    goal : float
+        Latency in seconds at which the search of the task ends; 0 if there is none.
     trials, failures : int
         Programs measured for the task, and how many of them failed.
     best : float
@@ -58,6 +62,8 @@ class TaskSearch:
     """
 
     task: Task
+    budget: int = 0
+    goal: float = 0.0
     trials: int = 0
     failures: int = 0
     best: float = float("inf")
@@ -67,6 +73,11 @@ class TaskSearch:
     @property
     def has_valid_program(self) -> bool:
         return self.best < float("inf")
+
+    @property
+    def settled(self) -> bool:
+        """Whether the task gets no more trials, because its fastest program reaches the goal."""
+        return self.best <= self.goal
 
     def start(self, known: Iterable[Measured], earlier: Sequence[Measured]) -> None:
         """Start from programs that were measured before; only those of ``earlier`` searches count as trials.
@@ -99,6 +110,11 @@ class TaskSearch:
         )
 
 
+def trials_left(searches: Iterable[TaskSearch]) -> int:
+    """Return the trials left of the budgets of some tasks. A settled task leaves none to the others."""
+    return sum((min(s.trials, s.budget) if s.settled else s.budget) - s.trials for s in searches)
+
+
 class SearchProgress:
     """Totals over all tasks of a search, and its clock.
 
@@ -106,16 +122,12 @@ class SearchProgress:
     ----------
     searches
         Trial counts of every task. They may already include trials of earlier runs.
-    budget
-        Maximum number of trials.
     report
         Called with a ``Progress`` after each batch.
     """
 
-    def __init__(
-        self, searches: Iterable[TaskSearch], budget: int, report: Callable[[Progress], None]
-    ) -> None:
-        self._searches, self._budget, self._report = list(searches), budget, report
+    def __init__(self, searches: Iterable[TaskSearch], report: Callable[[Progress], None]) -> None:
+        self._searches, self._report = list(searches), report
         self._earlier_trials, self._started = self.total_trials, time.time()
 
     @property
@@ -129,7 +141,8 @@ class SearchProgress:
 
     @property
     def trials_left(self) -> int:
-        return self._budget - self.total_trials
+        """Trials left of the budgets of all tasks."""
+        return trials_left(self._searches)
 
     @property
     def seconds(self) -> float:

@@ -15,10 +15,15 @@ from tvm.contrib.cprune.measuring.records import Measured, RecordLog, training_d
 from tvm.contrib.cprune.tuning.ansor.steps import steps_of
 from tvm.contrib.cprune.tuning.ansor.tile_blocks import is_block_program
 from tvm.contrib.cprune.tuning.ansor.tiled_programs import TiledPrograms
-from tvm.contrib.cprune.tuning.progress import TaskSearch
+from tvm.contrib.cprune.tuning.progress import TaskSearch, trials_left
 
 # Trials before an algorithm is compared with its alternative: the first programs are random ones.
 FAIR_TRIALS = 12
+# The search of tasks with a goal ends if reaching all goals is expected to save at most this fraction of the
+# time of all tasks.
+MIN_GAIN = 0.01
+# Tasks without a goal then also end if one more trial is expected to save at most this fraction.
+MIN_TRIAL_GAIN = 0.001
 # Give up on a task if at least this many programs were measured and all of them failed.
 MAX_INITIAL_FAILURES = 16
 
@@ -43,8 +48,6 @@ class AnsorSearch(TaskSearch):
         Programs of all tasks that were measured before this search. They count as no trials.
     lent : set of str
         Records of other tasks that were tried on this one.
-    settled : bool
-        Whether the task has a good program and gets no trials.
     tiled : TiledPrograms
         Generates programs with register tiles.
     """
@@ -57,7 +60,14 @@ class AnsorSearch(TaskSearch):
     alternatives: list["AnsorSearch"] = field(default_factory=list)
     known: RecordLog = field(default_factory=lambda: RecordLog(None))
     lent: set[str] = field(default_factory=set)
-    settled: bool = False
+
+    @property
+    def settled(self) -> bool:
+        """Whether the task gets no more trials: it or an alternative reaches its goal.
+
+        If an alternative does, the task is expected to remain slower.
+        """
+        return self.fastest <= self.goal
 
     def records(self, log: RecordLog) -> list[Measured]:
         """Return the records of the task: the known programs, and those of ``log``."""
@@ -80,7 +90,8 @@ class AnsorSearch(TaskSearch):
         Block programs are left out: their loops are unrolled, and a mutation can make these so long that LLVM
         takes minutes. All reasonable lengths are generated anyway.
         """
-        records = [record for record in records if not is_block_program(steps_of(record.line))]
+        tvm_task = self.task.tvm_task
+        records = [record for record in records if not is_block_program(tvm_task, steps_of(record.line))]
         with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             file.writelines(f"{record.line}\n" for record in records)
             file.flush()
@@ -98,8 +109,10 @@ class AnsorSearch(TaskSearch):
         return [item for _, item in valid]
 
     def has_started(self, config: TuneConfig) -> bool:
-        """Return whether the task has had its first batch, or gets no more programs."""
-        return self.settled or self.exhausted or self.trials >= _first_batch_size(self, config)
+        """Return whether the task has had its first batch, needs none, or gets no more programs."""
+        has_donor = bool(self.goal) and self.has_valid_program
+        enough = self.trials >= _first_batch_size(self, config)
+        return self.settled or self.exhausted or has_donor or enough
 
     def can_stop(self, config: TuneConfig) -> bool:
         """Return whether the search may end when its time is up."""
@@ -128,15 +141,22 @@ class AnsorSearch(TaskSearch):
         Ansor's task scheduler guesses that a trial saves the latency over the number of trials (``g_next_1``
         in ``auto_scheduler/task_scheduler.py``). An algorithm that is slower than its alternative saves only
         the amount by which it would then beat the alternative. Until it has had a fair number of trials, it
-        counts as equally fast.
+        counts as equally fast. A task with a goal saves what it lacks, but less after trials in vain.
         """
-        reference = min((self.best, *(other.best for other in self.alternatives)))
-        trials = max(self.trials, 1)
+        reference, trials = self.fastest, max(self.trials, 1)
+        if self.goal and reference < float("inf"):
+            guess = reference / (1 + self.trials_since_best)
+            return self.task.weight * min(max(0.0, reference - self.goal), guess)
         if trials < self.fair_trials or reference == float("inf"):
             return self.task.weight * reference / trials
         if not self.has_valid_program:
             return 0.0
         return self.task.weight * max(0.0, reference - self.best * (1 - 1 / trials))
+
+    @property
+    def fastest(self) -> float:
+        """Latency in seconds of the fastest program of the task and its alternatives."""
+        return min(self.best, *(other.best for other in self.alternatives), float("inf"))
 
 
 def batch_size(search: AnsorSearch, config: TuneConfig, trials_left: int) -> int:
@@ -146,30 +166,50 @@ def batch_size(search: AnsorSearch, config: TuneConfig, trials_left: int) -> int
 
 
 def _first_batch_size(search: AnsorSearch, config: TuneConfig) -> int:
-    """Return the number of trials that every task gets. Two algorithms of the same layers share a batch."""
+    """Return the number of trials that every task gets.
+
+    Two algorithms of the same layers share a batch. Half a batch is enough for a task without layers, such as
+    a pooling, which takes little time.
+    """
     size = min(config.batch, config.trials)
-    return max(1, size // 2) if search.alternatives else size
+    return max(1, size // 2) if search.alternatives or not search.task.layers else size
 
 
-def next_search(searches: Sequence[AnsorSearch], config: TuneConfig, trials_left: int) -> AnsorSearch | None:
+def next_search(searches: Sequence[AnsorSearch], config: TuneConfig) -> AnsorSearch | None:
     """Return the search that gets the next batch, or None if the search is complete.
 
-    Every task gets a first batch, and goes on until it or its alternative has a valid program or
-    ``only_failures`` holds, even if the budget is used up. Further batches go to the task with the largest
-    expected gain. Settled tasks get none.
+    Every task gets a first batch, unless it has a goal and a donor, and goes on until it or its alternative
+    has a valid program or ``only_failures`` holds, even if the budget is used up. Further batches go to the
+    task with the largest expected gain. Settled tasks get none, and tasks with a goal end together when
+    little is left to gain.
     """
-    searches = [search for search in searches if not search.settled]
-    for search in searches:
+    total = sum(s.task.weight * s.best for s in searches if s.has_valid_program and s.best == s.fastest)
+    unsettled = [search for search in searches if not search.settled]
+    for search in unsettled:
         if not search.has_started(config):
             return search
-    if trials_left <= 0:
-        unsolved = (search for search in searches if search.has_no_solution)
-        return next((s for s in unsolved if not (s.exhausted or s.only_failures)), None)
-    running = [
+    # Tasks with a goal need few trials. The others do not get what these leave.
+    with_goal, without = ([s for s in searches if bool(s.goal) == kind] for kind in (True, False))
+    running = _running(with_goal, config)
+    if sum(search.expected_gain for search in running) <= MIN_GAIN * total:
+        running = []
+    # Without goals, the whole budget is used up.
+    enough = MIN_TRIAL_GAIN * total if with_goal else 0.0
+    running += [search for search in _running(without, config) if search.expected_gain > enough]
+    if running:
+        return max(running, key=lambda search: search.expected_gain)
+    unsolved = (search for search in unsettled if search.has_no_solution)
+    return next((s for s in unsolved if not (s.exhausted or s.only_failures)), None)
+
+
+def _running(searches: Sequence[AnsorSearch], config: TuneConfig) -> list[AnsorSearch]:
+    """Return the searches that may get more of the trials that are left to all of them."""
+    if trials_left(searches) <= 0:
+        return []
+    return [
         search
         for search in searches
-        if not (search.exhausted or search.only_failures)
+        if not (search.settled or search.exhausted or search.only_failures)
         and search.trials_since_best < config.early_stopping
         and search.expected_gain > 0
     ]
-    return max(running, key=lambda search: search.expected_gain, default=None)

@@ -2,7 +2,8 @@
 """Ansor's search: its sketch policy and cost model, with programs measured by CPrune's measurer."""
 
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from tvm.auto_scheduler.measure import ProgramMeasurer
@@ -21,7 +22,7 @@ from tvm.contrib.cprune.tuning.ansor.allocation import (
 from tvm.contrib.cprune.tuning.ansor.lending import lend
 from tvm.contrib.cprune.tuning.ansor.row_partition import with_partitioned_rows
 from tvm.contrib.cprune.tuning.ansor.tiled_programs import TiledPrograms
-from tvm.contrib.cprune.tuning.progress import Progress, SearchProgress
+from tvm.contrib.cprune.tuning.progress import Progress, SearchProgress, trials_left
 from tvm.contrib.cprune.types import Task
 
 # Generations of the evolutionary search. With Ansor's default of 4, ranking programs takes almost as long as
@@ -40,13 +41,14 @@ def search(
     report: Callable[[Progress], None] = lambda _: None,
     strict: bool = True,
     alternatives: Mapping[str, str] | None = None,
-    settled: Collection[str] = (),
+    goals: Mapping[str, float] | None = None,
     known: RecordLog | None = None,
 ) -> int:
     """Search for fast programs until the trials or the time are used up.
 
-    Every task gets one batch of trials. The remaining trials go where they are expected to save most time.
-    Up to half of a batch is spent on programs of other tasks that promise to be faster (see ``lending.py``).
+    Every task without a donor gets one batch of trials. The remaining trials go where they are expected to
+    save most time. Up to half of a batch is spent on programs of other tasks that promise to be faster (see
+    ``lending.py``).
 
     Parameters
     ----------
@@ -61,8 +63,9 @@ def search(
     alternatives
         Pairs of workload keys of tasks that compute the same layers with different algorithms, in both
         directions. They compete for trials.
-    settled
-        Workload keys of tasks that have a good program: they get no trials.
+    goals
+        Latencies in seconds by workload key: a task gets no more trials when it, or its alternative, is as
+        fast.
     known
         Programs measured before, such as transplants. The search varies them, and its cost model learns from
         them, but they count as no trials.
@@ -76,9 +79,8 @@ def search(
     CPruneError
         If neither a task nor its alternative has a valid program; the message names the first failure.
     """
-    searches = start_searches(tasks, config, log, seed, alternatives or {}, settled, known)
-    budget = sum(search.trials if search.settled else config.trials for search in searches)
-    progress = SearchProgress(searches, budget, report)
+    searches = start_searches(tasks, config, log, seed, alternatives or {}, goals or {}, known)
+    progress = SearchProgress(searches, report)
     with measurer.serve_auto_scheduler(with_partitioned_rows):
         for current in _measure_batches(searches, config, measurer, log, progress):
             if strict and all(search.only_failures for search in (current, *current.alternatives)):
@@ -99,11 +101,12 @@ def _measure_batches(
 ) -> Iterator[AnsorSearch]:
     """Measure batch after batch, until the trials or the time are used up; yield the search of each."""
     tvm_measurer = ProgramMeasurer(auto_scheduler.LocalBuilder(), auto_scheduler.LocalRunner(), [], 0)
-    while current := next_search(searches, config, progress.trials_left):
+    while current := next_search(searches, config):
         out_of_time = config.max_seconds and progress.seconds > config.max_seconds
         if out_of_time and all(search.can_stop(config) for search in searches):
             return
-        size = batch_size(current, config, progress.trials_left)
+        same = [search for search in searches if bool(search.goal) == bool(current.goal)]
+        size = batch_size(current, config, trials_left(same))
         _measure_batch(current, searches, config, size, measurer, tvm_measurer, log)
         yield current
 
@@ -114,7 +117,7 @@ def start_searches(
     log: RecordLog,
     seed: int,
     alternatives: Mapping[str, str],
-    settled: Collection[str] = (),
+    goals: Mapping[str, float] = MappingProxyType({}),
     known: RecordLog | None = None,
 ) -> list[AnsorSearch]:
     """Create a search for each task. All of them share one cost model."""
@@ -126,10 +129,15 @@ def start_searches(
     for task in tasks:
         policy = _make_policy(task, config, model, seed)
         fair = min(FAIR_TRIALS, config.trials)
-        done = task.workload_key in settled
-        tiled = TiledPrograms(task, policy, _task_seed(task, seed))
         search = AnsorSearch(
-            task=task, policy=policy, model=model, tiled=tiled, known=known, fair_trials=fair, settled=done
+            task=task,
+            budget=config.trials,
+            goal=goals.get(task.workload_key, 0.0),
+            policy=policy,
+            model=model,
+            tiled=TiledPrograms(task, policy, _task_seed(task, seed)),
+            known=known,
+            fair_trials=fair,
         )
         search.start(known.of(task.workload_key), log.of(task.workload_key))
         search.remember(search.records(log))

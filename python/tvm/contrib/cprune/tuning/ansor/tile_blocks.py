@@ -53,9 +53,10 @@ def block_programs(tvm_task: Any, random: Random) -> Iterator[Any]:
         yield auto_scheduler.MeasureInput(tvm_task, state)
 
 
-def is_block_program(steps: Sequence[Step]) -> bool:
-    """Return whether the steps are those of a block program: Ansor's divide no loop into five."""
-    return any(step[0] == "SP" and len(step[4]) == 4 for step in steps)
+def is_block_program(tvm_task: Any, steps: Sequence[Step]) -> bool:
+    """Return whether the steps are those of a block program: Ansor's for CPUs divide no loop into five."""
+    on_cpu = tvm_task.target.kind.name == "llvm"
+    return on_cpu and any(step[0] == "SP" and len(step[4]) == 4 for step in steps)
 
 
 def block_program(dag: Any, shape: WinogradShape, lengths: Lengths, lanes: int) -> Any:

@@ -26,6 +26,7 @@ from tvm.contrib.cprune.tuning.ansor.epilogue import (
 from tvm.contrib.cprune.tuning.ansor.fused_loops import resize_fused_splits
 from tvm.contrib.cprune.tuning.ansor.row_partition import partition_rows
 from tvm.contrib.cprune.tuning.ansor.steps import Step, splits_of, steps_of, with_steps
+from tvm.contrib.cprune.tuning.ansor.tile_blocks import is_block_program
 from tvm.contrib.cprune.tuning.variants import Lengths, length_variants
 from tvm.contrib.cprune.types import Split, Task, TransplantError
 
@@ -125,6 +126,7 @@ def _resized_splits(
     """
     extents: dict[int, int] = {}
     choices: dict[int, list[Lengths]] = {}
+    blocks, channels = is_block_program(new.tvm_task, steps), {*new.out_axes, *new.in_axes}
     # The new task's DAG serves for both: operations and axes are the same, and a task from a file has no DAG.
     for split in splits_of(new.tvm_task.compute_dag, steps):
         axis, *fused = split.axes
@@ -133,7 +135,10 @@ def _resized_splits(
         if split.extent != old.axes[axis][2]:
             raise TransplantError(f"{split.stage} splits a loop over only a part of a channel axis")
         extent = new.axes[axis][2]
-        extents[split.step], choices[split.step] = extent, _fitting_lengths(extent, split, new, limit)
+        extents[split.step] = extent
+        # Blocks of tiles keep their size: tiles and blocks may extend beyond the image.
+        keep = blocks and axis not in channels
+        choices[split.step] = [split.lengths] if keep else _fitting_lengths(extent, split, new, limit)
         if not choices[split.step]:
             raise TransplantError(f"no inner lengths similar to {list(split.lengths)} divide {extent}")
     return extents, choices

@@ -7,7 +7,7 @@ TVM's fallback configuration is measured first, so that tuning never ends with a
 import functools
 import json
 import zlib
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def search(
     seed: int = 0,
     report: Callable[[Progress], None] = lambda _: None,
     strict: bool = True,
-    settled: Collection[str] = (),
+    goals: Mapping[str, float] | None = None,
     known: RecordLog | None = None,
 ) -> int:
     """Search for fast configurations, with the same number of trials for each task.
@@ -49,8 +49,9 @@ def search(
         Called after each batch.
     strict
         Whether a task without a valid configuration is an error.
-    settled
-        Workload keys of tasks that have a good configuration: only TVM's fallback configuration is measured.
+    goals
+        Latencies in seconds by workload key: the search of a task ends when it is as fast. TVM's fallback
+        configuration is always measured.
     known
         Configurations measured before, such as transplants. The XGBoost tuners learn from them, but they
         count as no trials.
@@ -64,20 +65,24 @@ def search(
     CPruneError
         If no configuration of a task is valid. The message names the task and the first failure.
     """
-    searches = [TaskSearch(task) for task in tasks]
-    known = known or RecordLog(None)
+    goals, known = goals or {}, known or RecordLog(None)
+    searches = [
+        TaskSearch(
+            task,
+            min(config.trials, len(task.tvm_task.config_space)),
+            goals.get(task.workload_key, 0.0),
+        )
+        for task in tasks
+    ]
     for current in searches:
         key = current.task.workload_key
         current.start(known.of(key), log.of(key))
-    searched = [search for search in searches if search.task.workload_key not in settled]
-    budget = sum(min(config.trials, len(search.task.tvm_task.config_space)) for search in searched)
-    budget += sum(search.trials for search in searches if search not in searched)
-    progress = SearchProgress(searches, budget, report)
+    progress = SearchProgress(searches, report)
     for current in searches:
         batches = (
-            _tune(current, config, measurer, log, known)
-            if current in searched
-            else _try_fallback(current, measurer, log)
+            _try_fallback(current, measurer, log)
+            if current.settled
+            else _tune(current, config, measurer, log, known)
         )
         with seeded(seed + zlib.crc32(current.task.workload_key.encode())), closing(batches):
             _measure_batches(current, batches, config, progress)
@@ -123,7 +128,10 @@ def _tune(
     trials = min(config.trials, len(tvm_task.config_space))
     with _tuner(search.task, config, log, known) as (tuner, results):
         while (
-            search.trials < trials and search.trials_since_best < config.early_stopping and tuner.has_next()
+            search.trials < trials
+            and search.trials_since_best < config.early_stopping
+            and not search.settled
+            and tuner.has_next()
         ):
             if proposed:
                 # This plans the next batch, which can take minutes. There is none to plan after the last one.
