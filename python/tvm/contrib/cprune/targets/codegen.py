@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tvm
+from tvm.contrib.cprune.targets.exponentials import expand_exponentials
 from tvm.contrib.cprune.targets.split_vectors import split_vectors
 from tvm.contrib.cprune.targets.target import vector_lanes
 
@@ -34,7 +35,8 @@ def codegen_context(
         Further passes that take part in lowering, as TVM's setting ``tir.add_lower_pass`` lists them.
     """
     cpu = target.kind.name == "llvm"
-    passes = [*([[1, split_vectors(vector_lanes(str(target)))]] if cpu else []), *lower_passes]
+    own = (split_vectors(vector_lanes(str(target))), expand_exponentials()) if cpu else ()
+    passes = [*([1, own_pass] for own_pass in own), *lower_passes]
     return tvm.transform.PassContext(
         opt_level=3,
         config={**(CPU_CONFIG if cpu else {}), "tir.add_lower_pass": passes, **(config or {})},
