@@ -88,9 +88,8 @@ def profile(inputs: Inputs, config: TuneConfig) -> dict[str, float]:
 
     def compile_and_time(measure_input: auto_scheduler.MeasureInput) -> None:
         task = measure_input.task
-        schedule, args = record(
-            "schedule", lambda: task.compute_dag.apply_steps_from_state(measure_input.state)
-        )
+        replay, layout = task.compute_dag.apply_steps_from_state, task.layout_rewrite_option
+        schedule, args = record("schedule", lambda: replay(measure_input.state, layout_rewrite=layout))
         with codegen_context(task.target):
             module = record("build", lambda: tvm.build(schedule, args, target=task.target))
         record("machine code", lambda: module.get_function(module.entry_name, query_imports=True))

@@ -15,7 +15,7 @@ from tvm.contrib.cprune.program_library import distance, nearest, work
 from tvm.contrib.cprune.table import Row
 from tvm.contrib.cprune.types import CPruneError, Task
 
-# Donors measured on each task, and the nearest donors that are asked for them.
+# Donors measured on each task at most, and the number of nearest programs that they are chosen from.
 MAX_DONORS, MAX_ASKED = 3, 12
 # The search of a task ends at this fraction of the speed that its donors have at their own shapes.
 SETTLED = 0.95
@@ -120,7 +120,7 @@ def latency_goals(expected: Mapping[str, float], latencies: Mapping[str, float])
     """
     ratios = [value / latencies[key] for key, value in expected.items() if value]
     machine = 1.0
-    if len(ratios) >= MIN_TASKS and any(ratios):
+    if len(ratios) >= MIN_TASKS and any(ratios):  # some donor has been measured
         middle, high = np.quantile(ratios, (0.5, HIGH_QUANTILE))
         machine = float(min(high, max(1.0, middle)))
     known = machine >= MIN_MACHINE_SPEED

@@ -29,7 +29,7 @@ def expand_exponentials() -> tir.transform.PrimFuncPass:
     """Return a TIR pass that computes ``exp`` and ``sigmoid`` of 32-bit floats by arithmetic.
 
     The pass runs in phase 1 of ``tir.add_lower_pass``, before loops are vectorized. The relative error of an
-    exponential is at most 1e-7. Results below 2e-38 are rounded to 0 or to 1.2e-38.
+    exponential is at most 1e-7. Results below 2e-38 may be rounded to 0.
     """
 
     def expand(call: tir.Call) -> tir.PrimExpr | None:

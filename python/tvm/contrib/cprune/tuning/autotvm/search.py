@@ -66,29 +66,22 @@ def search(
         If no configuration of a task is valid. The message names the task and the first failure.
     """
     goals, known = goals or {}, known or RecordLog(None)
-    searches = [
-        TaskSearch(
-            task,
-            min(config.trials, len(task.tvm_task.config_space)),
-            goals.get(task.workload_key, 0.0),
-        )
-        for task in tasks
-    ]
-    for current in searches:
-        key = current.task.workload_key
-        current.start(known.of(key), log.of(key))
+    searches = [_start(task, config, goals.get(task.workload_key, 0.0), log, known) for task in tasks]
     progress = SearchProgress(searches, report)
     for current in searches:
-        batches = (
-            _try_fallback(current, measurer, log)
-            if current.settled
-            else _tune(current, config, measurer, log, known)
-        )
+        batches = _tune(current, config, measurer, log, known)
         with seeded(seed + zlib.crc32(current.task.workload_key.encode())), closing(batches):
             _measure_batches(current, batches, config, progress)
         if strict and not current.has_valid_program:
             raise current.no_valid_program()
     return progress.new_trials
+
+
+def _start(task: Task, config: TuneConfig, goal: float, log: RecordLog, known: RecordLog) -> TaskSearch:
+    """Return the search of a task, which starts from the configurations measured before."""
+    search = TaskSearch(task, min(config.trials, len(task.tvm_task.config_space)), goal)
+    search.start(known.of(task.workload_key), log.of(task.workload_key))
+    return search
 
 
 def _measure_batches(
@@ -121,14 +114,15 @@ def _tune(
     After each batch, the number of measured configurations. It is 0 if all of them were known.
     """
     yield from _try_fallback(search, measurer, log)
+    if search.settled:
+        return
     # Early stopping only counts configurations that this tuner proposes.
     search.trials_since_best, known_in_a_row = 0, 0
     proposed: list[Any] = []
     tvm_task = search.task.tvm_task
-    trials = min(config.trials, len(tvm_task.config_space))
     with _tuner(search.task, config, log, known) as (tuner, results):
         while (
-            search.trials < trials
+            search.trials < search.budget
             and search.trials_since_best < config.early_stopping
             and not search.settled
             and tuner.has_next()
