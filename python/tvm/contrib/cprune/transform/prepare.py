@@ -10,6 +10,7 @@ from tvm.relay.build_module import bind_params_by_name
 import tvm
 from tvm.contrib.cprune.transform.fold_parameters import FoldParameters, FoldScales
 from tvm.contrib.cprune.transform.label_layers import LabelLayers
+from tvm.contrib.cprune.transform.simplify_pools import SimplifyPools
 
 PREPARED = "cprune.prepared"
 # Passes that relay.build skips on a prepared module. They would lose the spans that name layers
@@ -38,7 +39,7 @@ DISABLED_PASSES = (
 
 
 def prepare(mod: tvm.IRModule, params: Mapping[str, Any] | None = None) -> tvm.IRModule:
-    """Label layers, bind parameters and fold batch norms.
+    """Label layers, bind parameters, fold batch norms and simplify pools.
 
     A prepared module is returned unchanged.
     """
@@ -56,6 +57,8 @@ def prepare(mod: tvm.IRModule, params: Mapping[str, Any] | None = None) -> tvm.I
             relay_transform.EliminateCommonSubexpr(),
             relay_transform.InferType(),
             FoldScales(),
+            relay_transform.InferType(),
+            SimplifyPools(),
             relay_transform.InferType(),
         ]
         mod = tvm.transform.Sequential(fold)(mod)
