@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of a task with register tiles or blocks of Winograd tiles."""
+"""Programs of a task with register tiles, blocks of Winograd tiles or divided reductions."""
 
 import json
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import chain, islice
 from random import Random
 from typing import Any
 
@@ -12,6 +12,7 @@ from tvm.auto_scheduler import _ffi_api as ffi
 from tvm import auto_scheduler
 from tvm.contrib.cprune.measuring.records import Measured, dump, to_input
 from tvm.contrib.cprune.targets.target import core_count, vector_lanes, vector_registers
+from tvm.contrib.cprune.tuning.ansor.reductions import reduction_programs
 from tvm.contrib.cprune.tuning.ansor.register_tiles import (
     Tile,
     TileSplits,
@@ -58,7 +59,8 @@ class TiledPrograms:
     def generate(self, measured: Iterable[Measured]) -> list[Any]:
         """Return distinct programs: half with new tiles, half variants of the fastest ones.
 
-        Those of a Winograd convolution that compute blocks of tiles come first.
+        Those of a Winograd convolution that compute blocks of tiles come first. Reductions get the programs
+        of ``reductions.py``.
 
         Parameters
         ----------
@@ -69,11 +71,14 @@ class TiledPrograms:
         -------
         ``MeasureInput`` of each, none if register tiles do not suit the task or its target.
         """
-        blocks = list(islice(block_programs(self._task.tvm_task, self._random), CANDIDATES))
+        task = self._task.tvm_task
+        special = list(
+            islice(chain(block_programs(task, self._random), reduction_programs(task)), CANDIDATES)
+        )
         if self._kinds and not self._record:
             self._sample()
         if not self._sampled:
-            return blocks
+            return special
         valid = [(record.latency.median, record.line) for record in measured if record.latency]
         tiled = (steps for _, line in sorted(valid) if self._splits(steps := steps_of(line)))
         fastest = list(islice(tiled, MAX_VARIED))
@@ -81,9 +86,9 @@ class TiledPrograms:
         for number in range(CANDIDATES):
             vary = fastest and number % 2
             steps = self._vary(fastest) if vary else self._retile([*self._sampled, *fastest])
-            steps = partition_rows(self._task.tvm_task, steps)
+            steps = partition_rows(task, steps)
             programs[json.dumps(steps)] = steps
-        return [*blocks, *(self._input(steps) for steps in programs.values())]
+        return [*special, *(self._input(steps) for steps in programs.values())]
 
     def _sample(self) -> None:
         """Sample loop nests, and keep those that a tile fits and whose operation is vectorized."""
