@@ -2,6 +2,7 @@
 """The start of a search: programs of the library on the tasks of a new network."""
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -79,7 +80,8 @@ def measure_donors(
     log
         Receives the records, as those of trials.
     config
-        Settings of the search. Donors of searches with fewer trials set no goal.
+        Settings of the search. Donors of searches with fewer trials set no goal. After ``max_seconds``, no
+        further donors are measured.
     alternatives
         Pairs of workload keys of tasks that compute the same layers with different algorithms.
 
@@ -89,6 +91,7 @@ def measure_donors(
     """
     starts = {task.workload_key: _start(task, library, transplant, config.trials) for task in tasks}
     expected = {key: start.expected for key, start in starts.items()}
+    started = time.monotonic()
     while True:
         latencies = {key: start.latency(log) for key, start in starts.items()}
         goals = latency_goals(expected, latencies)
@@ -97,7 +100,7 @@ def measure_donors(
             fastest = min(latencies[key], latencies.get(alternatives.get(key, ""), math.inf))
             if fastest > goals[key]:
                 inputs += [item for item in start.inputs if not log.holds(item)][:1]
-        if not inputs:
+        if not inputs or (config.max_seconds and time.monotonic() - started > config.max_seconds):
             return goals
         for first in range(0, len(inputs), config.batch):
             measurer.measure_new(inputs[first : first + config.batch], log)

@@ -28,7 +28,7 @@ STARTER_FILES = {8: "avx2.json", 16: "avx512.json"}
 
 
 def library_folder(setting: str = "") -> Path | None:
-    """Return the folder of the library, None if it is turned off.
+    """Return the folder of the library, None if it is turned off or the user has no home directory.
 
     Parameters
     ----------
@@ -41,7 +41,10 @@ def library_folder(setting: str = "") -> Path | None:
         return None
     if chosen:
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cprune" / "programs"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cprune" / "programs"
+    except RuntimeError:  # as in a container whose user is not in /etc/passwd
+        return None
 
 
 class ProgramLibrary:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A program for every task of a model: by a search for the first one, by transplants for pruned ones."""
 
-from collections import defaultdict
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import tvm
+from tvm.contrib.cprune.algorithm_choice import fastest_templates, winograd_layers
 from tvm.contrib.cprune.building.build import algorithms_of
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.lagging import lagging_rows
@@ -190,12 +191,7 @@ class TaskTuner:
         """Search every AutoTVM template of every layer; return each layer's fastest."""
         tasks = self.extract(model, {})
         search(tasks)
-        by_layer: dict[str, list[Row]] = defaultdict(list)
-        for row in self._table(tasks, strict=False).rows:
-            for layer in row.task.layers:
-                by_layer[layer].append(row)
-        fastest = {layer: max(rows, key=lambda row: row.speed) for layer, rows in by_layer.items()}
-        return {layer: str(row.task.subgraphs[0].algorithm) for layer, row in fastest.items()}
+        return fastest_templates(self._table(tasks, strict=False).rows)
 
     def _search_both(
         self, model: RelayModel, search: Callable[..., None], present: Mapping[str, Algorithm]
@@ -207,21 +203,16 @@ class TaskTuner:
         winograd = self.extract(model, legal)
         tasks = list({task.workload_key: task for task in (*direct, *winograd)}.values())
         search(tasks, alternatives=alternative_tasks(direct, winograd))
-        direct_task = {layer: task for task in direct for layer in task.layers}
-        chosen: dict[str, Algorithm] = {}
-        for task in winograd:
-            for layer in task.layers:
-                a, b = (self._programs.best(t.workload_key) for t in (direct_task[layer], task))
-                if layer in legal and a is not b and faster(a, b) is b:
-                    chosen[layer] = legal[layer]
-        return chosen
+        return winograd_layers(direct, winograd, legal, self._programs.best)
 
     def _first_search(self, tasks: Sequence[Task], **options: Any) -> None:
         """Search until the tasks are as fast as their donors, and add the programs to the library."""
-        tune, searched = self._config.tune, self._programs.searched
+        tune, searched, started = self._config.tune, self._programs.searched, time.monotonic()
         self._programs.seed(tasks, tune.batch)
         goals = self._measure_library(tasks, options.get("alternatives", {}))
-        self._search(tasks, tune, goals=goals, **options)
+        # The donors take a part of the time; 0 means no limit.
+        left = max(1.0, tune.max_seconds - (time.monotonic() - started)) if tune.max_seconds else 0.0
+        self._search(tasks, replace(tune, max_seconds=left), goals=goals, **options)
         rows = self._table(tasks, strict=False).rows
         # Tasks with a goal have tried the programs of others, unless little is left to gain.
         without = [row for row in rows if not goals.get(row.task.workload_key)]
@@ -239,10 +230,8 @@ class TaskTuner:
         except (CPruneError, OSError) as error:
             self._say(f"the program library is not used: {error}")
             return {}
-        log, tune = self._programs.searched, self._config.tune
-        goals = measure_donors(
-            tasks, library, self._backend.transplant, self._measurer, log, tune, alternatives
-        )
+        log, tune, move = self._programs.searched, self._config.tune, self._backend.transplant
+        goals = measure_donors(tasks, library, move, self._measurer, log, tune, alternatives)
         count = sum(reaches(row, goals) for row in self._table(tasks, strict=False).rows)
         if count:
             self._say(f"{count} of {len(tasks)} tasks need no search: programs of the library suit them")

@@ -41,6 +41,7 @@ ORDER = [
     "nni",
     "step",
     "lagging",
+    "algorithm_choice",
     "task_tuner",
     "compiler",
     "loop",

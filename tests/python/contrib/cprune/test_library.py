@@ -42,6 +42,13 @@ def test_the_folder_comes_from_the_option_the_environment_or_the_cache(monkeypat
     monkeypatch.delenv("CPRUNE_LIBRARY")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert library_folder() == tmp_path / "cprune" / "programs"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    assert library_folder() is None
 
 
 def test_a_library_keeps_the_fastest_program_of_each_task(tuned, tmp_path):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command that lists, exports and imports the library of programs."""
 
+import json
+
 import pytest
 from commands import run_cprune
 from programs import measured_table
@@ -24,6 +26,22 @@ def test_commands_list_export_and_import(tuned, tmp_path):
     assert TaskTable.load(exported) == TaskTable.load(tmp_path / "table.json")
     off = run_cprune("library", "list", "--library", "none")
     assert off.returncode == 1 and "--library" in off.stderr
+
+
+def test_tables_of_other_versions_are_named_and_left_out(tuned, tmp_path):
+    measured_table(*tuned("direct 3x3")).save(tmp_path / "table.json")
+    library = ["--library", str(tmp_path / "lib")]
+    run_cprune("library", "import", *library, str(tmp_path / "table.json"))
+    (path,) = (tmp_path / "lib").glob("*.json")
+    data = json.loads(path.read_text())
+    for name, changed in (("format", {"format": 4}), ("version", {"tvm": "0.1"})):
+        (tmp_path / "lib" / f"old-{name}.json").write_text(json.dumps({**data, **changed}))
+    listed = run_cprune("library", "list", *library)
+    assert listed.returncode == 0 and "1 program, " in listed.stdout
+    assert "old-format.json has format 4" in listed.stdout
+    assert "old-version.json was made with TVM 0.1" in listed.stdout
+    assert run_cprune("library", "export", *library, str(tmp_path / "out")).returncode == 0
+    assert [item.name for item in (tmp_path / "out").iterdir()] == [path.name]
 
 
 def test_an_import_with_a_bad_file_stores_nothing(tuned, tmp_path):

@@ -97,6 +97,16 @@ def test_further_donors_are_measured_only_on_tasks_that_lack_speed(tuned, target
         assert measurer.count == expected
 
 
+def test_no_donor_is_measured_after_the_time_limit(tuned):
+    task, best = tuned("direct 3x3")
+    (row,) = measured_table(task, best).rows
+    rows = [replace(row, trials=FAST.trials)]
+    for seconds, expected in ((1e-9, 0), (60.0, 1), (0.0, 1)):
+        measurer = Measurements(best.latency.median)
+        start([task], rows, measurer, RecordLog(None), replace(FAST, max_seconds=seconds))
+        assert measurer.count == expected
+
+
 def test_a_task_whose_alternative_is_faster_than_its_goal_is_not_measured_further(tuned, target):
     task, best = tuned("direct 3x3")
     (row,) = measured_table(task, best).rows

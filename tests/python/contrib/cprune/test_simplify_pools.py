@@ -3,10 +3,12 @@
 
 import numpy as np
 import pytest
+import torch
 
 import tvm
 from tvm import relay
 from tvm.contrib import graph_executor
+from tvm.contrib.cprune.importers.from_torch import from_torch
 from tvm.contrib.cprune.transform.relay_graph import calls_of, operator_name
 from tvm.contrib.cprune.transform.simplify_pools import SimplifyPools
 
@@ -39,6 +41,14 @@ def test_a_pool_of_the_whole_image_is_a_mean(name, layout):
     axes = (layout.index("H"), layout.index("W"))
     expected = data.astype("float64").mean(axes, keepdims=True)
     np.testing.assert_allclose(run(mod, data), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", SHAPES)
+def test_pools_of_imported_networks_are_means(layout):
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1)).eval()
+    calls = calls_of(from_torch(model, (1, 3, 8, 8), layout).mod["main"].body)
+    assert "mean" in map(operator_name, calls)
+    assert not any("pool" in operator_name(call) for call in calls)
 
 
 @pytest.mark.parametrize("layout", SHAPES)

@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import nn
 
 import tvm
@@ -20,7 +21,7 @@ from tvm.contrib.cprune.transform.pin_algorithms import (
 from tvm.contrib.cprune.transform.relay_graph import WINOGRAD, calls_of
 from tvm.contrib.cprune.tuning.ansor.resize import at_width
 
-# Rounding errors grow with the tile.
+# Rounding errors relative to the largest output; they grow with the tile.
 TOLERANCES = {2: 2e-6, 4: 1e-5, 6: 5e-5}
 # Images that are square, taller than wide, wider than tall, and smaller than a tile.
 SHAPES = [(8, 8), (24, 7), (7, 24), (3, 5)]
@@ -59,6 +60,49 @@ def test_outputs_are_those_of_a_direct_convolution_in_float64(tile, size, paddin
     expected = model.double()(data.double()).detach().numpy().transpose(0, 2, 3, 1)
     output = run(task, [data.numpy().transpose(0, 2, 3, 1).copy(), weight, bias])
     np.testing.assert_allclose(output, expected, rtol=0, atol=TOLERANCES[tile])
+
+
+@pytest.fixture(scope="module")
+def trained_weight():
+    """The weight of a convolution with 64 channels, trained on the digits."""
+    images, labels = (torch.tensor(item) for item in load_digits(return_X_y=True))
+    torch.manual_seed(0)
+    conv = nn.Conv2d(64, 64, 3, padding=1)
+    layers = (
+        nn.Conv2d(1, 64, 3, padding=1),
+        nn.ReLU(),
+        conv,
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64 * 64, 10),
+    )
+    model, data = nn.Sequential(*layers), (images.float() / 16).reshape(-1, 1, 8, 8)
+    optimizer, before = torch.optim.Adam(model.parameters(), 1e-3), conv.weight.detach().clone()
+    for first in range(0, 1024, 64):
+        loss = nn.functional.cross_entropy(model(data[first : first + 64]), labels[first : first + 64])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 1 and not torch.allclose(conv.weight, before, atol=1e-3)
+    return conv.weight.detach()
+
+
+@pytest.mark.parametrize("weights", ["random", "heavy-tailed", "trained"])
+@pytest.mark.parametrize("tile", TILES)
+def test_rounding_errors_of_many_channels(tile, weights, trained_weight, target):
+    """All tile sizes are accurate enough to choose from."""
+    torch.manual_seed(0)
+    inputs, outputs = (64, 64) if weights == "trained" else (512, 16)
+    model = nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)).eval()
+    if weights == "trained":
+        model[0].weight.data = trained_weight
+    elif weights == "heavy-tailed":
+        model[0].weight.data = torch.randn(outputs, inputs, 3, 3) ** 5
+    data = torch.relu(torch.randn(1, inputs, 12, 12))
+    task, weight = task_of(model, tuple(data.shape), tile, target)
+    expected = model.double()(data.double()).detach().numpy().transpose(0, 2, 3, 1)
+    output = run(task, [data.numpy().transpose(0, 2, 3, 1).copy(), weight])
+    np.testing.assert_allclose(output, expected, rtol=0, atol=TOLERANCES[tile] * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("tile", TILES)

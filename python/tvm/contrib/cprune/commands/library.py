@@ -10,7 +10,7 @@ search adds its fastest programs. The task table of a run or of the command `tun
 """
 
 import argparse
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from tvm.contrib.cprune.files import write_text
@@ -44,16 +44,19 @@ def run(options: argparse.Namespace) -> None:
     Raises
     ------
     CPruneError
-        If the library is turned off, a table is damaged, or the folder of an export is not empty.
+        If the library is turned off, a table to import cannot be used, or the folder of an export is not
+        empty.
     """
     folder = library_folder(options.library)
     if folder is None:
-        raise CPruneError(f"the library is {NONE!r}: name a folder with --library")
+        raise CPruneError(
+            f"the library is {NONE!r}, or there is no home directory: name a folder with --library"
+        )
     if options.action == "import":
         for name, count in import_tables(folder, options.tables).items():
             print(f"{folder / name}: {_programs(count)}")
         return
-    tables = {path: TaskTable.load(path, same_version=False) for path in table_files(folder)}
+    tables = _load(table_files(folder))
     if options.action == "export":
         _export(tables, options.folder)
     for path, table in tables.items():
@@ -61,6 +64,17 @@ def run(options: argparse.Namespace) -> None:
         print(f"{path.name}: {_programs(len(table.rows))}, {conditions}, {table.target}")
     if not tables:
         print(f"{folder} has no programs")
+
+
+def _load(paths: Iterable[Path]) -> dict[Path, TaskTable]:
+    """Return the tables that this version can use; print why it cannot use others."""
+    tables = {}
+    for path in paths:
+        try:
+            tables[path] = TaskTable.load(path)
+        except CPruneError as error:
+            print(f"not used: {error}")
+    return tables
 
 
 def _programs(count: int) -> str:
