@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make the starter library for this machine's vector instructions: programs that every installation contains.
+"""Make the starter library for AVX2 or AVX-512: programs that every installation contains.
 
     python benchmarks/make_starters.py
     python benchmarks/make_starters.py --trials 64 --networks resnet18 vgg16
-    python benchmarks/make_starters.py --networks mobilenet_v2 --keep
+    python benchmarks/make_starters.py --networks mobilenet_v2 --keep --target "llvm -mcpu=core-avx2"
 
 ResNet-18 and ResNet-50, VGG-16, MobileNetV1 and MobileNetV2 are tuned in turn at 224x224, each starting from
 the programs of those before it. The fastest program of each task is written to the package, in
@@ -34,16 +34,18 @@ NETWORKS = ("resnet18", "mobilenet_v2", "mobilenet", "vgg16", "resnet50")
 STARTERS = ROOT / "python" / "tvm" / "contrib" / "cprune" / "starters"
 
 
-def tune(network: str, trials: int, library: Path) -> TaskTable:
-    """Tune a network; its programs are added to the library, whose table is returned."""
+def tune(network: str, trials: int, target: str, folder: Path) -> TaskTable:
+    """Tune a network; its programs are added to a library in the folder, whose table is returned."""
+    library = folder / "library"
     model = load_network(network, 1, 224, "NHWC")
     config = PruneConfig(tune=TuneConfig(trials=trials, library=str(library)))
     with (
         ConsoleReport() as report,
-        Compiler(config, model.input_shape, CACHE / "starters" / network, None, report) as compiler,
+        Compiler(config, model.input_shape, folder / network, target, report) as compiler,
     ):
+        before = compiler.programs.trials()["search"]  # of a run that was interrupted
         compiler.tuner.search(model)
-        seconds, count = compiler.seconds()["search"], compiler.programs.trials()["search"]
+        seconds, count = compiler.seconds()["search"], compiler.programs.trials()["search"] - before
         print(f"{network}: {count} trials in {seconds:.0f} s", flush=True)
     (path,) = table_files(library)
     return load_table(path)
@@ -72,20 +74,25 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS, metavar="NAME")
     parser.add_argument("--trials", type=int, default=32, help="trials per task (default: %(default)s)")
     parser.add_argument(
+        "--target",
+        default=host_target(),
+        help="TVM target for AVX2 or AVX-512 that this machine can run (default: %(default)s)",
+    )
+    parser.add_argument(
         "--keep",
         action="store_true",
         help="keep the present starters of other tasks, and those that were faster when they were made",
     )
     args = parser.parse_args()
     print_machine()
-    name = program_library.STARTER_FILES.get(vector_lanes(host_target()))
+    name = program_library.STARTER_FILES.get(vector_lanes(args.target))
     if name is None:
-        parser.error("starters are for AVX2 and AVX-512; this processor has neither")
+        parser.error(f"starters are for AVX2 and AVX-512; target {args.target!r} has neither")
     # Starters must not be made from starters.
     program_library.STARTER_FILES = {}
-    started, library = time.monotonic(), CACHE / "starters" / "library"
+    started, folder = time.monotonic(), CACHE / "starters" / Path(name).stem
     for network in args.networks:
-        table = tune(network, args.trials, library)
+        table = tune(network, args.trials, args.target, folder)
     table = replace(table, rows=tuple(row for row in table.rows if row.task.layers))
     if args.keep:
         table = merge(table, load_table(STARTERS / name).rows)

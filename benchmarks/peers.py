@@ -95,6 +95,8 @@ def _mnn(path: str, threads: int) -> Run:
 
 
 OURS = "CPrune"
+# Largest difference from PyTorch, relative to PyTorch's largest output.
+TOLERANCE = 1e-3
 # Seconds of runs before the timed ones. The first ones are slow: threads wake up, and may share a core.
 WARM_UP = 0.2
 RUNTIMES: dict[str, tuple[str, Callable[[str, int], Run]]] = {
@@ -183,6 +185,15 @@ class Peer:
         self._process.stdin.write(f"{runs}\n")
         self._process.stdin.flush()
         return [float(value) for value in self._read()]
+
+    def check(self, expected: np.ndarray) -> None:
+        """Exit if the output differs from PyTorch's."""
+        error = float(np.abs(self.output - expected).max() / np.abs(expected).max())
+        # NaN fails, too.
+        if self.output.shape != expected.shape or not error <= TOLERANCE:
+            raise SystemExit(
+                f"the output of {self.name} differs from PyTorch's by {error:.1e}, {self.output.shape}"
+            )
 
     def close(self) -> None:
         """End the process."""

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -49,8 +48,6 @@ NETWORKS = {
     "small/mobilenetv2": (32, 6),
 }
 ROUNDS, RUNS = 10, 10
-# Largest difference from PyTorch, relative to PyTorch's largest output.
-TOLERANCE = 1e-3
 
 
 def no_training(_: nn.Module) -> None:
@@ -58,9 +55,19 @@ def no_training(_: nn.Module) -> None:
 
 
 def make_network(name: str) -> nn.Module:
-    """Return a network with random weights."""
+    """Return a network with random weights, whose outputs depend on all of its layers.
+
+    The default initialization divides activations by about three in each layer. Without batch norm, which is
+    the identity here, the outputs of a deep network would be the bias of its last layer.
+    """
     torch.manual_seed(0)
-    return make_model(name, 3, 1000, NETWORKS[name][0]).eval()
+    model = make_model(name, 3, 1000, NETWORKS[name][0]).eval()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return model
 
 
 def tune_and_prune(
@@ -103,7 +110,7 @@ def time_in_turn(
     with ExitStack() as processes:
         peers = [processes.enter_context(Peer(name, folder, data, host_threads())) for name in RUNTIMES]
         for peer in peers:
-            check(peer.name, peer.output, expected)
+            peer.check(expected)
         for _ in range(ROUNDS):
             distance = round_trip()
             samples = take_turns(peers, 1, RUNS)
@@ -121,14 +128,6 @@ def print_row(name: str, rounds: Sequence[tuple[float, dict[str, list[float]]]])
     ratio = medians[OURS] / min(medians[key] for key in RUNTIMES if key != OURS)
     distance = f"{median([distance for distance, _ in rounds]):.0f} | {len(rounds)}"
     print(f"| {name} | {distance} | {' | '.join(cells)} | {ratio:.2f} |", flush=True)
-
-
-def check(name: str, output: np.ndarray, expected: np.ndarray) -> None:
-    """Exit if an output differs from PyTorch's."""
-    error = float(np.abs(output - expected).max() / np.abs(expected).max())
-    # NaN fails, too.
-    if output.shape != expected.shape or not error <= TOLERANCE:
-        raise SystemExit(f"the output of {name} differs from PyTorch's by {error:.1e}, {output.shape}")
 
 
 def compare(name: str, args: argparse.Namespace) -> None:

@@ -6,12 +6,14 @@
 
 Each layer, a convolution with bias and ReLU, is tuned alone with both algorithms. The models are then timed
 in turn with ONNX Runtime's. The bound is the time of Winograd's product at the speed of a large matrix
-product, plus that of its weights at the speed of memory. The stages are the top-level loops of the Winograd
-program, timed one by one with warm weights. Goals: at most 0.55 of ONNX Runtime's time, 0.75 at 512@7.
+product, plus that of its weights at the speed of memory. The stages of the Winograd program are timed one by
+one with warm weights. Goals: at most 0.55 of ONNX Runtime's time, 0.75 at 512@7.
 """
 
 import argparse
-import time
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from tvm.auto_scheduler import LayoutRewriteOption
 import tvm
 from bounds import speed_of_memory, speed_of_products
 from common import CACHE, median, print_machine, spread
-from peers import Peer, export_onnx
+from peers import OURS, RUNTIMES, Peer, export_onnx, take_turns
 from tvm import tir
 from tvm.contrib.cprune.compiler import Candidate, Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
@@ -29,69 +31,89 @@ from tvm.contrib.cprune.loop.console import ConsoleReport
 from tvm.contrib.cprune.measuring.records import state_of
 from tvm.contrib.cprune.measuring.timing import sample_input
 from tvm.contrib.cprune.table import Row
+from tvm.contrib.cprune.targets.codegen import codegen_context
 from tvm.contrib.cprune.targets.target import host_threads
 from tvm.contrib.cprune.transform.pin_algorithms import tile_size, winograd_algorithms
 
 SHAPES = ("64@56", "128@28", "256@14", "512@7")
-ROUNDS = 8
+ROUNDS, RUNS = 8, 50
+# Statements around the loops of a function.
+_OUTER = (tir.Allocate, tir.DeclBuffer, tir.AttrStmt)
 
 
 def time_stages(row: Row) -> list[float]:
-    """Return the seconds of each top-level loop of a program, with weights in the layout of a build."""
+    """Return the seconds of each stage of a program, with weights in the layout of a build."""
     dag, state = row.task.tvm_task.compute_dag, state_of(row.program.record)
     option = LayoutRewriteOption.REWRITE_FOR_PRE_TRANSFORMED
     schedule, tensors = dag.apply_steps_from_state(state, option)
-    function = tvm.lower(schedule, tensors)["main"]
+    target = row.task.tvm_task.target
     arrays = [tvm.nd.array(np.random.rand(*map(int, tensor.shape)).astype("float32")) for tensor in tensors]
     stages = []
-    for number in range(count_loops(function.body)):
-        alone = function.with_body(keep_loop(function.body, number))
-        module = tvm.build(tvm.IRModule({"main": alone}), target=row.task.tvm_task.target)
-        timer = module.time_evaluator("main", tvm.cpu(), number=10, repeat=10)
-        stages.append(median(list(timer(*arrays).results)))
+    with codegen_context(target):
+        function = tvm.lower(schedule, tensors)["main"]
+        for number in range(count_stages(function.body)):
+            alone = function.with_body(keep_stage(function.body, number))
+            module = tvm.build(tvm.IRModule({"main": alone}), target=target)
+            timer = module.time_evaluator("main", tvm.cpu(), number=10, repeat=10)
+            stages.append(median(list(timer(*arrays).results)))
     return stages
 
 
-def count_loops(body: tir.Stmt) -> int:
-    """Return the number of top-level loops of a function."""
+def count_stages(body: tir.Stmt) -> int:
+    """Return the number of loops that follow each other, in the function or in its parallel loops."""
     if isinstance(body, tir.SeqStmt):
-        return sum(count_loops(part) for part in body)
-    return count_loops(body.body) if isinstance(body, tir.Allocate | tir.DeclBuffer | tir.AttrStmt) else 1
+        return sum(count_stages(part) for part in body)
+    return count_stages(body.body) if isinstance(body, _OUTER) or _is_parallel(body) else 1
 
 
-def keep_loop(body: tir.Stmt, number: int) -> tir.Stmt:
-    """Return a function's body with only one of its top-level loops."""
+def keep_stage(body: tir.Stmt, number: int) -> tir.Stmt:
+    """Return a function's body with only one of its stages."""
     if isinstance(body, tir.SeqStmt):
         parts, first = [], 0
         for part in body:
-            parts.append(keep_loop(part, number - first))
-            first += count_loops(part)
+            parts.append(keep_stage(part, number - first))
+            first += count_stages(part)
         return tir.SeqStmt(parts)
     if isinstance(body, tir.Allocate):
-        inner = keep_loop(body.body, number)
+        inner = keep_stage(body.body, number)
         return tir.Allocate(
             body.buffer_var, body.dtype, body.extents, body.condition, inner, body.annotations
         )
     if isinstance(body, tir.DeclBuffer):
-        return tir.DeclBuffer(body.buffer, keep_loop(body.body, number))
+        return tir.DeclBuffer(body.buffer, keep_stage(body.body, number))
     if isinstance(body, tir.AttrStmt):
-        return tir.AttrStmt(body.node, body.attr_key, body.value, keep_loop(body.body, number))
+        return tir.AttrStmt(body.node, body.attr_key, body.value, keep_stage(body.body, number))
+    if _is_parallel(body):
+        inner = keep_stage(body.body, number)
+        return tir.For(body.loop_var, body.min, body.extent, body.kind, inner, None, body.annotations)
     return body if number == 0 else tir.Evaluate(0)
 
 
+def _is_parallel(body: tir.Stmt) -> bool:
+    return isinstance(body, tir.For) and body.kind == tir.ForKind.PARALLEL
+
+
 def time_all(
-    compiler: Compiler, candidates: dict[str, Candidate], shape: tuple[int, ...]
+    candidates: dict[str, Candidate], shape: tuple[int, ...], folder: Path
 ) -> dict[str, list[float]]:
-    """Time the compiled layers and ONNX Runtime's in turn."""
-    export_onnx(candidates["direct"].model, shape, compiler.run_dir)
-    times: dict[str, list[float]] = {name: [] for name in (*candidates, "ONNX Runtime")}
-    with Peer("ONNX Runtime", compiler.run_dir, sample_input(shape), host_threads()) as peer:
-        for _ in range(ROUNDS):
-            for name, latency in compiler.time(candidates).items():
-                times[name] += latency.samples
-            times[peer.name] += peer.time(50)
-            time.sleep(0.2)  # ONNX Runtime's threads keep spinning for a moment
-    return times
+    """Time the compiled layers and ONNX Runtime's in turn, after a comparison of their outputs."""
+    model, data = candidates["direct"].model, sample_input(shape)
+    export_onnx(model, shape, folder / "ONNX Runtime")
+    for name, candidate in candidates.items():
+        (folder / name).mkdir(exist_ok=True)
+        shutil.copy(candidate.library, folder / name / RUNTIMES[OURS][0])
+    with torch.no_grad():
+        expected = model(torch.from_numpy(data)).numpy()
+    with ExitStack() as processes:
+        peers = [
+            processes.enter_context(
+                Peer(OURS if name in candidates else name, folder / name, data, host_threads())
+            )
+            for name in (*candidates, "ONNX Runtime")
+        ]
+        for peer in peers:
+            peer.check(expected)
+        return dict(zip((*candidates, "ONNX Runtime"), take_turns(peers, ROUNDS, RUNS), strict=True))
 
 
 def compare(name: str, trials: int, products: float, memory: float) -> None:
@@ -100,17 +122,13 @@ def compare(name: str, trials: int, products: float, memory: float) -> None:
     shape = (1, channels, size, size)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()).eval()
-    config = PruneConfig(tune=TuneConfig(trials=trials), measure_repeats=50)
-    with (
-        ConsoleReport() as report,
-        Compiler(config, shape, CACHE / "winograd" / name, report=report) as compiler,
-    ):
+    config, folder = PruneConfig(tune=TuneConfig(trials=trials)), CACHE / "winograd" / f"{name}-{trials}"
+    with ConsoleReport() as report, Compiler(config, shape, folder, report=report) as compiler:
         compiler.tune(model)
         algorithms = winograd_algorithms(compiler.import_model(model).mod)
         candidates = {"direct": compiler.tune(model, {}), "winograd": compiler.tune(model, algorithms)}
-        times = time_all(compiler, candidates, shape)
-        row = max(candidates["winograd"].table.rows, key=lambda row: row.task.flops)
-        stages = time_stages(row)
+    times = time_all(candidates, shape, folder)
+    stages = time_stages(max(candidates["winograd"].table.rows, key=lambda row: row.task.flops))
     (algorithm,) = algorithms.values()
     tile = tile_size(algorithm) or 0
     points, tiles = (tile + 2) ** 2, (-(-size // tile)) ** 2
