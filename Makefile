@@ -8,7 +8,7 @@
 #   make sanitize  run the plug-in's tests with AddressSanitizer and UBSan
 #   make install   build and install everything into .venv
 #   make tvm       build and install only the TVM wheel
-#   make clean     delete build products and caches, but not .venv
+#   make clean     delete build products, caches and results of benchmarks, but not .venv or runs
 #
 # Each target first installs what it needs into .venv. VENV=.venv-source uses the virtual environment that
 # tools/build_tvm.py made: there, TVM is built from source with CPrune's C++ code in libtvm.
@@ -39,9 +39,11 @@ lint: $(STAMPS)/tools
 	  tools/ffi_headers/tvm/runtime/*.h
 	$(BIN)/mypy
 
-# llvm_versions needs a second installation of TVM; the others are parts of benchmarks.
+# llvm_versions needs a second installation of TVM, make_starters changes the package, and the others are parts of
+# benchmarks.
 BENCHMARKS := $(filter-out ablation_runs bounds common core_distance equal_macs holding_server llvm_versions \
-  methods_report new_search peers stack_% tutorial_runs untrained,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
+  make_starters methods_report methods_rows new_search peers stack_% tutorial_runs untrained, \
+  $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 
 bench: $(addprefix bench-,$(BENCHMARKS))
 
@@ -85,4 +87,4 @@ $(STAMPS)/cprune: $(SOURCES) $(STAMPS)/tools
 	touch $@
 
 clean:
-	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -99,8 +99,8 @@ PRUNE = Options(
     },
     defaults={"final_trials": 8},
     computed={
-        "accuracy_requirement": _by_dataset("accuracy_requirement"),
-        "max_seconds": f"{_by_dataset('max_seconds')}; {PruneConfig.max_seconds} for the method progressive",
+        "accuracy_requirement": f"{_by_dataset('accuracy_requirement')}; 0 for methods that do not use it",
+        "max_seconds": f"{_by_dataset('max_seconds')}; 0 for all methods but cprune and netadapt",
     },
 )
 TUNE = Options(

@@ -18,8 +18,8 @@ class DataSettings:
     ----------
     model
         resnet8, resnet18, vgg16, mobilenetv1, mobilenetv2, lenet (for small images), or a torchvision model.
-        If both exist, images of 64x64 or more select torchvision's. Use the prefix small/ or torchvision/ to
-        choose.
+        If both have a network of this name, images of 64x64 or more select torchvision's; the prefix small/
+        or torchvision/ selects one of them.
     dataset
         Data set to train on. digits and glyphs need no files; the others are read from --data-dir and are not
         downloaded. imagefolder is for your own images.
@@ -29,10 +29,11 @@ class DataSettings:
     image_size
         Rows and columns of the images of imagenet and imagefolder; the default is 224.
     weights
-        Weights of torchvision to load instead of training the network, such as DEFAULT.
+        Weights of torchvision to prune the network with, instead of training it first, such as DEFAULT. They
+        are downloaded once. The data set must have their classes.
     pretrained
-        File of weights (a state dict of PyTorch or a TorchScript file) to load instead of training the
-        network.
+        File of weights (a state dict of PyTorch or a TorchScript file) to prune the network with, instead of
+        training it first.
     batch_size
         Number of images per training step.
     test_batch_size

@@ -28,7 +28,9 @@ except ImportError as error:
 
 _MODULES = {
     "CPruner": "pruner",
+    "ConsoleReport": "loop.console",
     "PruneConfig": "config",
+    "RecordTileFactors": "transform.tile_factors",
     "RelayModel": "types",
     "RoundChannels": "transform.rounding.round_channels",
     "TaskTable": "table",

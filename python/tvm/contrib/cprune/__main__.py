@@ -14,7 +14,7 @@ COMMANDS = {
     "library": "list, export or import the programs that searches start from",
     "profile": "measure the tuned program of a layer at every width",
     "report": "write the HTML report of a run, or compare several runs",
-    "round": "round the channels of a pruned model to widths that fit its tuned programs",
+    "round": "round the channels of a pruned model to widths that fit the tuned programs of the unpruned one",
     "tune": "tune, build, export and time a network",
 }
 

@@ -37,9 +37,9 @@ class TuneConfig:
         Search backend: "ansor" (TVM's auto_scheduler) or "autotvm".
     strategy
         How AutoTVM selects the programs to measure: by a cost model (xgb, xgb-rank, xgb-knob), by a genetic
-        algorithm (ga), at random, or in order (gridsearch). The model of xgb-knob sees the values of the
-        knobs. Those of xgb and xgb-rank see the loops, so that every program they rank has to be lowered.
-        Ansor ignores it.
+        algorithm (ga), at random, or in order (gridsearch). xgb-knob predicts from the values of the knobs,
+        xgb and xgb-rank from the loops, so that they have to lower every program that they rank. Ansor
+        ignores it.
     transfer
         File of AutoTVM records, of any tasks, to train the cost model on before the search. Requires the
         strategy xgb or xgb-rank.
@@ -55,7 +55,8 @@ class TuneConfig:
         Population of Ansor's evolutionary search; 0 means 32 per core. With Ansor's default of
         2048, ranking takes longer than compiling the selected programs.
     threads
-        Number of threads that run the model; 0 means all cores available to this process.
+        Number of threads that run the model. 0 means all cores available to this process or, on a remote
+        device, TVM's default there.
     cold_weights
         Flush the weights from the CPU cache before each run, because a large model evicts them between
         layers.
@@ -129,9 +130,9 @@ class PruneConfig:
         statistics, is below this fraction of the required accuracy; 0 trains every candidate. The default is
         0.25, or 0 with the step rule "paper" and for trainings that do not re-estimate the statistics.
     partial_fit
-        If no width fits all programs that use a group of channels, or only widths below half of the channels
-        do, measure a few widths that fit the costliest programs, and prune to the fastest. Off with the step
-        rule "paper".
+        If no width above half of the channels fits all programs that use a group of channels, measure up to
+        three widths that fit the costliest programs, and prune to the fastest. Off with the step rule
+        "paper".
     larger_steps
         After a candidate that lost little of the accuracy that alpha allows, move down twice as many fitting
         widths in the next step. If that step is rejected, the smallest one follows. Off with the step rule

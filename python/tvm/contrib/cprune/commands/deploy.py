@@ -29,7 +29,7 @@ from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.importers.model_file import ModelFile
 from tvm.contrib.cprune.loop.console import ConsoleReport
-from tvm.contrib.cprune.measuring.tracker import Tracker
+from tvm.contrib.cprune.measuring.tracker import TRACKER_HELP, Tracker
 from tvm.contrib.cprune.models.reference import check_batches, compare_with_torch
 from tvm.contrib.cprune.numerics import OutputError
 from tvm.contrib.cprune.table import TaskTable
@@ -48,9 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="folder of a finished run; with --check, of a bundle")
     parser.add_argument("--check", action="store_true", help="only verify the files of a bundle")
     parser.add_argument("--target", help=f"{', '.join(NAMES)}, or a TVM target (default: the run's)")
-    parser.add_argument(
-        "--tracker", help="RPC tracker as host:port (default: TVM_TRACKER_HOST and TVM_TRACKER_PORT)"
-    )
+    parser.add_argument("--tracker", help=TRACKER_HELP)
     parser.add_argument("--device-key", help="key of the tracker's devices to use")
     parser.add_argument(
         "--repeats", type=int, default=100, help="timed runs of each model (default: %(default)s)"

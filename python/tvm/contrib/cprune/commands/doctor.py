@@ -4,7 +4,7 @@
     python -m tvm.contrib.cprune doctor
     python -m tvm.contrib.cprune doctor --target android-cpu --tracker 127.0.0.1:9190 --device-key phone
 
-Each line is a check that passed (ok), failed (FAIL, with a way to fix it) or was skipped (?).
+Each line is a check that passed (ok) or failed (FAIL, with a way to fix it), or a note (?).
 """
 
 import argparse
@@ -23,14 +23,14 @@ from tvm.contrib.cprune import _plugin
 from tvm.contrib.cprune.config import TuneConfig
 from tvm.contrib.cprune.lowering import quietly
 from tvm.contrib.cprune.measuring.create import create_measurer
-from tvm.contrib.cprune.measuring.tracker import Tracker
+from tvm.contrib.cprune.measuring.tracker import TRACKER_HELP, Tracker
 from tvm.contrib.cprune.numerics import compare_outputs
 from tvm.contrib.cprune.targets.presets import NAMES, Preset, find_preset
 from tvm.contrib.cprune.types import INPUT, CPruneError
 
 # For the estimate of the tuning time: tasks of a network like ResNet-18, counting direct and Winograd
-# convolutions, and seconds per trial on two cores.
-TASKS, SECONDS_PER_TRIAL = 26, 2.0
+# convolutions, and seconds per trial on two cores (benchmarks/tuning_throughput.py, rounded up).
+TASKS, SECONDS_PER_TRIAL = 26, 1.0
 # The kernel's input and output channels, its timed runs, and the maximum relative error of its result.
 CHANNELS, REPEATS, TOLERANCE = 64, 10, 1e-4
 # Options of TVM's build to list, without their prefix USE_.
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.formatter_class = __doc__, argparse.RawDescriptionHelpFormatter
     parser.add_argument("-h", "--help", action="help", help="show this help message and exit")
     parser.add_argument("--target", help=f"{', '.join(NAMES)}, or a TVM target (default: this machine)")
-    parser.add_argument("--tracker", help="host:port of an RPC tracker (or TVM_TRACKER_HOST and _PORT)")
+    parser.add_argument("--tracker", help=TRACKER_HELP)
     parser.add_argument("--device-key", help="key of the tracker's devices to use")
 
 

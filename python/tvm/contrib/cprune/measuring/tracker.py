@@ -15,6 +15,12 @@ from tvm.contrib.cprune.types import CPruneError
 # Seconds to wait for each response of the tracker.
 RESPONSE_TIMEOUT = 3.0
 
+# Help of the option --tracker.
+TRACKER_HELP = (
+    "RPC tracker as host:port; with --device-key alone, the environment variables TVM_TRACKER_HOST and "
+    "TVM_TRACKER_PORT give the address"
+)
+
 
 @dataclass(frozen=True)
 class Tracker:
