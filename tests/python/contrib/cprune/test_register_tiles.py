@@ -81,9 +81,15 @@ def test_tiles_have_enough_multiply_adds_per_load():
 def test_tiles_of_widths_without_whole_vectors_fill_the_registers_well(width):
     operation = TiledOperation({0: 13, 1: 14, 2: width}, {4: 5}, 2, (1, 0))
     tiles = result_tiles(operation, 16, 32)
-    filled = [tile.inner[2] / (-(-tile.inner[2] // 16) * 16) for tile in tiles]
+
+    def registers(length):
+        """LLVM loads the rest of a vector as powers of two."""
+        return length // 16 + (length % 16).bit_count()
+
+    filled = [tile.inner[2] / (registers(tile.inner[2]) * 16) for tile in tiles]
     assert all(width % tile.inner[2] == 0 for tile in tiles)
-    best = max(n / (-(-n // 16) * 16) for n in range(1, width + 1) if width % n == 0)
+    divisors = [n for n in range(1, width + 1) if width % n == 0 and 2 * registers(n) < 32]
+    best = max(n / (registers(n) * 16) for n in divisors)
     assert filled[0] >= min(0.85, best)
     assert all(share >= 0.7 * filled[0] for share in filled)
 
@@ -95,18 +101,28 @@ def test_tiles_of_several_vectors_need_not_be_a_power_of_two():
 
 def test_weights_fill_the_registers():
     tiles = weight_tiles(PRODUCT, 16, 32)
-    assert Tile({2: 8}, {2: 3}, {4: 8}) in tiles
+    assert Tile({2: 8}, {2: 3}, {4: 8}) in tiles and Tile({2: 24}, {2: 1}, {4: 8}) in tiles
     for tile in tiles:
-        held = tile.middle[2] * tile.reduction[4]
-        assert 16 <= held <= 32 - tile.middle[2] - 1
+        results = tile.middle[2] * {8: 1, 24: 2}[tile.inner[2]]
+        assert 12 <= results * tile.reduction[4] <= 32 - results - 1
         assert 24 % (tile.inner[2] * tile.middle[2]) == 0
     assert weight_tiles(CONVOLUTION, 16, 32) == []
 
 
-@pytest.mark.parametrize("width", [100, 252, 1000])
-def test_vectors_of_weights_may_fill_a_part_of_a_register(width):
-    lengths = {tile.inner[2] for tile in weight_tiles(replace(PRODUCT, spatial={0: 196, 2: width}), 16, 32)}
-    assert lengths == {n for n in range(8, 17) if width % n == 0}
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [(96, {8, 16}), (1000, {8, 40}), (56, {8, 56}), (252, {9, 12, 14}), (100, {10})],
+)
+def test_vectors_of_weights_fill_half_a_register_if_possible(width, expected):
+    operation = replace(PRODUCT, spatial={0: 196, 2: width})
+    assert {tile.inner[2] for tile in weight_tiles(operation, 16, 32)} == expected
+
+
+def test_vectors_of_results_that_llvm_would_divide_are_left_out():
+    tiles = result_tiles(replace(PRODUCT, spatial={0: 196, 2: 56}), 16, 32)
+    # 56 = 16 + 16 + 16 + 8 needs four registers, and 28 = 16 + 8 + 4 needs three.
+    lengths = {tile.inner[2] for tile in tiles}
+    assert 56 in lengths and not lengths & {7, 14, 28}
 
 
 def test_loops_along_which_nothing_is_reused_are_outside_of_the_reduction():

@@ -94,7 +94,7 @@ def tilings(reduction: Reduction, cores: int, lanes: int) -> list[Tiling]:
     """Return the tilings that occupy all cores, or a single one if none does."""
     length = transform_vector(reduction.channels, lanes)
     count = reduction.channels // length
-    vectors = [n for n in divisors(count) if n * -(-length // lanes) <= max(MAX_REGISTERS, length // lanes)]
+    vectors = [n for n in divisors(count) if n * -(-length // lanes) <= MAX_REGISTERS]
     parts = [n for n in divisors(reduction.length) if n > 1]
     found = [Tiling(1, n, length) for n in vectors if reduction.rows * (count // n) >= cores]
     found += [

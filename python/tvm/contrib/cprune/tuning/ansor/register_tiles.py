@@ -27,6 +27,10 @@ MIN_RESULTS = 8
 MAX_RATIO = 1.5
 # Tiles with at least this fraction of the best one's score are used.
 MIN_SCORE = 0.7
+# Least fraction of the registers that hold weights, for tiles of weights.
+MIN_WEIGHTS = 3 / 8
+# Most registers of a vector of weights, for widths that are not a multiple of a register.
+MAX_VECTOR = 4
 # Attempts to draw lengths that leave an iteration of the outermost loops for each core.
 ATTEMPTS = 8
 
@@ -61,7 +65,7 @@ class TileSplits:
 def result_tiles(operation: TiledOperation, lanes: int, registers: int) -> list[Tile]:
     """Return tiles that keep their results in registers, those that use the arithmetic units best first.
 
-    A vector of any length takes whole registers, of which the last may be filled in part.
+    A vector whose last part is no power of two takes more registers (see ``_registers``).
 
     Parameters
     ----------
@@ -72,7 +76,7 @@ def result_tiles(operation: TiledOperation, lanes: int, registers: int) -> list[
     counts = [divisors(operation.spatial[axis]) for axis in rows]
     scores: list[tuple[float, Tile]] = []
     for length in divisors(operation.spatial[operation.vector]):
-        vectors = -(-length // lanes)
+        vectors = _registers(length, lanes)
         for chosen in product(*counts):
             count = math.prod(chosen)
             # One more register holds the element that a vector of weights is multiplied by.
@@ -97,13 +101,26 @@ def weight_tiles(operation: TiledOperation, lanes: int, registers: int) -> list[
     width, vector = operation.spatial[operation.vector], operation.vector
     return [
         Tile({vector: length}, {vector: vectors, **_unshared(operation)}, {deep[0]: depth})
-        for length in divisors(width)
-        if lanes / 2 <= length <= lanes
+        for length in _weight_vectors(width, lanes)
         for vectors in divisors(width // length)
         for depth in divisors(operation.reduction[deep[0]])
-        # Results take as many registers as there are vectors; one more holds an element of the data.
-        if min(vectors, depth) > 1 and registers / 2 <= vectors * depth <= registers - vectors - 1
+        if (results := vectors * _registers(length, lanes)) > 1 and depth > 1
+        # One more register holds an element of the data.
+        if MIN_WEIGHTS * registers <= results * depth <= registers - results - 1
     ]
+
+
+def _weight_vectors(width: int, lanes: int) -> list[int]:
+    """Return lengths of vectors of weights: multiples of half a register if the width has such divisors."""
+    halves = [n for n in divisors(width) if 2 * n % lanes == 0 and n <= MAX_VECTOR * lanes]
+    # If it is a multiple of a register, loops over registers do the same as longer vectors.
+    chosen = [n for n in halves if n <= lanes or width % lanes]
+    return chosen or [n for n in divisors(width) if lanes / 2 <= n <= lanes]
+
+
+def _registers(length: int, lanes: int) -> int:
+    """Return the number of registers of a vector: LLVM loads a part of a register as powers of two."""
+    return length // lanes + (length % lanes).bit_count()
 
 
 def _unshared(operation: TiledOperation) -> dict[int, int]:
