@@ -11,6 +11,8 @@ from torch import nn
 import tvm
 from tvm import auto_scheduler, te, topi
 from tvm.contrib.cprune.measuring.records import dump, to_input
+from tvm.contrib.cprune.targets.codegen import codegen_context
+from tvm.contrib.cprune.targets.target import host_target
 from tvm.contrib.cprune.tuning.ansor.reductions import (
     Reduction,
     Tiling,
@@ -30,7 +32,9 @@ def dag_of(shape, compute):
 
 def run(dag, state, data):
     schedule, (source, result) = dag.apply_steps_from_state(state)
-    function = tvm.build(schedule, [source, result], "llvm")
+    target = tvm.target.Target(host_target())
+    with codegen_context(target):
+        function = tvm.build(schedule, [source, result], target)
     output = tvm.nd.array(np.full([int(n) for n in result.shape], np.nan, "float32"))
     function(tvm.nd.array(data), output)
     return output.numpy()
@@ -101,6 +105,10 @@ def test_all_cores_have_results_or_a_part_of_the_reduction():
     few, many = Reduction(None, 1, 32, 12544), Reduction(None, 1, 1280, 49)
     assert tilings(few, 2, 16) == [Tiling(1, 1, 16), *(Tiling(parts, 2, 16) for parts in (2, 4, 7, 8))]
     assert tilings(many, 2, 16) == [*(Tiling(1, n, 16) for n in (1, 2, 4, 5, 8)), Tiling(7, 8, 16)]
+    # Vectors of 40 floats take three registers, those of 15 floats four.
+    assert {tiling.lanes for tiling in tilings(Reduction(None, 1, 120, 196), 2, 16)} == {40}
+    # With many cores, each has a part of the image and of the channels.
+    assert tilings(Reduction(None, 1, 512, 49), 64, 16) == [Tiling(7, 2, 16), Tiling(49, 8, 16)]
     # A batch has enough results, so that its reductions stay whole.
     assert {tiling.parts for tiling in tilings(Reduction(None, 64, 32, 49), 4, 16)} == {1}
     # 5 x 5 elements cannot be divided among 32 cores.

@@ -15,6 +15,7 @@ from tvm.contrib.cprune.targets.target import pinned_target, vector_lanes, vecto
 from tvm.contrib.cprune.tuning.ansor import search as search_module
 from tvm.contrib.cprune.tuning.ansor.register_tiles import (
     Tile,
+    register_count,
     result_tiles,
     tile_splits,
     weight_tiles,
@@ -82,16 +83,18 @@ def test_tiles_of_widths_without_whole_vectors_fill_the_registers_well(width):
     operation = TiledOperation({0: 13, 1: 14, 2: width}, {4: 5}, 2, (1, 0))
     tiles = result_tiles(operation, 16, 32)
 
-    def registers(length):
-        """LLVM loads the rest of a vector as powers of two."""
-        return length // 16 + (length % 16).bit_count()
-
-    filled = [tile.inner[2] / (registers(tile.inner[2]) * 16) for tile in tiles]
+    filled = [tile.inner[2] / (register_count(tile.inner[2], 16) * 16) for tile in tiles]
     assert all(width % tile.inner[2] == 0 for tile in tiles)
-    divisors = [n for n in range(1, width + 1) if width % n == 0 and 2 * registers(n) < 32]
-    best = max(n / (registers(n) * 16) for n in divisors)
+    divisors = [n for n in range(1, width + 1) if width % n == 0 and 2 * register_count(n, 16) < 32]
+    best = max(n / (register_count(n, 16) * 16) for n in divisors)
     assert filled[0] >= min(0.85, best)
     assert all(share >= 0.7 * filled[0] for share in filled)
+
+
+def test_llvm_loads_the_rest_of_a_vector_as_powers_of_two():
+    counts = {16: 1, 8: 1, 4: 1, 10: 2, 15: 4, 24: 2, 25: 3, 28: 3, 40: 3, 56: 4, 64: 4}
+    assert {length: register_count(length, 16) for length in counts} == counts
+    assert [register_count(length, 8) for length in (8, 10, 12, 24)] == [1, 2, 2, 3]
 
 
 def test_tiles_of_several_vectors_need_not_be_a_power_of_two():
@@ -111,7 +114,7 @@ def test_weights_fill_the_registers():
 
 @pytest.mark.parametrize(
     ("width", "expected"),
-    [(96, {8, 16}), (1000, {8, 40}), (56, {8, 56}), (252, {9, 12, 14}), (100, {10})],
+    [(96, {8, 16}), (1000, {8, 40}), (56, {8, 56}), (88, {88}), (104, {104}), (252, {9, 12, 14})],
 )
 def test_vectors_of_weights_fill_half_a_register_if_possible(width, expected):
     operation = replace(PRODUCT, spatial={0: 196, 2: width})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of reductions along an image: pools, and the means of whole images.
+"""Programs of reductions along an image: pools with fixed windows, and the means of whole images.
 
 Ansor tiles only operations that use their inputs several times. In others, it vectorizes no loop outside of a
 reduction, and only some of its programs divide the reduction of a whole image among the cores. The programs
@@ -16,11 +16,12 @@ from tvm.tir.stmt_functor import post_order_visit
 
 from tvm import auto_scheduler, te
 from tvm.contrib.cprune.targets.target import core_count, vector_lanes
-from tvm.contrib.cprune.tuning.ansor.block_sizes import transform_vector
-from tvm.contrib.cprune.tuning.ansor.register_tiles import divisors
+from tvm.contrib.cprune.tuning.ansor.register_tiles import divisors, register_count
 
 # Vector registers for the results of a core at most. Several hide the latency of additions.
 MAX_REGISTERS = 8
+# Longest vector, in registers.
+MAX_VECTOR = 4
 # Parts of a reduction at most, for each core.
 MAX_PARTS = 4
 
@@ -92,14 +93,16 @@ def reduction_programs(tvm_task: Any) -> Iterator[Any]:
 
 def tilings(reduction: Reduction, cores: int, lanes: int) -> list[Tiling]:
     """Return the tilings that occupy all cores, or a single one if none does."""
-    length = transform_vector(reduction.channels, lanes)
-    count = reduction.channels // length
-    vectors = [n for n in divisors(count) if n * -(-length // lanes) <= MAX_REGISTERS]
-    parts = [n for n in divisors(reduction.length) if n > 1]
-    found = [Tiling(1, n, length) for n in vectors if reduction.rows * (count // n) >= cores]
-    found += [
-        Tiling(n, vectors[-1], length) for n in parts if cores <= n * reduction.rows <= MAX_PARTS * cores
-    ]
+    channels, rows = reduction.channels, reduction.rows
+    lengths = [n for n in divisors(channels) if n <= MAX_VECTOR * lanes]
+    length = max(lengths, key=lambda n: (n / register_count(n, lanes), -n))
+    count, registers = channels // length, register_count(length, lanes)
+    vectors = [n for n in divisors(count) if n == 1 or n * registers <= MAX_REGISTERS]
+    found = [Tiling(1, n, length) for n in vectors if rows * (count // n) >= cores]
+    for parts in divisors(reduction.length)[1:]:
+        enough = [n for n in vectors if parts * rows * (count // n) >= cores]
+        if enough and parts * rows <= MAX_PARTS * cores and rows < cores:
+            found.append(Tiling(parts, enough[-1], length))
     return found or [Tiling(1, 1, length)]
 
 

@@ -30,7 +30,7 @@ MIN_SCORE = 0.7
 # Least fraction of the registers that hold weights, for tiles of weights.
 MIN_WEIGHTS = 3 / 8
 # Most registers of a vector of weights, for widths that are not a multiple of a register.
-MAX_VECTOR = 4
+MAX_VECTOR = 8
 # Attempts to draw lengths that leave an iteration of the outermost loops for each core.
 ATTEMPTS = 8
 
@@ -65,7 +65,7 @@ class TileSplits:
 def result_tiles(operation: TiledOperation, lanes: int, registers: int) -> list[Tile]:
     """Return tiles that keep their results in registers, those that use the arithmetic units best first.
 
-    A vector whose last part is no power of two takes more registers (see ``_registers``).
+    A vector whose last part is no power of two takes more registers (see ``register_count``).
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def result_tiles(operation: TiledOperation, lanes: int, registers: int) -> list[
     counts = [divisors(operation.spatial[axis]) for axis in rows]
     scores: list[tuple[float, Tile]] = []
     for length in divisors(operation.spatial[operation.vector]):
-        vectors = _registers(length, lanes)
+        vectors = register_count(length, lanes)
         for chosen in product(*counts):
             count = math.prod(chosen)
             # One more register holds the element that a vector of weights is multiplied by.
@@ -104,7 +104,7 @@ def weight_tiles(operation: TiledOperation, lanes: int, registers: int) -> list[
         for length in _weight_vectors(width, lanes)
         for vectors in divisors(width // length)
         for depth in divisors(operation.reduction[deep[0]])
-        if (results := vectors * _registers(length, lanes)) > 1 and depth > 1
+        if (results := vectors * register_count(length, lanes)) > 1 and depth > 1
         # One more register holds an element of the data.
         if MIN_WEIGHTS * registers <= results * depth <= registers - results - 1
     ]
@@ -118,7 +118,7 @@ def _weight_vectors(width: int, lanes: int) -> list[int]:
     return chosen or [n for n in divisors(width) if lanes / 2 <= n <= lanes]
 
 
-def _registers(length: int, lanes: int) -> int:
+def register_count(length: int, lanes: int) -> int:
     """Return the number of registers of a vector: LLVM loads a part of a register as powers of two."""
     return length // lanes + (length % lanes).bit_count()
 
