@@ -9,7 +9,7 @@ from networks import KINDS
 from programs import extract, task_of
 from torch import nn
 
-from tvm import autotvm, te
+from tvm import autotvm, te, topi
 from tvm.contrib.cprune.measuring.cpu_state import activations_of
 
 
@@ -74,3 +74,9 @@ def test_the_input_need_not_be_the_first_argument(target):
     assert set(activations) == {data, *residual}
     assert names(task)[0] != data
     assert weight not in activations
+
+
+def test_operands_that_are_added_before_a_mean_are_activations():
+    data, scale, other = te.placeholder((1, 7, 7, 8)), te.placeholder((8,)), te.placeholder((1, 7, 7, 8))
+    total = topi.sum(topi.nn.relu(topi.add(topi.multiply(data, scale), other)), (1, 2), True)
+    assert activations_of([data, scale, other, topi.divide(total, 49.0)]) == [0, 2, 3]

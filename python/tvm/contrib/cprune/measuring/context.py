@@ -42,7 +42,7 @@ class RecordContext:
     cold_weights: bool
     device: str
     tvm: str = tvm.__version__
-    version: int = 4
+    version: int = 5
 
     @classmethod
     def of(cls, target: str, tune: TuneConfig, tracker: Tracker | None) -> "RecordContext":

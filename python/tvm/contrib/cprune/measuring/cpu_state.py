@@ -56,12 +56,17 @@ def activations_of(args: Sequence[te.Tensor]) -> list[int]:
     """Return the positions of a program's arguments that are activations.
 
     These are the input of the layer, the output, and other arguments of the output's shape, such as the other
-    operand of a residual addition. auto_scheduler's programs have the output last, AutoTVM's have it first.
+    operand of a residual addition. Before a reduction without weights, such as a mean, such an operand has
+    the input's shape. auto_scheduler's programs have the output last, AutoTVM's have it first.
     """
     *_, output = [tensor for tensor in args if not isinstance(tensor.op, te.PlaceholderOp)]
-    source, shape = _input_of(output), _shape(output)
+    reduction = _reduction_of(output)
+    source = _input_of(reduction)
+    shapes = [_shape(output)]
+    if len(reduction.input_tensors) == 1:
+        shapes.append(_shape(source.output(0)))
     return [
-        index for index, tensor in enumerate(args) if tensor.op.same_as(source) or _shape(tensor) == shape
+        index for index, tensor in enumerate(args) if tensor.op.same_as(source) or _shape(tensor) in shapes
     ]
 
 
@@ -69,19 +74,22 @@ def _shape(tensor: te.Tensor) -> list[int]:
     return [int(size) for size in tensor.shape]
 
 
-def _input_of(output: te.Tensor) -> te.tensor.Operation:
-    """Return the placeholder of a layer's input.
+def _reduction_of(output: te.Tensor) -> te.tensor.Operation:
+    """Return the reduction nearest to the output, which is the layer's or computes with its result.
 
-    The reduction nearest to the output is the layer's, or computes with its result. Convolutions and products
-    read their input first, and then the weight.
+    Without any, it is the operation of the output.
     """
     op, pending = output.op, [output.op]
     while pending:
         candidate = pending.pop(0)
         if getattr(candidate, "reduce_axis", None):
-            op = candidate
-            break
+            return candidate
         pending += [tensor.op for tensor in candidate.input_tensors]
+    return op
+
+
+def _input_of(op: te.tensor.Operation) -> te.tensor.Operation:
+    """Return the placeholder of a layer's input: convolutions and products read it before the weight."""
     while op.input_tensors:
         op = op.input_tensors[0].op
     return op
