@@ -48,6 +48,10 @@ class Start:
     inputs: list[Any]
     expected: float
 
+    def is_measured(self, log: RecordLog) -> bool:
+        """Return whether a donor has been measured, or there is none."""
+        return not self.inputs or any(log.holds(item) for item in self.inputs)
+
     def latency(self, log: RecordLog) -> float:
         """Return the latency of the fastest measured donor in seconds, infinite if none is valid."""
         records = [log.find(item) for item in self.inputs]
@@ -89,10 +93,15 @@ def measure_donors(
     -------
     By workload key, the latency in seconds at which the search of a task may end.
     """
-    starts = {task.workload_key: _start(task, library, transplant, config.trials) for task in tasks}
-    expected = {key: start.expected for key, start in starts.items()}
     started = time.monotonic()
+
+    def is_late() -> bool:
+        return bool(config.max_seconds) and time.monotonic() - started > config.max_seconds
+
+    starts = {task.workload_key: _start(task, library, transplant, config.trials) for task in tasks}
     while True:
+        # A task whose donors have not been measured yet says nothing about the speed of the machine.
+        expected = {key: start.expected if start.is_measured(log) else 0.0 for key, start in starts.items()}
         latencies = {key: start.latency(log) for key, start in starts.items()}
         goals = latency_goals(expected, latencies)
         inputs = []
@@ -100,9 +109,11 @@ def measure_donors(
             fastest = min(latencies[key], latencies.get(alternatives.get(key, ""), math.inf))
             if fastest > goals[key]:
                 inputs += [item for item in start.inputs if not log.holds(item)][:1]
-        if not inputs or (config.max_seconds and time.monotonic() - started > config.max_seconds):
+        if not inputs or is_late():
             return goals
         for first in range(0, len(inputs), config.batch):
+            if is_late():
+                break
             measurer.measure_new(inputs[first : first + config.batch], log)
 
 

@@ -209,10 +209,8 @@ class TaskTuner:
         """Search until the tasks are as fast as their donors, and add the programs to the library."""
         tune, searched, started = self._config.tune, self._programs.searched, time.monotonic()
         self._programs.seed(tasks, tune.batch)
-        goals = self._measure_library(tasks, options.get("alternatives", {}))
-        # The donors take a part of the time; 0 means no limit.
-        left = max(1.0, tune.max_seconds - (time.monotonic() - started)) if tune.max_seconds else 0.0
-        self._search(tasks, replace(tune, max_seconds=left), goals=goals, **options)
+        goals = self._measure_library(tasks, _remaining(tune, started), options.get("alternatives", {}))
+        self._search(tasks, _remaining(tune, started), goals=goals, **options)
         rows = self._table(tasks, strict=False).rows
         # Tasks with a goal have tried the programs of others, unless little is left to gain.
         without = [row for row in rows if not goals.get(row.task.workload_key)]
@@ -223,14 +221,16 @@ class TaskTuner:
         except (CPruneError, OSError) as error:
             self._say(f"the program library was not updated: {error}")
 
-    def _measure_library(self, tasks: Sequence[Task], alternatives: Mapping[str, str]) -> dict[str, float]:
+    def _measure_library(
+        self, tasks: Sequence[Task], tune: TuneConfig, alternatives: Mapping[str, str]
+    ) -> dict[str, float]:
         """Measure programs of the library; return the latency that each task can reach, in seconds."""
         try:
             library = self._library.rows()
         except (CPruneError, OSError) as error:
             self._say(f"the program library is not used: {error}")
             return {}
-        log, tune, move = self._programs.searched, self._config.tune, self._backend.transplant
+        log, move = self._programs.searched, self._backend.transplant
         goals = measure_donors(tasks, library, move, self._measurer, log, tune, alternatives)
         count = sum(reaches(row, goals) for row in self._table(tasks, strict=False).rows)
         if count:
@@ -249,3 +249,9 @@ class TaskTuner:
         options = {"strict": self._strict, "known": self._programs.known(), **options}
         with self._stopwatch("search"):
             self._backend.search(list(tasks), tune, self._measurer, log, seed, report, **options)
+
+
+def _remaining(tune: TuneConfig, started: float) -> TuneConfig:
+    """Return settings with the rest of the time limit, at least a second; 0 means no limit."""
+    left = tune.max_seconds and max(1.0, tune.max_seconds - (time.monotonic() - started))
+    return replace(tune, max_seconds=left)

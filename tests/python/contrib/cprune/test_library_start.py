@@ -4,6 +4,7 @@
 import json
 from collections import defaultdict
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from networks import KINDS, OneLayer
 from programs import FAST, measured_table, random_records, table_of, task_of
 from tvm.auto_scheduler import MeasureResult
 
+from tvm.contrib.cprune import library_start
 from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig
 from tvm.contrib.cprune.library_start import SETTLED, latency_goals, measure_donors, with_trials
@@ -97,14 +99,30 @@ def test_further_donors_are_measured_only_on_tasks_that_lack_speed(tuned, target
         assert measurer.count == expected
 
 
-def test_no_donor_is_measured_after_the_time_limit(tuned):
+def test_no_donor_is_measured_after_the_time_limit(tuned, target, monkeypatch):
     task, best = tuned("direct 3x3")
     (row,) = measured_table(task, best).rows
+    tasks = [task_of("direct 3x3", width, target) for width in (16, 24, 32, 40)]
     rows = [replace(row, trials=FAST.trials)]
-    for seconds, expected in ((1e-9, 0), (60.0, 1), (0.0, 1)):
-        measurer = Measurements(best.latency.median)
-        start([task], rows, measurer, RecordLog(None), replace(FAST, max_seconds=seconds))
+    now = 0.0
+    monkeypatch.setattr(library_start, "time", SimpleNamespace(monotonic=lambda: now))
+
+    class Slow(Measurements):
+        def measure_new(self, inputs, log):
+            nonlocal now
+            super().measure_new(inputs, log)
+            now += len(inputs)
+
+    # Two programs in a batch. The clock is read before each batch.
+    for seconds, expected in ((1.0, 2), (3.0, 4), (0.0, 4)):
+        now, measurer, log = 0.0, Slow(best.latency.median), RecordLog(None)
+        config = replace(FAST, max_seconds=seconds)
+        goals = measure_donors(tasks, rows, transplant, measurer, log, config, {})
         assert measurer.count == expected
+        # Tasks that were not reached have no goal, and do not make the machine look slow.
+        assert [bool(goals[task.workload_key]) for task in tasks] == [
+            log.of(task.workload_key) != [] for task in tasks
+        ]
 
 
 def test_a_task_whose_alternative_is_faster_than_its_goal_is_not_measured_further(tuned, target):

@@ -56,7 +56,8 @@ def run(options: argparse.Namespace) -> None:
         for name, count in import_tables(folder, options.tables).items():
             print(f"{folder / name}: {_programs(count)}")
         return
-    tables = _load(table_files(folder))
+    paths = table_files(folder)
+    tables = _load(paths)
     if options.action == "export":
         _export(tables, options.folder)
     for path, table in tables.items():
@@ -64,16 +65,18 @@ def run(options: argparse.Namespace) -> None:
         print(f"{path.name}: {_programs(len(table.rows))}, {conditions}, {table.target}")
     if not tables:
         print(f"{folder} has no programs")
+    if options.action == "export" and len(tables) < len(paths):
+        raise CPruneError(f"{len(paths) - len(tables)} of {len(paths)} files were not exported: see above")
 
 
 def _load(paths: Iterable[Path]) -> dict[Path, TaskTable]:
-    """Return the tables that this version can use; print why it cannot use others."""
+    """Return the tables that can be read; print why others cannot."""
     tables = {}
     for path in paths:
         try:
-            tables[path] = TaskTable.load(path)
+            tables[path] = TaskTable.load(path, same_version=False)
         except CPruneError as error:
-            print(f"not used: {error}")
+            print(f"left out: {error}")
     return tables
 
 
