@@ -24,7 +24,7 @@ from tvm.contrib.cprune.compiler import Compiler
 from tvm.contrib.cprune.config import PruneConfig, TuneConfig
 from tvm.contrib.cprune.files import write_text
 from tvm.contrib.cprune.loop.console import ConsoleReport
-from tvm.contrib.cprune.program_library import load_table, merge, table_files
+from tvm.contrib.cprune.program_library import file_name, load_table, merge
 from tvm.contrib.cprune.table import Row, TaskTable
 from tvm.contrib.cprune.targets.target import host_target, vector_lanes
 from tvm.contrib.cprune.types import Latency
@@ -47,8 +47,8 @@ def tune(network: str, trials: int, target: str, folder: Path) -> TaskTable:
         compiler.tuner.search(model)
         seconds, count = compiler.seconds()["search"], compiler.programs.trials()["search"] - before
         print(f"{network}: {count} trials in {seconds:.0f} s", flush=True)
-    (path,) = table_files(library)
-    return load_table(path)
+        context = str(compiler.target), compiler.measurer.threads, config.tune.cold_weights
+    return load_table(library / file_name(TaskTable((), *context)))
 
 
 def starter(row: Row) -> Row:
