@@ -97,7 +97,7 @@ def time_all(
     candidates: dict[str, Candidate], shape: tuple[int, ...], folder: Path
 ) -> dict[str, list[float]]:
     """Time the compiled layers and ONNX Runtime's in turn, after a comparison of their outputs."""
-    model, data = candidates["direct"].model, sample_input(shape)
+    model, data, names = candidates["direct"].model, sample_input(shape), [*candidates, "ONNX Runtime"]
     export_onnx(model, shape, folder / "ONNX Runtime")
     for name, candidate in candidates.items():
         (folder / name).mkdir(exist_ok=True)
@@ -109,11 +109,11 @@ def time_all(
             processes.enter_context(
                 Peer(OURS if name in candidates else name, folder / name, data, host_threads())
             )
-            for name in (*candidates, "ONNX Runtime")
+            for name in names
         ]
         for peer in peers:
             peer.check(expected)
-        return dict(zip((*candidates, "ONNX Runtime"), take_turns(peers, ROUNDS, RUNS), strict=True))
+        return dict(zip(names, take_turns(peers, ROUNDS, RUNS), strict=True))
 
 
 def compare(name: str, trials: int, products: float, memory: float) -> None:

@@ -14,8 +14,8 @@ _POOLS = ("nn.adaptive_avg_pool2d", "nn.global_avg_pool2d")
 class SimplifyPools:
     """Replace average pools of whole images by means, and remove those whose windows are single pixels.
 
-    Ansor can split the reduction of a mean among threads and vector lanes. The bounds of an adaptive pool's
-    windows are expressions (``include/tvm/topi/nn/pooling.h``), so it computes one sum after the other.
+    The windows of an adaptive pool have expressions as bounds (``include/tvm/topi/nn/pooling.h``), so that
+    Ansor cannot split their loops. It can split those of a mean.
     """
 
     def transform_module(self, mod: tvm.IRModule, _: Any) -> tvm.IRModule:

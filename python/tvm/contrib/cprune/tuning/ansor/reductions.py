@@ -2,9 +2,8 @@
 """Programs of reductions along an image: pools with fixed windows, and the means of whole images.
 
 Ansor tiles only operations that use their inputs several times. In others, it vectorizes no loop outside of a
-reduction, and only some of its programs divide the reduction of a whole image among the cores. The programs
-here do both: each core reduces its part of the image, or of the channels, and keeps the results in vector
-registers.
+reduction (``InitVectorization`` in ``src/auto_scheduler/search_policy/sketch_policy_rules.cc``). The programs
+here reduce a part of the image, or of the channels, on each core, and keep the results in vector registers.
 """
 
 import math
@@ -98,11 +97,13 @@ def tilings(reduction: Reduction, cores: int, lanes: int) -> list[Tiling]:
     length = max(lengths, key=lambda n: (n / register_count(n, lanes), -n))
     count, registers = channels // length, register_count(length, lanes)
     vectors = [n for n in divisors(count) if n == 1 or n * registers <= MAX_REGISTERS]
-    found = [Tiling(1, n, length) for n in vectors if rows * (count // n) >= cores]
-    for parts in divisors(reduction.length)[1:]:
-        enough = [n for n in vectors if parts * rows * (count // n) >= cores]
-        if enough and parts * rows <= MAX_PARTS * cores and rows < cores:
-            found.append(Tiling(parts, enough[-1], length))
+
+    def occupying(parts: int) -> list[Tiling]:
+        return [Tiling(parts, n, length) for n in vectors if parts * rows * (count // n) >= cores]
+
+    most = MAX_PARTS * cores // rows if rows < cores else 1
+    several = [parts for parts in divisors(reduction.length) if 1 < parts <= most]
+    found = [*occupying(1), *(tiling for parts in several for tiling in occupying(parts)[-1:])]
     return found or [Tiling(1, 1, length)]
 
 

@@ -119,7 +119,7 @@ def _weight_vectors(width: int, lanes: int) -> list[int]:
 
 
 def register_count(length: int, lanes: int) -> int:
-    """Return the number of registers of a vector: LLVM loads a part of a register as powers of two."""
+    """Return the number of registers of a vector; LLVM loads and stores the last part as powers of two."""
     return length // lanes + (length % lanes).bit_count()
 
 
